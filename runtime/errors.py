@@ -1,0 +1,49 @@
+"""Every error that a user can cause or mend. Anything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class MmxError(Exception):
+    """A message that says what is wrong (naming the file) and a hint that says what to do.
+
+    ``exit_code`` is what the ``mmx`` command exits with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(MmxError):
+    """The command line or the arguments ask for something that does not exist or does not fit together."""
+
+    exit_code = 2
+
+
+class ParityError(MmxError):
+    """The deployed graph does not give the answers of the PyTorch system it came from."""
+
+    exit_code = 3
+
+
+class EnvironmentMissing(MmxError):
+    """This machine lacks an extra, a driver, a provider or a device that was asked for."""
+
+    exit_code = 4
+
+
+class BadDataError(MmxError):
+    """A file is broken, hostile, or not what its name says."""
+
+    exit_code = 5
+
+
+def missing_extra(what: str, extra: str) -> EnvironmentMissing:
+    """The error for an optional dependency that is not installed; names the pip command."""
+    return EnvironmentMissing(f"{what} is not installed", f"pip install 'mmx[{extra}]'")
