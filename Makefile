@@ -1,0 +1,36 @@
+# make demo: from a clean clone to emotions in a real clip.   make test: from a clean clone to the test run.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CODE   := cli models export runtime benchmarks
+SOURCE := $(CODE) demo tests
+
+.PHONY: demo test test-all lint bench clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mmx needs Python 3.11 or later: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python demo/run.py
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+# mypy sees the packages under their installed names through a folder of links (a folder mmx/ in the root would shadow them).
+lint: $(VENV)/.installed
+	$(BIN)/ruff check $(SOURCE)
+	$(BIN)/ruff format --check $(SOURCE)
+	@mkdir -p build/types/mmx && for d in $(CODE); do ln -sfn ../../../$$d build/types/mmx/$$d; done
+	MYPYPATH=build/types $(BIN)/mypy $(foreach d,$(CODE),-p mmx.$(d))
+
+bench: $(VENV)/.installed
+	$(BIN)/mmx bench iemocap
+
+clean:
+	rm -rf $(VENV) build demo-out *.egg-info
