@@ -1,0 +1,126 @@
+"""The ``mmx`` command: lists sub-commands without importing them, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+import click
+from mmx.runtime.errors import MmxError, missing_extra
+
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sub-command: what it does, the extra it belongs to ("" = core), and the packages that extra must bring."""
+
+    help: str
+    extra: str = ""
+    needs: tuple[str, ...] = ()
+
+
+# In the order a user meets them. `mmx.cli.<name>` holds a click command of the same name ("-" becomes "_").
+ENTRIES = {
+    "export": Entry("Turn a checkpoint into a bundle, and prove that it gives the same answers.", "export", ("torch",)),
+    "inspect": Entry("Show what is in a checkpoint or a bundle: folds, parameters, MACs.", "export", ("torch",)),
+    "predict": Entry("Tell the emotions in video files, from a bundle alone."),
+    "doctor": Entry("Try what this machine can run, and say what to install for the rest."),
+    "systems": Entry("List the systems that mmx knows.", "export", ("torch",)),
+    "bench": Entry("Measure systems against each other on this machine.", "export", ("torch",)),
+    "profile": Entry("Show where a bundle spends its time, layer by layer."),
+    "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),
+}
+
+# Which extra brings a package that a command imports when it needs it.
+EXTRA_OF = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "mtcnn_runtime": "export",
+    "openvino": "openvino",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
+
+
+def _module_name(command: str) -> str:
+    return f"mmx.cli.{command.replace('-', '_')}"
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command's module when it is run, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The sub-commands whose module is part of this installation."""
+        return [name for name in ENTRIES if find_spec(_module_name(name))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one sub-command."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = getattr(import_module(_module_name(cmd_name)), cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line for each sub-command, with the pip command where its extra is missing."""
+        rows = []
+        for name in self.list_commands(ctx):
+            entry = ENTRIES[name]
+            missing = any(find_spec(package) is None for package in entry.needs)
+            rows.append((name, entry.help + (f" (needs: pip install 'mmx[{entry.extra}]')" if missing else "")))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mmx", message="%(prog)s %(version)s")
+@click.pass_context
+def mmx(ctx: click.Context) -> None:
+    """From a multimodal emotion checkpoint to the emotions in a video.
+
+    \b
+    mmx export ckpt.pt                        writes ckpt.mmx, the bundle
+    mmx predict ckpt.mmx talk.mp4 --text ...  runs it, without torch
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """Print ``mmx: error: message`` and, on a second line, the hint, to stderr; control characters are escaped."""
+    lines = f"mmx: error: {message}" + (f"\nhint: {hint}" if hint else "")
+    click.echo("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in lines), err=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line (``sys.argv`` when None) and return the exit code.
+
+    A sub-command returns None or its own exit code. An ``MmxError`` exits with its own code, a mistyped command line
+    with 2, Ctrl-C with 130; any other exception is a bug and keeps its traceback.
+    """
+    try:
+        code = mmx.main(args=None if argv is None else list(argv), prog_name="mmx", standalone_mode=False)
+    except MmxError as e:
+        print_error(e.message, e.hint)
+        return e.exit_code
+    except click.ClickException as e:
+        context = getattr(e, "ctx", None)
+        print_error(e.format_message(), f"{context.command_path if context else 'mmx'} --help")
+        return e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except ModuleNotFoundError as e:
+        package = (e.name or "").partition(".")[0]
+        if package not in EXTRA_OF or find_spec(package) is not None:
+            raise
+        error = missing_extra(package, EXTRA_OF[package])
+        print_error(error.message, error.hint)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
