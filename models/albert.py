@@ -1,0 +1,121 @@
+"""ALBERT (Lan et al. 2019) as V2EM and FE2E use it, under Hugging Face's names: token ids -> the [CLS] state.
+
+One layer's weights serve all layers. gelu_new, LayerNorm eps 1e-12, additive key mask, length of the batch (dynamic).
+The pooler is in the files and in the paper's count, but nothing reads it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmx.models.attention import attend, padding_bias
+from mmx.models.config import AlbertConfig
+
+EPS = 1e-12
+
+
+class Embeddings(nn.Module):
+    """Word, position and token-type (always 0) embeddings, summed and normalised."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocabulary, config.embedding)
+        self.position_embeddings = nn.Embedding(config.positions, config.embedding)
+        self.token_type_embeddings = nn.Embedding(2, config.embedding)
+        self.LayerNorm = nn.LayerNorm(config.embedding, eps=EPS)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """int64 [batch, tokens] -> [batch, tokens, embedding]."""
+        places = self.position_embeddings.weight[: input_ids.shape[1]] + self.token_type_embeddings.weight[0]
+        return self.LayerNorm(self.word_embeddings(input_ids) + places)
+
+
+class SelfAttention(nn.Module):
+    """LayerNorm(x + dense(attention(x)))."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.dense = nn.Linear(config.width, config.width)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=EPS)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x: [batch, tokens, width]; bias: [batch, 1, 1, tokens]."""
+        mixed = attend(self.query(x), self.key(x), self.value(x), self.heads, bias)
+        return self.LayerNorm(x + self.dense(mixed))
+
+
+class AlbertLayer(nn.Module):
+    """Attention, then LayerNorm(x + ffn_output(gelu(ffn(x))))."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.full_layer_layer_norm = nn.LayerNorm(config.width, eps=EPS)
+        self.attention = SelfAttention(config)
+        self.ffn = nn.Linear(config.width, config.feed_forward)
+        self.ffn_output = nn.Linear(config.feed_forward, config.width)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x: [batch, tokens, width]; bias: [batch, 1, 1, tokens]."""
+        x = self.attention(x, bias)
+        hidden = nn.functional.gelu(self.ffn(x), approximate="tanh")
+        return self.full_layer_layer_norm(x + self.ffn_output(hidden))
+
+
+class LayerGroup(nn.Module):
+    """ALBERT's one group of one layer; here for its names."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.albert_layers = nn.ModuleList([AlbertLayer(config)])
+
+
+class AlbertEncoder(nn.Module):
+    """Embedding width -> hidden width, then the same layer ``layers`` times."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.repeats = config.layers
+        self.embedding_hidden_mapping_in = nn.Linear(config.embedding, config.width)
+        self.albert_layer_groups = nn.ModuleList([LayerGroup(config)])
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x: [batch, tokens, embedding] -> [batch, tokens, width]."""
+        x = self.embedding_hidden_mapping_in(x)
+        (group,) = self.albert_layer_groups
+        (layer,) = group.albert_layers
+        for _ in range(self.repeats):
+            x = layer(x, bias)
+        return x
+
+
+class Albert(nn.Module):
+    """``AlbertModel`` without its unused outputs."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = AlbertEncoder(config)
+        self.pooler = nn.Linear(config.width, config.width)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Both int64 [batch, tokens] (mask: 1 = real). Returns the last state of [CLS], [batch, width]."""
+        x = self.embeddings(input_ids)
+        return self.encoder(x, padding_bias(attention_mask, x.dtype))[:, 0]
+
+
+class TextTower(nn.Module):
+    """Holds ``albert``, so that names read ``T.albert...`` as in the public files."""
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__()
+        self.albert = Albert(config)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Both int64 [batch, tokens]. Returns [batch, width]."""
+        state: torch.Tensor = self.albert(input_ids, attention_mask)
+        return state
