@@ -40,7 +40,7 @@ EXTRA_OF = {
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
-    "mtcnn_runtime": "export",
+    "mtcnnruntime": "export",
     "openvino": "openvino",
     "tensorrt_rtx": "tensorrt-rtx",
 }

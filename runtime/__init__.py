@@ -1,1 +1,59 @@
-"""From a media file to emotions, with numpy, PyAV, SentencePiece and an inference engine. No torch."""
+"""From a media file to emotions, with numpy, PyAV, SentencePiece and an inference engine. No torch.
+
+    from mmx.runtime import Predictor
+
+    with Predictor("ckpt.mmx") as predictor:
+        for prediction in predictor.predict("talk.mp4", transcript="talk.srt"):
+            print(prediction.start, prediction.labels)
+
+Importing this package costs nothing: each name is imported from its module when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmx.runtime.backends import Backend, open_backend
+    from mmx.runtime.bundle import Bundle
+    from mmx.runtime.errors import MmxError
+    from mmx.runtime.packing import pack
+    from mmx.runtime.predictor import Predictor
+    from mmx.runtime.types import Batch, Prediction, Sample, Span
+
+_HOME = {
+    "Backend": "backends",
+    "Batch": "types",
+    "Bundle": "bundle",
+    "MmxError": "errors",
+    "Prediction": "types",
+    "Predictor": "predictor",
+    "Sample": "types",
+    "Span": "types",
+    "open_backend": "backends",
+    "pack": "packing",
+}
+
+__all__ = [  # noqa: RUF022 (in the order a reader meets them)
+    "Predictor",
+    "Prediction",
+    "Bundle",
+    "Span",
+    "Sample",
+    "Batch",
+    "pack",
+    "Backend",
+    "open_backend",
+    "MmxError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

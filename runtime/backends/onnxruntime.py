@@ -1,0 +1,61 @@
+"""ONNX Runtime on the CPU: the default backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from mmx.runtime.backends import Backend
+from mmx.runtime.errors import BadDataError, EnvironmentMissing
+
+PROVIDER = "CPUExecutionProvider"
+
+
+def load(path: Path, precision: str = "fp32", threads: int | None = None) -> OnnxRuntimeBackend:
+    """Load the graph at ``path``; ``precision`` is that of the file.
+
+    Raises:
+        EnvironmentMissing: bf16 (not computed here), or ONNX Runtime did not give the provider that was asked for.
+        BadDataError: ONNX Runtime can't load the file.
+    """
+    if precision == "bf16":
+        raise EnvironmentMissing(
+            "ONNX Runtime does not compute in bf16 on the CPU", "pip install 'mmx[openvino]', then --backend openvino"
+        )
+    return OnnxRuntimeBackend(path, precision, threads)
+
+
+class OnnxRuntimeBackend(Backend):
+    """One InferenceSession. ``run`` is thread-safe: ONNX Runtime serves concurrent calls itself."""
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, precision: str, threads: int | None) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0  # 0 = one per core
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only; they reach the user as exceptions
+        try:
+            session = ort.InferenceSession(path, options, providers=[PROVIDER])
+        except Exception as e:  # ONNX Runtime's errors share no other base class
+            raise BadDataError(f"ONNX Runtime cannot load {path}: {e}", "run mmx export again") from e
+        if PROVIDER not in session.get_providers():  # it would fall back without a word
+            raise EnvironmentMissing(f"ONNX Runtime did not give {PROVIDER}, only {session.get_providers()}")
+        self._session: ort.InferenceSession | None = session
+        self.precision = precision
+        self.device = "CPU"
+        self.why = "asked for"
+        self.inputs = tuple(node.name for node in session.get_inputs())
+        self.outputs = tuple(node.name for node in session.get_outputs())
+
+    def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
+        """See ``Backend.run``."""
+        if self._session is None:
+            raise RuntimeError("this backend is closed")
+        return dict(zip(self.outputs, self._session.run(list(self.outputs), inputs), strict=True))
+
+    def close(self) -> None:
+        """See ``Backend.close``."""
+        self._session = None

@@ -1,0 +1,61 @@
+"""Per-modality logits -> the fused answer, over the modalities that a segment really has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Fused:
+    """One segment's answer. ``logits`` = sum of ``contributions`` = sum of weight * ``modality_logits``, by label."""
+
+    modalities: tuple[str, ...]
+    logits: dict[str, float]
+    probabilities: dict[str, float]
+    labels: tuple[str, ...]
+    modality_logits: dict[str, dict[str, float]]
+    contributions: dict[str, dict[str, float]]
+
+
+def fuse(logits: Mapping[str, NDArray[np.float32]], present: Collection[str], manifest: Manifest) -> Fused:
+    """Fuse one segment: logit = sum over its modalities of weight * logit (one bias-free linear layer).
+
+    Args:
+        logits: float32 [labels] by modality.
+        present: the modalities that the segment has; the others are left out of the sum. With none, nothing is known:
+            every mapping of the result is empty.
+        manifest: labels, thresholds (a label counts when its probability is strictly above), weights and their order.
+    """
+    names = manifest.labels
+    taking_part = tuple(modality for modality in manifest.modalities if modality in present)
+    if not taking_part:
+        return Fused((), {}, {}, (), {}, {})
+    parts = {modality: logits[modality].astype(np.float64) for modality in taking_part}
+    weighted = {modality: manifest.fusion_weights[modality] * part for modality, part in parts.items()}
+    fused = np.sum(list(weighted.values()), axis=0)
+    probability = sigmoid(fused)
+    over = probability > np.array(manifest.thresholds)
+    return Fused(
+        modalities=taking_part,
+        logits=_by_label(names, fused),
+        probabilities=_by_label(names, probability),
+        labels=tuple(names[i] for i in np.argsort(-probability, kind="stable") if over[i]),
+        modality_logits={modality: _by_label(names, part) for modality, part in parts.items()},
+        contributions={modality: _by_label(names, part) for modality, part in weighted.items()},
+    )
+
+
+def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-x)), without overflow for any finite x."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, small) / (1.0 + small)
+
+
+def _by_label(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))

@@ -1,0 +1,105 @@
+"""Samples -> the graph's inputs: text padded to the longest, faces and mel pieces ragged (concatenated, with an index).
+
+Nothing is computed for a face or a piece that is not there; only the text ids and the two index tables are padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.errors import UsageError
+from mmx.runtime.manifest import TextSpec
+from mmx.runtime.types import Batch, Sample
+
+INPUTS = ("input_ids", "attention_mask", "faces", "face_index", "pieces", "piece_index")
+FACE_SHAPE = (3, 48, 48)
+PIECE_SHAPE = (128, 32)
+
+
+def pack(samples: Sequence[Sample], text: TextSpec | None = None, inputs: Collection[str] = INPUTS) -> Batch:
+    """Pack samples, in their order, into the inputs of the graph contract.
+
+    A sample without text gets ``[CLS] [SEP]``, one without faces (pieces) a row of -1; if nobody in the batch has any,
+    the tower gets one row of zeros. Which modalities count is the fusion's business, not the graph's.
+
+    Args:
+        samples: at least one.
+        text: special ids; the defaults are ALBERT's.
+        inputs: the names that the bundle's graph has; the others are left out.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` int64 [batch, tokens]; ``faces`` float32 [faces, 3, 48, 48];
+        ``pieces`` float32 [pieces, 128, 32]; ``face_index``, ``piece_index`` int64 [batch, slots], -1 = padding.
+
+    Raises:
+        UsageError: no samples, an array of the wrong shape or dtype, or an input that is not in the contract.
+    """
+    if not samples:
+        raise UsageError("there are no samples to pack")
+    if unknown := sorted(set(inputs) - set(INPUTS)):
+        raise UsageError(
+            f"the graph's input {unknown[0]!r} is not one that media files fill",
+            "systems on extracted features (lf-lstm, lf-trans, mult) are run with mmx bench",
+        )
+    packed: dict[str, NDArray] = {}
+    if "input_ids" in inputs:
+        packed["input_ids"], packed["attention_mask"] = _pad_text(samples, text or TextSpec())
+    if "faces" in inputs:
+        packed["faces"], packed["face_index"] = _concatenate("faces", [s.faces for s in samples], FACE_SHAPE)
+    if "pieces" in inputs:
+        packed["pieces"], packed["piece_index"] = _concatenate("pieces", [s.pieces for s in samples], PIECE_SHAPE)
+    return Batch(packed, len(samples))
+
+
+def split(samples: Iterable[Sample], max_rows: int = 256, max_size: int = 32) -> Iterator[list[Sample]]:
+    """Cut samples, in their order, into lists of at most ``max_size`` with at most ``max_rows`` rows.
+
+    Rows are what bounds memory: faces, pieces and padded tokens / 32. A sample that is over the budget alone
+    gets a list of its own.
+    """
+    group: list[Sample] = []
+    for sample in samples:
+        if group and (len(group) == max_size or rows([*group, sample]) > max_rows):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
+def rows(samples: Sequence[Sample]) -> int:
+    """Tower rows that a batch of these samples takes: faces + pieces + tokens (padded to the longest) / 32."""
+    longest = max(2 if s.token_ids is None else len(s.token_ids) for s in samples)
+    return sum(len(s.faces) + len(s.pieces) for s in samples) + longest * len(samples) // 32
+
+
+def _pad_text(samples: Sequence[Sample], spec: TextSpec) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    placeholder = np.array([spec.cls_id, spec.sep_id], np.int64)
+    ids = [placeholder if s.token_ids is None else s.token_ids for s in samples]
+    for number, row in enumerate(ids):
+        if row.ndim != 1 or not len(row) or row.dtype != np.int64:
+            raise UsageError(f"sample {number}: token_ids are {row.dtype} {list(row.shape)}, not int64 [tokens]")
+    lengths = np.array([len(row) for row in ids])
+    real = np.arange(lengths.max()) < lengths[:, None]
+    padded = np.full(real.shape, spec.pad_id, np.int64)
+    padded[real] = np.concatenate(ids)
+    return padded, real.astype(np.int64)
+
+
+def _concatenate(
+    name: str, arrays: Sequence[NDArray[np.float32]], shape: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """All rows one after another, and for each sample the numbers of its rows, padded with -1 to the longest."""
+    for number, array in enumerate(arrays):
+        if array.shape[1:] != shape or array.ndim != len(shape) + 1 or array.dtype != np.float32:
+            wanted = f"float32 [{name}, {', '.join(map(str, shape))}]"
+            raise UsageError(f"sample {number}: {name} are {array.dtype} {list(array.shape)}, not {wanted}")
+    counts = np.array([len(array) for array in arrays])
+    slot = np.arange(max(counts.max(), 1))
+    first = np.cumsum(counts) - counts
+    index = np.where(slot < counts[:, None], first[:, None] + slot, -1).astype(np.int64)
+    stacked = np.concatenate(arrays) if counts.any() else np.zeros((1, *shape), np.float32)
+    return stacked, index

@@ -1,0 +1,194 @@
+"""``Predictor``: media files -> predictions, as they come, from a bundle alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.backends import open_backend
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import BadDataError, MmxError, UsageError
+from mmx.runtime.fusion import fuse
+from mmx.runtime.packing import INPUTS, pack, rows
+from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
+from mmx.runtime.types import Prediction, Sample, Span
+
+MAX_ROWS = 512  # tower rows in one batch; one utterance of 120 s has 540
+
+
+class Predictor:
+    """A bundle that is ready to run.
+
+    Args:
+        bundle: a bundle folder, or one that is open.
+        backend, precision, threads: see ``open_backend``. Face detection uses as many threads.
+        batch_size: segments that the network takes at once, at most. The first answer never waits: batches grow from
+            1 (then 2, 4, ...) while a file is read.
+
+    Attributes: ``bundle``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
+
+    ``logits`` may be called from several threads; draw from one ``predict`` generator at a time.
+
+    Raises:
+        MmxError: what ``Bundle.open`` and ``open_backend`` raise; UsageError for a system that does not take media.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        *,
+        backend: str = "auto",
+        precision: str = "fp32",
+        threads: int | None = None,
+        batch_size: int = 4,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be 1 or more")
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.backend = open_backend(self.bundle, backend, precision, threads)
+        if not set(self.backend.inputs) <= set(INPUTS):
+            self.backend.close()
+            raise UsageError(
+                f"{self.bundle.path} holds {self.bundle.manifest.system}, which takes extracted features, not media files",
+                "run it with mmx bench",
+            )
+        self._batch_size = batch_size
+        self._preprocessor = Preprocessor(self.bundle, threads=threads)
+
+    def predict(
+        self,
+        files: str | Path | Sequence[str | Path],
+        *,
+        text: str | Sequence[str | None] | None = None,
+        transcript: Transcript | Sequence[Transcript | None] | None = None,
+        window: float | None = None,
+        on_error: Callable[[str, MmxError], Any] | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield a prediction for each segment of each file, in order, as soon as it is known.
+
+        Args:
+            files: one media file or several.
+            text, transcript, window: see ``Preprocessor.segments``. With several files, text and transcript are lists
+                with one entry (or None) for each file.
+            on_error: called with the file and the error instead of raising it; the next file follows.
+
+        Raises:
+            UsageError: at once, if the arguments do not fit together. MmxError: when a file is at fault.
+        """
+        paths = [files] if isinstance(files, (str, Path)) else list(files)
+        texts = _one_each("text", text, paths)
+        transcripts = _one_each("transcript", transcript, paths)
+        return self._predict_all(list(zip(paths, texts, transcripts, strict=True)), window, on_error)
+
+    def logits(self, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
+        """Run the network on samples: its outputs by name, float32 [samples, labels]. Thread-safe.
+
+        Raises:
+            UsageError: the samples do not fit the graph (see ``pack``). BadDataError: an output is not finite.
+        """
+        batch = pack(samples, self.bundle.manifest.preprocessing.text, self.backend.inputs)
+        outputs = self.backend.run(batch.inputs)
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                raise BadDataError(
+                    f"{self.bundle.path} gives {name} that are not finite numbers",
+                    f"try --precision fp32; this was {self.backend.precision} on {self.backend.name}",
+                )
+        return outputs
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _predict_all(
+        self,
+        jobs: Sequence[tuple[str | Path, str | None, Transcript | None]],
+        window: float | None,
+        on_error: Callable[[str, MmxError], Any] | None,
+    ) -> Iterator[Prediction]:
+        for file, text, transcript in jobs:
+            try:
+                segments = self._preprocessor.segments(file, text=text, transcript=transcript, window=window)
+                for group in self._groups(segments):
+                    yield from self._answer(group)
+            except MmxError as e:
+                if on_error is None:
+                    raise
+                on_error(str(file), e)
+
+    def _groups(self, segments: Iterator[Segment]) -> Iterator[list[Segment]]:
+        """Batches of 1, 2, 4, ... up to ``batch_size`` segments; what was read before a fault is still answered."""
+        group: list[Segment] = []
+        size = 1
+        try:
+            for segment in segments:
+                group.append(segment)
+                if len(group) >= size or rows([each.sample for each in group]) >= MAX_ROWS:
+                    yield group
+                    group, size = [], min(2 * size, self._batch_size)
+        except MmxError:
+            if group:
+                yield group
+            raise
+        if group:
+            yield group
+
+    def _answer(self, segments: Sequence[Segment]) -> Iterator[Prediction]:
+        """Run the network on the segments that have anything to run it on, and fuse each."""
+        runnable = [segment for segment in segments if segment.sample.modalities]
+        started = perf_counter()
+        outputs = self.logits([segment.sample for segment in runnable]) if runnable else {}
+        network_ms = (perf_counter() - started) * 1000 / max(len(runnable), 1)
+        row = {id(segment): number for number, segment in enumerate(runnable)}
+        for segment in segments:
+            number = row.get(id(segment))
+            yield self._prediction(segment, outputs, number, 0.0 if number is None else network_ms)
+
+    def _prediction(
+        self, segment: Segment, outputs: dict[str, NDArray[np.float32]], row: int | None, network_ms: float
+    ) -> Prediction:
+        manifest = self.bundle.manifest
+        logits = {} if row is None else {name: outputs[f"logits_{name}"][row] for name in manifest.modalities}
+        fused = fuse(logits, segment.sample.modalities if logits else (), manifest)
+        return Prediction(
+            file=segment.file,
+            start=segment.span.start,
+            end=segment.span.end,
+            probabilities=fused.probabilities,
+            labels=fused.labels,
+            logits=fused.logits,
+            modality_logits=fused.modality_logits,
+            contributions=fused.contributions,
+            modalities=fused.modalities,
+            left_out=segment.absent,
+            faces_found=segment.faces_found,
+            frames_seen=segment.frames_seen,
+            text=segment.span.text,
+            timings_ms={**segment.timings_ms, "network": network_ms},
+            flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
+        )
+
+
+def _one_each(name: str, given: Any, files: Sequence[str | Path]) -> list[Any]:
+    """One entry of text or transcript for each file."""
+    if given is None:
+        return [None] * len(files)
+    single = isinstance(given, (str, Path)) or (len(given) > 0 and isinstance(given[0], Span))
+    each = [given] if single else list(given)
+    if len(each) != len(files):
+        raise UsageError(f"there are {len(files)} files and {len(each)} of {name}", f"give one {name} for each file")
+    return each

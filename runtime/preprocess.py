@@ -1,0 +1,227 @@
+"""A media file -> one ``Segment`` after another: what the network takes of it, and what is known about it.
+
+Driven by the bundle's preprocessing spec alone, so that every use of a bundle sees the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.media.faces import FaceDetector
+from mmx.runtime.media.mel import mel_pieces
+from mmx.runtime.media.reader import Frame, SegmentEnd, probe, read_segments
+from mmx.runtime.media.text import Tokenizer
+from mmx.runtime.media.transcript import read_transcript
+from mmx.runtime.packing import FACE_SHAPE
+from mmx.runtime.types import Sample, Span
+
+# Frames wait for the face detector in small groups: enough to work in batches, few enough to hold 4K video.
+CHUNK_FRAMES = 8
+CHUNK_BYTES = 64 * 2**20
+
+Transcript = str | Path | Sequence[Span]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One utterance or window of a file, ready for the network.
+
+    Attributes:
+        file: path as the caller gave it. span: its stretch of the file, with what is said in it.
+        sample: the network's input. absent: why it lacks each modality that the system takes and it has not.
+        faces_found, frames_seen: frames with a detected face, and frames looked at.
+        flags: quality flags. timings_ms: milliseconds by stage (decode, faces, mel, text).
+    """
+
+    file: str
+    span: Span
+    sample: Sample
+    absent: dict[str, str]
+    faces_found: int
+    frames_seen: int
+    flags: tuple[str, ...]
+    timings_ms: dict[str, float]
+
+
+@dataclass
+class _Faces:
+    """The face crops of a segment whose frames are still coming."""
+
+    crops: list[NDArray[np.float32]] = field(default_factory=list)
+    found: int = 0
+    ms: float = 0.0
+
+
+class Preprocessor:
+    """Turns files into segments for one bundle. The tokenizer and the face nets are loaded when first needed.
+
+    One thread at a time may draw segments from one Preprocessor.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self._bundle = bundle
+        self._threads = threads
+        self._spec = bundle.manifest.preprocessing
+        self._tokenizer: Tokenizer | None = None
+        self._detector: FaceDetector | None = None
+
+    def segments(
+        self,
+        file: str | Path,
+        *,
+        text: str | None = None,
+        transcript: Transcript | None = None,
+        window: float | None = None,
+    ) -> Iterator[Segment]:
+        """Read one file, in one pass and bounded memory, and yield its segments in the order they end.
+
+        Args:
+            text: what is said in the whole file.
+            transcript: a .txt (as ``text``), .srt or .vtt file, or its spans. Each timed cue is one segment.
+            window: cut the file into windows of so many seconds instead. A window's text is that of the cues whose
+                middle lies in it; untimed text goes to every window, with the flag ``text_of_whole_file``.
+
+        Raises:
+            UsageError: text and transcript together, or a window that is no positive number.
+            BadDataError: the file or the transcript can't be read, or the bundle lacks the tokenizer or the face
+                nets that this file needs.
+        """
+        if window is not None and not (math.isfinite(window) and window > 0):
+            raise UsageError(f"the window is {window} seconds; it must be more than 0")
+        said = _what_is_said(text, transcript)
+        cues = None if isinstance(said, str) or said is None else said
+        info = probe(file)
+        events = read_segments(file, cues if window is None else None, self._spec, window=window)
+        waiting: list[Frame] = []
+        faces: dict[int, _Faces] = defaultdict(_Faces)
+        decode_ms = 0.0
+        while True:
+            started = perf_counter()
+            event = next(events, None)
+            decode_ms += _ms_since(started)
+            if event is None:
+                return
+            if isinstance(event, Frame):
+                waiting.append(event)
+                if len(waiting) < CHUNK_FRAMES and sum(frame.rgb.nbytes for frame in waiting) < CHUNK_BYTES:
+                    continue
+            self._find_faces(waiting, faces)
+            waiting.clear()
+            if isinstance(event, SegmentEnd):
+                span = _with_text(event.span, said, window is not None)
+                tracks = {"visual": info.has_video, "audio": info.has_audio}
+                shared_text = isinstance(said, str) and (window is not None or "utterance_split" in event.flags)
+                flags = event.flags + (("text_of_whole_file",) if shared_text else ())
+                yield self._segment(
+                    str(file), span, event, faces.pop(event.segment, _Faces()), tracks, flags, decode_ms
+                )
+                decode_ms = 0.0
+
+    def _find_faces(self, frames: Sequence[Frame], faces: dict[int, _Faces]) -> None:
+        """Detect and crop; each frame's crop goes to its segment, and the time in equal parts."""
+        if not frames or "visual" not in self._bundle.manifest.modalities:
+            return
+        started = perf_counter()
+        crops = self._face_detector().extract([frame.rgb for frame in frames], self._spec.video.no_face)
+        each_ms = _ms_since(started) / len(frames)
+        for frame, crop in zip(frames, crops, strict=True):
+            mine = faces[frame.segment]
+            mine.ms += each_ms
+            mine.found += crop.face is not None
+            if crop.pixels is not None:
+                mine.crops.append(crop.pixels)
+
+    def _segment(
+        self,
+        file: str,
+        span: Span,
+        end: SegmentEnd,
+        faces: _Faces,
+        tracks: dict[str, bool],
+        flags: tuple[str, ...],
+        decode_ms: float,
+    ) -> Segment:
+        """Put one segment together and say why it lacks what it lacks."""
+        system = self._bundle.manifest.modalities
+        timings = {"decode": decode_ms, "faces": faces.ms}
+        absent: dict[str, str] = {}
+
+        started = perf_counter()
+        pieces = mel_pieces(end.sound if "audio" in system else end.sound[:0], self._spec.mel)
+        timings["mel"] = _ms_since(started)
+        if not len(pieces):
+            absent["audio"] = "no sound in this segment" if tracks["audio"] else "no audio track"
+
+        started = perf_counter()
+        token_ids = None
+        if "text" in system and span.text is not None and span.text.strip():
+            token_ids, truncated = self._text_tokenizer().encode(span.text)
+            flags += ("truncated_text",) if truncated else ()
+        else:
+            absent["text"] = "no transcript" if span.text is None else "empty transcript"
+        timings["text"] = _ms_since(started)
+
+        crops = faces.crops
+        if end.frames and not faces.found and "visual" in system:
+            flags += ("no_face",)
+            # The public demo feeds its fallback crops even if it never saw a face; that says nothing about a face.
+            crops = crops if self._spec.compat == "upstream" else []
+        if not crops:
+            seen = f"no face in {end.frames} frames" if end.frames else "no frame in this segment"
+            absent["visual"] = seen if tracks["visual"] else "no video track"
+
+        stacked = np.stack(crops).astype(np.float32, copy=False) if crops else np.empty((0, *FACE_SHAPE), np.float32)
+        absent = {modality: why for modality, why in absent.items() if modality in system}
+        sample = Sample(token_ids, stacked, pieces)
+        return Segment(file, span, sample, absent, faces.found, end.frames, flags, timings)
+
+    def _text_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            if self._bundle.tokenizer_dir is None:
+                raise BadDataError(
+                    f"{self._bundle.path} has no tokenizer, so it cannot read text",
+                    "mmx export ckpt.pt --tokenizer FOLDER, or predict without text",
+                )
+            self._tokenizer = Tokenizer.load(self._bundle.tokenizer_dir, self._spec.text)
+        return self._tokenizer
+
+    def _face_detector(self) -> FaceDetector:
+        if self._detector is None:
+            if self._bundle.face_nets is None:
+                raise BadDataError(
+                    f"{self._bundle.path} has no face nets, so it cannot read video", "mmx export ckpt.pt"
+                )
+            self._detector = FaceDetector(self._bundle.face_nets, self._spec.faces, threads=self._threads)
+        return self._detector
+
+
+def _what_is_said(text: str | None, transcript: Transcript | None) -> str | Sequence[Span] | None:
+    """The words of the whole file (str), or cues with their times, or None when nothing is known."""
+    if text is not None and transcript is not None:
+        raise UsageError("text and a transcript were both given", "give one of them")
+    if isinstance(transcript, (str, Path)):
+        return read_transcript(transcript)
+    return text if transcript is None else transcript
+
+
+def _with_text(span: Span, said: str | Sequence[Span] | None, windowed: bool) -> Span:
+    if said is None or (not isinstance(said, str) and not windowed):
+        return span  # each cue is its own segment and holds its words already
+    if isinstance(said, str):
+        return Span(span.start, span.end, said)
+    words = [cue.text for cue in said if cue.text and span.start <= (cue.start + cue.end) / 2 < span.end]
+    return Span(span.start, span.end, " ".join(words))
+
+
+def _ms_since(started: float) -> float:
+    return (perf_counter() - started) * 1000
