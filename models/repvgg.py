@@ -6,12 +6,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def conv_bn(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+class ConvBN(nn.Sequential):
     """A bias-free, size-keeping convolution and its BatchNorm, under the names ``conv`` and ``bn``."""
-    block = nn.Sequential()
-    block.add_module("conv", nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False))
-    block.add_module("bn", nn.BatchNorm2d(out_channels))
-    return block
+
+    conv: nn.Conv2d
+    bn: nn.BatchNorm2d
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
 
 
 class RepVGGBlock(nn.Module):
@@ -29,8 +33,8 @@ class RepVGGBlock(nn.Module):
 
     rbr_reparam: nn.Conv2d | None
     rbr_identity: nn.BatchNorm2d | None
-    rbr_dense: nn.Sequential | None
-    rbr_1x1: nn.Sequential | None
+    rbr_dense: ConvBN | None
+    rbr_1x1: ConvBN | None
 
     def __init__(self, in_channels: int, out_channels: int, deploy: bool = False) -> None:
         super().__init__()
@@ -38,8 +42,8 @@ class RepVGGBlock(nn.Module):
         same = in_channels == out_channels
         self.rbr_reparam = nn.Conv2d(in_channels, out_channels, 3, padding=1) if deploy else None
         self.rbr_identity = nn.BatchNorm2d(in_channels) if same and not deploy else None
-        self.rbr_dense = None if deploy else conv_bn(in_channels, out_channels, 3)
-        self.rbr_1x1 = None if deploy else conv_bn(in_channels, out_channels, 1)
+        self.rbr_dense = None if deploy else ConvBN(in_channels, out_channels, 3)
+        self.rbr_1x1 = None if deploy else ConvBN(in_channels, out_channels, 1)
 
     @property
     def deployed(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmx.models.repvgg import conv_bn
+from mmx.models.repvgg import ConvBN
 from mmx.models.simam import SimAM, SimAMVariant
 
 BlockForm = Literal["residual", "reserved", "deployed"]
@@ -23,15 +23,15 @@ def _conv3(in_channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
 
 
-def _shortcut(in_channels: int, out_channels: int) -> nn.Module:
+def _shortcut(in_channels: int, out_channels: int) -> nn.Identity | ConvBN:
     """Identity where the width stays, else a 1x1 convolution with BatchNorm."""
-    return nn.Identity() if in_channels == out_channels else conv_bn(in_channels, out_channels, 1)
+    return nn.Identity() if in_channels == out_channels else ConvBN(in_channels, out_channels, 1)
 
 
 class ResidualBlock(nn.Module):
     """relu(BN(conv3x3 relu(BN(conv3x3 x))) + shortcut(x)).
 
-    Names: ``conv1 bn1 conv2 bn2`` and, where the width changes, ``shortcut.conv shortcut.bn``. No convolution has a bias.
+    Names: ``conv1 bn1 conv2 bn2`` and, where the width changes, ``shortcut.conv shortcut.bn``; no convolution bias.
 
     Shapes: [batch, in_channels, H, W] -> [batch, out_channels, H, W].
     """

@@ -1,0 +1,1 @@
+"""Exact rewrites of a trained system into fewer and plainer operations. Start at ``fold.fold``."""
