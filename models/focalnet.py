@@ -5,6 +5,9 @@ Tensors stay channels-last ([rows, height, width, channels]) but for the convolu
 
 from __future__ import annotations
 
+import functools
+
+import torch
 from torch import Tensor, nn
 
 from mmx.models.config import FocalNetConfig
@@ -29,15 +32,15 @@ class FocalModulation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[rows, height, width, channels], same out."""
         query, rest = self.f(x).split([self.width, self.width + self.levels + 1], dim=-1)
-        context, gates = rest.permute(0, 3, 1, 2).split([self.width, self.levels + 1], dim=1)
-        gathered = None
+        # Contiguous: the convolutions' channels-first kernels are faster here and round half as much.
+        context, gates = rest.permute(0, 3, 1, 2).contiguous().split([self.width, self.levels + 1], dim=1)
+        parts = []
         for level, layer in enumerate(self.focal_layers):
             context = layer(context)
-            part = context * gates[:, level : level + 1]
-            gathered = part if gathered is None else gathered + part
-        part = gelu(context.mean((2, 3), keepdim=True)) * gates[:, self.levels :]
-        gathered = part if gathered is None else gathered + part
-        return self.proj(query * self.h(gathered).permute(0, 2, 3, 1))
+            parts.append(context * gates[:, level : level + 1])
+        parts.append(gelu(context.mean((2, 3), keepdim=True)) * gates[:, self.levels :])
+        total = functools.reduce(torch.add, parts)
+        return self.proj(query * self.h(total).permute(0, 2, 3, 1))
 
 
 class Mlp(nn.Module):
