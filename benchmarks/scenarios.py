@@ -1,0 +1,121 @@
+"""The ways a model is used, after MLPerf: all samples at once, one at a time, and arriving by chance.
+
+``single-stream`` is ``timing.interleave``; ``paper`` is ``whole_program``; the other two are here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.benchmarks.timing import Contender, timed
+from mmx.benchmarks.workloads import SEED
+from mmx.runtime.types import Sample
+
+BATCHES = (1, 2, 4, 8, 16)
+ARRIVALS = 2000  # of the simulated queue
+SEARCH_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Offline:
+    """All samples as fast as they will go: samples a second by batch size, and the best of them."""
+
+    samples_per_second: dict[int, float]
+    best_batch: int
+
+
+@dataclass(frozen=True)
+class Server:
+    """Poisson arrivals at one worker without batching: the highest rate whose p99 latency stays under a bound.
+
+    Attributes:
+        bound_ms: the bound. rate: arrivals a second, found by simulating the queue with the measured service times
+            (0: even a sample alone takes longer).
+        replayed_s: seconds for which that rate was then really played. replayed: arrivals in it.
+        replayed_p99_ms: latency seen there, waiting included.
+    """
+
+    bound_ms: float
+    rate: float
+    replayed_s: float = 0.0
+    replayed: int = 0
+    replayed_p99_ms: float = 0.0
+
+
+def offline(contender: Contender, samples: Sequence[Sample], batches: Sequence[int] = BATCHES) -> Offline:
+    """Throughput by batch size. Samples go in order of size, so that a batch holds like with like; each batch size is
+    run forth and back, the sizes in turn, so that no size has the machine's best moment to itself.
+    """
+    ordered = sorted(samples, key=lambda s: len(s.pieces))
+    spent = dict.fromkeys(batches, 0.0)
+    for sizes in (list(batches), list(reversed(batches))):
+        for size in sizes:
+            for start in range(0, len(ordered), size):
+                seconds, _ = timed(contender, ordered[start : start + size])
+                spent[size] += seconds
+    rates = {size: 2 * len(ordered) / seconds for size, seconds in spent.items()}
+    return Offline(rates, max(rates, key=lambda size: rates[size]))
+
+
+def queue_latencies(arrivals: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Seconds from arrival to answer at one worker, first come first served (Lindley's recursion)."""
+    latencies = np.empty_like(arrivals)
+    free = 0.0
+    for i, (arrival, work) in enumerate(zip(arrivals, service, strict=True)):
+        free = max(free, arrival) + work
+        latencies[i] = free - arrival
+    return latencies
+
+
+def highest_rate(service: NDArray[np.float64], weights: Sequence[int], bound_s: float) -> float:
+    """The highest Poisson rate at which p99 latency stays under ``bound_s``, by bisection over one simulated queue.
+
+    Args:
+        service: measured seconds for each sample. weights: how many of the set each stands for.
+    """
+    random = np.random.default_rng(SEED)
+    probabilities = np.asarray(weights) / np.sum(weights)
+    work = random.choice(service, ARRIVALS, p=probabilities)
+    steps = np.cumsum(random.exponential(1.0, ARRIVALS))  # arrival times at rate 1
+
+    def p99(rate: float) -> float:
+        return float(np.percentile(queue_latencies(steps / rate, work), 99))
+
+    low, high = 0.0, 1.0 / float(work.mean())
+    if p99(high * 1e-4) > bound_s:
+        return 0.0
+    for _ in range(SEARCH_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if p99(middle) <= bound_s else (low, middle)
+    return low
+
+
+def server(
+    contender: Contender,
+    samples: Sequence[Sample],
+    service: NDArray[np.float64],
+    weights: Sequence[int],
+    bound_ms: float,
+    seconds: float,
+) -> Server:
+    """Find the highest rate by simulation, then play it for ``seconds`` in real time and report what was seen."""
+    rate = highest_rate(service, weights, bound_ms / 1e3)
+    if rate == 0:
+        return Server(bound_ms, 0.0)
+    random = np.random.default_rng(SEED + 1)
+    gaps = random.exponential(1 / rate, max(1, round(rate * seconds)))
+    picks = random.choice(len(samples), len(gaps), p=np.asarray(weights) / np.sum(weights))
+    due = np.cumsum(gaps)
+    latencies = np.empty(len(due))
+    start = time.perf_counter()
+    for i, (moment, pick) in enumerate(zip(due, picks, strict=True)):
+        if (early := start + moment - time.perf_counter()) > 0:
+            time.sleep(early)
+        contender.run([samples[pick]])
+        latencies[i] = time.perf_counter() - start - moment
+    return Server(bound_ms, rate, float(due[-1]), len(due), float(np.percentile(latencies, 99) * 1e3))

@@ -1,0 +1,161 @@
+"""Synthetic test sets: as many utterances as IEMOCAP's and MOSEI's test sets have, as long as theirs are.
+
+Durations follow the real sets' quantiles; faces, mel pieces and words follow from a duration by fixed rules. The
+tensors'
+contents are noise of the right range: a network's time does not depend on them. Everything follows from one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.benchmarks.paper import DATASETS, SAMPLES
+from mmx.runtime.errors import UsageError
+from mmx.runtime.types import Sample
+
+SEED = 2024
+FACE_INTERVAL_S = 0.5
+PIECE_S = 0.4
+TOKENS_PER_WORD = 1.3  # an assumption: SentencePiece pieces of spoken English, punctuation included
+MAX_TOKENS = 100
+FIRST_WORD_ID, LAST_WORD_ID = 13, 29999  # ALBERT's vocabulary without its special ids
+
+PERCENT = (0, 1, 2.5, 5, *range(10, 100, 5), 97.5, 99, 99.5, 100)
+QUANTILES_S: dict[str, tuple[float, ...]] = {
+    "iemocap": (
+        *(0.73, 1.12, 1.29, 1.42, 1.72, 1.97, 2.21, 2.38, 2.62, 2.85, 3.11, 3.35, 3.69),
+        *(4.07, 4.43, 4.96, 5.57, 6.14, 6.75, 7.80, 8.91, 11.33, 13.23, 15.34, 16.95, 34.14),
+    ),
+    "mosei": (
+        *(0.31, 1.75, 2.12, 2.50, 3.13, 3.64, 4.18, 4.54, 4.91, 5.32, 5.81, 6.23, 6.75),
+        *(7.28, 7.74, 8.32, 8.92, 9.65, 10.64, 11.98, 13.83, 17.28, 21.03, 25.69, 28.91, 104.63),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance's sizes: seconds, faces, mel pieces, words, and text tokens with [CLS] and [SEP]."""
+
+    index: int
+    duration: float
+    faces: int
+    pieces: int
+    words: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A test set, or a stratified part of one.
+
+    Attributes:
+        dataset: iemocap | mosei.
+        source: ``synthetic``, or the folder the data came from.
+        utterances: the ones to run. weights: how many of the set each stands for; they sum to ``total``.
+        total: utterances in the whole set.
+    """
+
+    dataset: str
+    source: str
+    utterances: tuple[Utterance, ...]
+    weights: tuple[int, ...]
+    total: int
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether totals for the set are extrapolated."""
+        return len(self.utterances) < self.total
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of media in the whole set (of a subset: extrapolated)."""
+        return sum(w * u.duration for w, u in zip(self.weights, self.utterances, strict=True))
+
+    def extrapolate(self, values: NDArray[np.float64]) -> float:
+        """The set's total of a quantity known for each utterance of ``utterances``."""
+        return float(np.dot(self.weights, values))
+
+
+def synthetic(dataset: str) -> Workload:
+    """The whole synthetic set of ``dataset``, in shuffled order.
+
+    Raises:
+        UsageError: no such data set.
+    """
+    if dataset not in DATASETS:
+        raise UsageError(f"there is no data set {dataset!r}", f"mmx bench {'|'.join(DATASETS)}")
+    count = SAMPLES[dataset]
+    durations = np.interp(np.linspace(0, 100, count), PERCENT, QUANTILES_S[dataset])
+    random = np.random.default_rng([SEED, DATASETS.index(dataset)])
+    random.shuffle(durations)
+    words = _words(dataset, durations, random)
+    utterances = tuple(
+        Utterance(
+            index=i,
+            duration=float(duration),
+            faces=int(np.ceil(duration / FACE_INTERVAL_S)),
+            pieces=int(np.ceil(duration / PIECE_S)),
+            words=int(spoken),
+            tokens=min(MAX_TOKENS, 2 + round(TOKENS_PER_WORD * int(spoken))),
+        )
+        for i, (duration, spoken) in enumerate(zip(durations, words, strict=True))
+    )
+    return Workload(dataset, "synthetic", utterances, (1,) * count, count)
+
+
+def _words(dataset: str, durations: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.int64]:
+    """Words spoken in so many seconds: a line with 20 % noise for IEMOCAP, 2.5 a second for MOSEI (an assumption)."""
+    line = -2.15 + 3.28 * durations if dataset == "iemocap" else 2.5 * durations
+    noise = random.normal(0.0, 0.2, len(durations)) * line if dataset == "iemocap" else 0.0
+    return np.maximum(1, np.rint(np.maximum(line, 1) + noise)).astype(np.int64)
+
+
+def stratified(workload: Workload, samples: int) -> Workload:
+    """``samples`` utterances that stand for the whole set: one from each of as many equal shares by duration.
+
+    From each share comes the utterance whose duration is nearest the share's mean, so that totals keep their size;
+    order is the set's own. The whole set comes back when ``samples`` reaches its size.
+
+    Raises:
+        UsageError: fewer than one sample asked for.
+    """
+    if samples < 1:
+        raise UsageError(f"--samples {samples} asks for nothing", "--samples takes a number from 1 up")
+    if samples >= len(workload.utterances):
+        return workload
+    durations = np.array([u.duration for u in workload.utterances])
+    weights = np.array(workload.weights)
+    shares = np.array_split(np.argsort(durations, kind="stable"), samples)
+    chosen: dict[int, int] = {}
+    for share in shares:
+        nearest = share[np.argmin(np.abs(durations[share] - durations[share].mean()))]
+        chosen[int(nearest)] = int(weights[share].sum())
+    order = sorted(chosen)
+    return Workload(
+        workload.dataset,
+        workload.source,
+        tuple(workload.utterances[i] for i in order),
+        tuple(chosen[i] for i in order),
+        workload.total,
+    )
+
+
+def make_sample(utterance: Utterance) -> Sample:
+    """The tensors of one synthetic utterance: random word ids, pixels 0..255, mel powers of a speech-like range."""
+    random = np.random.default_rng([SEED, utterance.index, utterance.tokens])
+    ids = random.integers(FIRST_WORD_ID, LAST_WORD_ID, utterance.tokens, dtype=np.int64)
+    ids[0], ids[-1] = 2, 3
+    faces = random.random((utterance.faces, 3, 48, 48), dtype=np.float32) * np.float32(255)
+    pieces = random.exponential(1.0, (utterance.pieces, 128, 32)).astype(np.float32)
+    return Sample(token_ids=ids, faces=faces, pieces=pieces)
+
+
+def samples(workload: Workload) -> Iterator[tuple[Utterance, Sample]]:
+    """The workload's utterances with their tensors, made one at a time."""
+    for utterance in workload.utterances:
+        yield utterance, make_sample(utterance)
