@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import click
+
 from mmx.runtime.errors import MmxError, missing_extra
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C

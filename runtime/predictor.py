@@ -55,7 +55,7 @@ class Predictor:
         if not set(self.backend.inputs) <= set(INPUTS):
             self.backend.close()
             raise UsageError(
-                f"{self.bundle.path} holds {self.bundle.manifest.system}, which takes extracted features, not media files",
+                f"{self.bundle.path} holds {self.bundle.manifest.system}, which takes features, not media files",
                 "run it with mmx bench",
             )
         self._batch_size = batch_size

@@ -62,6 +62,29 @@ class _Faces:
     ms: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Source:
+    """One file, which tracks it has, what is said in it (untimed, in timed cues, or not known), and how it is cut."""
+
+    file: str
+    has_video: bool
+    has_audio: bool
+    said: str | Sequence[Span] | None
+    windowed: bool
+
+    def text_of(self, span: Span) -> str | None:
+        if self.said is None or isinstance(self.said, str):
+            return self.said
+        if not self.windowed:  # each cue is its own segment and holds its words already
+            return span.text
+        middle_inside = (cue.text for cue in self.said if span.start <= (cue.start + cue.end) / 2 < span.end)
+        return " ".join(words for words in middle_inside if words)
+
+    def shares_text(self, end: SegmentEnd) -> bool:
+        """Whether the segment is a part of the file and yet has the text of all of it."""
+        return isinstance(self.said, str) and (self.windowed or "utterance_split" in end.flags)
+
+
 class Preprocessor:
     """Turns files into segments for one bundle. The tokenizer and the face nets are loaded when first needed.
 
@@ -99,9 +122,10 @@ class Preprocessor:
         if window is not None and not (math.isfinite(window) and window > 0):
             raise UsageError(f"the window is {window} seconds; it must be more than 0")
         said = _what_is_said(text, transcript)
-        cues = None if isinstance(said, str) or said is None else said
         info = probe(file)
-        events = read_segments(file, cues if window is None else None, self._spec, window=window)
+        source = _Source(str(file), info.has_video, info.has_audio, said, window is not None)
+        cues = None if isinstance(said, str) or source.windowed else said
+        events = read_segments(file, cues, self._spec, window=window)
         waiting: list[Frame] = []
         faces: dict[int, _Faces] = defaultdict(_Faces)
         decode_ms = 0.0
@@ -118,13 +142,7 @@ class Preprocessor:
             self._find_faces(waiting, faces)
             waiting.clear()
             if isinstance(event, SegmentEnd):
-                span = _with_text(event.span, said, window is not None)
-                tracks = {"visual": info.has_video, "audio": info.has_audio}
-                shared_text = isinstance(said, str) and (window is not None or "utterance_split" in event.flags)
-                flags = event.flags + (("text_of_whole_file",) if shared_text else ())
-                yield self._segment(
-                    str(file), span, event, faces.pop(event.segment, _Faces()), tracks, flags, decode_ms
-                )
+                yield self._segment(source, event, faces.pop(event.segment, _Faces()), decode_ms)
                 decode_ms = 0.0
 
     def _find_faces(self, frames: Sequence[Frame], faces: dict[int, _Faces]) -> None:
@@ -141,49 +159,48 @@ class Preprocessor:
             if crop.pixels is not None:
                 mine.crops.append(crop.pixels)
 
-    def _segment(
-        self,
-        file: str,
-        span: Span,
-        end: SegmentEnd,
-        faces: _Faces,
-        tracks: dict[str, bool],
-        flags: tuple[str, ...],
-        decode_ms: float,
-    ) -> Segment:
-        """Put one segment together and say why it lacks what it lacks."""
+    def _segment(self, source: _Source, end: SegmentEnd, faces: _Faces, decode_ms: float) -> Segment:
+        """Put one segment together, and say why it lacks what it lacks."""
         system = self._bundle.manifest.modalities
+        text = source.text_of(end.span)
         timings = {"decode": decode_ms, "faces": faces.ms}
+        flags = list(end.flags)
         absent: dict[str, str] = {}
 
         started = perf_counter()
         pieces = mel_pieces(end.sound if "audio" in system else end.sound[:0], self._spec.mel)
         timings["mel"] = _ms_since(started)
         if not len(pieces):
-            absent["audio"] = "no sound in this segment" if tracks["audio"] else "no audio track"
+            absent["audio"] = "no sound in this segment" if source.has_audio else "no audio track"
 
         started = perf_counter()
         token_ids = None
-        if "text" in system and span.text is not None and span.text.strip():
-            token_ids, truncated = self._text_tokenizer().encode(span.text)
-            flags += ("truncated_text",) if truncated else ()
+        if "text" in system and text is not None and text.strip():
+            token_ids, truncated = self._text_tokenizer().encode(text)
+            flags += ["truncated_text"] * truncated + ["text_of_whole_file"] * source.shares_text(end)
         else:
-            absent["text"] = "no transcript" if span.text is None else "empty transcript"
+            absent["text"] = "no transcript" if text is None else "empty transcript"
         timings["text"] = _ms_since(started)
 
         crops = faces.crops
         if end.frames and not faces.found and "visual" in system:
-            flags += ("no_face",)
-            # The public demo feeds its fallback crops even if it never saw a face; that says nothing about a face.
+            flags.append("no_face")
+            # The public demo feeds its fallback crops even if it never saw a face; they say nothing about a face.
             crops = crops if self._spec.compat == "upstream" else []
         if not crops:
             seen = f"no face in {end.frames} frames" if end.frames else "no frame in this segment"
-            absent["visual"] = seen if tracks["visual"] else "no video track"
+            absent["visual"] = seen if source.has_video else "no video track"
 
-        stacked = np.stack(crops).astype(np.float32, copy=False) if crops else np.empty((0, *FACE_SHAPE), np.float32)
-        absent = {modality: why for modality, why in absent.items() if modality in system}
-        sample = Sample(token_ids, stacked, pieces)
-        return Segment(file, span, sample, absent, faces.found, end.frames, flags, timings)
+        return Segment(
+            file=source.file,
+            span=Span(end.span.start, end.span.end, text),
+            sample=Sample(token_ids, np.stack(crops) if crops else np.empty((0, *FACE_SHAPE), np.float32), pieces),
+            absent={modality: why for modality, why in absent.items() if modality in system},
+            faces_found=faces.found,
+            frames_seen=end.frames,
+            flags=tuple(flags),
+            timings_ms=timings,
+        )
 
     def _text_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
@@ -212,15 +229,6 @@ def _what_is_said(text: str | None, transcript: Transcript | None) -> str | Sequ
     if isinstance(transcript, (str, Path)):
         return read_transcript(transcript)
     return text if transcript is None else transcript
-
-
-def _with_text(span: Span, said: str | Sequence[Span] | None, windowed: bool) -> Span:
-    if said is None or (not isinstance(said, str) and not windowed):
-        return span  # each cue is its own segment and holds its words already
-    if isinstance(said, str):
-        return Span(span.start, span.end, said)
-    words = [cue.text for cue in said if cue.text and span.start <= (cue.start + cue.end) / 2 < span.end]
-    return Span(span.start, span.end, " ".join(words))
 
 
 def _ms_since(started: float) -> float:

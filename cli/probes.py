@@ -1,0 +1,262 @@
+"""What ``mmx doctor`` tries. Each probe does the thing once, really, and says what it found or how it failed."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import io
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmx.cli import tiny_onnx
+from mmx.runtime.errors import MmxError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``status``: ok (it was tried and worked) | missing (not installed) | failed."""
+
+    name: str
+    status: str
+    detail: str
+    install: str = ""
+
+
+class Missing(Exception):
+    """Not installed. ``args``: what is missing, and the command that installs it."""
+
+
+def find(probe: str) -> list[Finding]:
+    """Run one probe of ``PROBES``; whatever it raises becomes a finding."""
+    try:
+        return list(PROBES[probe]())
+    except Missing as e:
+        return [Finding(probe, "missing", *e.args)]
+    except MmxError as e:
+        return [Finding(probe, "failed", e.message, e.hint)]
+    except Exception as e:
+        return [Finding(probe, "failed", f"{type(e).__name__}: {e}".splitlines()[0])]
+
+
+def _python() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    place = f"{platform.system()} {platform.machine()}, {cores} CPU cores to use"
+    fine = sys.version_info >= (3, 11)
+    yield Finding(
+        "python", "ok" if fine else "failed", f"{platform.python_version()}, {place}", "" if fine else "3.11+"
+    )
+
+
+def _cpu() -> Iterator[Finding]:
+    """Only Linux says it; elsewhere there is no line."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return
+    text = info.read_text()
+    flags = set(next((line.partition(":")[2] for line in text.splitlines() if line.startswith("flags")), "").split())
+    model = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "CPU")
+    known = [f for f in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if f in flags]
+    yield Finding("cpu", "ok", f"{model}: {' '.join(known) or 'no vector extension known to this list'}")
+
+
+def _onnxruntime() -> Iterator[Finding]:
+    ort = _package("onnxruntime", "pip install onnxruntime")
+    for provider in ort.get_available_providers():
+        if provider == "AzureExecutionProvider":
+            continue  # calls a web service; there is nothing to try on this machine
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        if provider != "CPUExecutionProvider":  # else a provider that can't load hands its work to the CPU silently
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        name = f"onnxruntime {provider.removesuffix('ExecutionProvider')}"
+        try:
+            session = ort.InferenceSession(tiny_onnx.model(), options, providers=[provider])
+            if provider not in session.get_providers():
+                raise RuntimeError(f"ONNX Runtime gave {session.get_providers()} instead")
+            _check_product(session.run(["y"], {"x": tiny_onnx.X})[0])
+        except Exception as e:
+            yield Finding(name, "failed", str(e).splitlines()[0])
+        else:
+            yield Finding(name, "ok", f"{ort.__version__}, ran a model")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        swap = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (never both)"
+        yield Finding("onnxruntime CUDA", "missing", "this onnxruntime has no CUDA provider", swap)
+
+
+def _openvino() -> Iterator[Finding]:
+    openvino = _package("openvino", "pip install 'mmx[openvino]'")
+    core = openvino.Core()
+    for device in core.available_devices:
+        try:
+            compiled = core.compile_model(core.read_model(tiny_onnx.model(), b""), device)
+            _check_product(compiled(tiny_onnx.X)[0])
+            full_name = core.get_property(device, "FULL_DEVICE_NAME")
+            types = " ".join(
+                t for t in core.get_property(device, "OPTIMIZATION_CAPABILITIES") if t[:2] in ("FP", "BF", "IN")
+            )
+        except Exception as e:
+            yield Finding(f"openvino {device}", "failed", str(e).splitlines()[0])
+        else:
+            version = importlib.metadata.version("openvino")
+            yield Finding(f"openvino {device}", "ok", f"{version}, ran a model on {full_name} ({' '.join(types)})")
+
+
+def _pyav() -> Iterator[Finding]:
+    """Encode eight frames and a second of sound to MP4 in memory, and decode them again."""
+    av = _package("av", "pip install av")
+    av.logging.set_level(None)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        video, sound = out.add_stream("mpeg4", rate=8), out.add_stream("aac", rate=16000)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        sound.layout = "mono"
+        for shade in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 32 * shade, np.uint8), format="rgb24")
+            out.mux(video.encode(frame))
+        tone = np.sin(np.arange(16000, dtype=np.float32)[None] / 10)
+        samples = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        samples.sample_rate = 16000
+        out.mux(sound.encode(samples))
+        out.mux([*video.encode(None), *sound.encode(None)])
+    file.seek(0)
+    with av.open(file) as clip:
+        frames = sum(1 for _ in clip.decode(video=0))
+        clip.seek(0)
+        heard = sum(frame.samples for frame in clip.decode(audio=0))
+    if frames != 8 or heard < 16000:
+        raise RuntimeError(f"wrote 8 frames and 16000 samples, read back {frames} and {heard}")
+    ffmpeg = getattr(av, "ffmpeg_version_info", "")
+    yield Finding("ffmpeg (PyAV)", "ok", f"PyAV {av.__version__}, FFmpeg {ffmpeg}, wrote and read a clip")
+
+
+def _sentencepiece() -> Iterator[Finding]:
+    """Train the smallest model on one sentence, and encode with it."""
+    sentencepiece = _package("sentencepiece", "pip install sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c d e f"] * 8),
+        model_writer=model,
+        vocab_size=12,
+        minloglevel=9,
+        hard_vocab_limit=False,
+    )
+    ids = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).encode("a b")
+    if not ids:
+        raise RuntimeError("encoded 'a b' to no ids at all")
+    yield Finding("sentencepiece", "ok", f"{sentencepiece.__version__}, trained and encoded")
+
+
+def _torch() -> Iterator[Finding]:
+    torch = _package("torch", "pip install 'mmx[export]'")
+    _check_product((torch.tensor(tiny_onnx.X) @ torch.tensor(tiny_onnx.X)).numpy())
+    gpu = f"CUDA {torch.version.cuda} usable" if torch.cuda.is_available() else "no usable GPU"
+    yield Finding("torch", "ok", f"{torch.__version__}, multiplied matrices, {gpu}")
+
+
+def _onnx() -> Iterator[Finding]:
+    onnx = _package("onnx", "pip install 'mmx[export]'")
+    onnx.checker.check_model(tiny_onnx.model())
+    script = _package("onnxscript", "pip install 'mmx[export]'")
+    yield Finding("onnx", "ok", f"{onnx.__version__}, checked a model; onnxscript {script.__version__} imports")
+
+
+def _face_nets() -> Iterator[Finding]:
+    from mmx.export.assets import find_face_nets
+
+    ort = _package("onnxruntime", "pip install onnxruntime")
+    nets = find_face_nets()
+    for path in nets.values():
+        ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    yield Finding("face nets", "ok", f"{' '.join(nets)} of mtcnn-runtime load (export puts them in the bundle)")
+
+
+def _tensorrt() -> Iterator[Finding]:
+    # TensorRT itself is not among the extras: its wheels fetch their libraries from NVIDIA's own index.
+    yield from _try_tensorrt("tensorrt", "pip install tensorrt (needs an NVIDIA driver)")
+
+
+def _tensorrt_rtx() -> Iterator[Finding]:
+    yield from _try_tensorrt("tensorrt_rtx", "pip install 'mmx[tensorrt-rtx]'")
+
+
+def _try_tensorrt(name: str, install: str) -> Iterator[Finding]:
+    """Parse a model with a builder. That needs no GPU with TensorRT for RTX, and one with TensorRT."""
+    trt = _package(name, install)
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    if not trt.OnnxParser(network, logger).parse(tiny_onnx.model()):
+        raise RuntimeError("its parser refused a model that is valid")
+    yield Finding(name, "ok", f"{trt.__version__}, made a builder and parsed a model (running an engine needs a GPU)")
+
+
+def _cuda() -> Iterator[Finding]:
+    """Ask the driver itself (libcuda), without any toolkit."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError as e:
+        raise Missing("no CUDA driver (libcuda) on this machine", "an NVIDIA driver, if there is an NVIDIA GPU") from e
+
+    def call(function: str, *arguments: Any) -> None:
+        if code := getattr(cuda, function)(*arguments):
+            raise RuntimeError(f"{function} gave CUDA error {code}")
+
+    version, count = ctypes.c_int(), ctypes.c_int()
+    call("cuDriverGetVersion", ctypes.byref(version))
+    call("cuInit", 0)
+    call("cuDeviceGetCount", ctypes.byref(count))
+    yield Finding("cuda driver", "ok", f"CUDA {version.value // 1000}.{version.value % 1000 // 10}, {count.value} GPUs")
+    for number in range(count.value):
+        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        label, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
+        call("cuDeviceGet", ctypes.byref(device), number)
+        call("cuDeviceGetName", label, len(label), device)
+        call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+        call("cuDeviceGetAttribute", ctypes.byref(major), 75, device)  # compute capability, major
+        call("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)  # and minor
+        detail = f"{label.value.decode()}, SM{major.value}{minor.value}, {memory.value / 2**30:.0f} GiB"
+        yield Finding(f"gpu {number}", "ok", detail)
+
+
+def _package(name: str, install: str) -> Any:
+    """Import a package, or say how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        if e.name != name:
+            raise
+        raise Missing("not installed", install) from e
+
+
+def _check_product(found: Any) -> None:
+    if not np.allclose(found, tiny_onnx.Y, rtol=1e-2):
+        raise RuntimeError(f"it ran, but gave {np.asarray(found).tolist()} for {tiny_onnx.Y.tolist()}")
+
+
+# The findings without which there is no prediction.
+CORE = ("python", "onnxruntime CPU", "ffmpeg (PyAV)", "sentencepiece")
+
+# In the order of the report.
+PROBES: dict[str, Callable[[], Iterator[Finding]]] = {
+    "python": _python,
+    "onnxruntime": _onnxruntime,
+    "ffmpeg (PyAV)": _pyav,
+    "sentencepiece": _sentencepiece,
+    "cpu": _cpu,
+    "openvino": _openvino,
+    "torch": _torch,
+    "onnx": _onnx,
+    "face nets": _face_nets,
+    "cuda driver": _cuda,
+    "tensorrt": _tensorrt,
+    "tensorrt_rtx": _tensorrt_rtx,
+}

@@ -1,0 +1,69 @@
+"""Predictions as text for people: one block per segment."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mmx.runtime.predictor import Predictor
+    from mmx.runtime.types import Prediction
+
+BAR = 20  # columns
+
+
+def describe(predictor: Predictor) -> str:
+    """One line: which system answers, on what, and why on that."""
+    manifest, backend = predictor.bundle.manifest, predictor.backend
+    return (
+        f"{predictor.bundle.path}: {manifest.system} ({manifest.dataset}), "
+        f"{backend.name} {backend.precision} on {backend.device} ({backend.why})"
+    )
+
+
+def render(prediction: Prediction, thresholds: Mapping[str, float]) -> str:
+    """A block of lines: the segment, a bar per label with each modality's contribution, what was seen, the timings.
+
+    A label over its threshold has a ``*``. Contributions are fusion weight times logit; they add up to the logit.
+    """
+    width = shutil.get_terminal_size((100, 24)).columns
+    title = f"{prediction.file}  {prediction.start:.2f}-{prediction.end:.2f} s"
+    lines = ["", click.style(title, bold=True)]
+    if prediction.text:
+        words = printable(prediction.text)
+        room = max(width - 4, 20)
+        lines.append(f'  "{words if len(words) <= room else words[: room - 3] + "..."}"')
+    if prediction.probabilities:
+        lines += _table(prediction, thresholds)
+    else:
+        lines.append("  nothing to tell it from")
+    lines.append(f"  emotions: {', '.join(prediction.labels) or 'none over its threshold'}")
+    lines.append(f"  faces: {prediction.faces_found} of {prediction.frames_seen} frames")
+    lines += [f"  {modality} left out: {why}" for modality, why in prediction.left_out.items()]
+    if prediction.flags:
+        lines.append(f"  flags: {', '.join(prediction.flags)}")
+    lines.append("  ms: " + "  ".join(f"{stage} {ms:.1f}" for stage, ms in prediction.timings_ms.items()))
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """The text on one line, without characters that would move the cursor or change the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _table(prediction: Prediction, thresholds: Mapping[str, float]) -> list[str]:
+    names = max(map(len, prediction.probabilities))
+    head = "".join(f"{modality:>9}" for modality in prediction.modalities)
+    lines = [f"  {'':{names}}  {'':{BAR}} {'':8} {'':2}{head}"]
+    for label, probability in prediction.probabilities.items():
+        filled = round(probability * BAR)
+        bar = "█" * filled + "·" * (BAR - filled)
+        parts = "".join(f"{prediction.contributions[m][label]:+9.3f}" for m in prediction.modalities)
+        over = label in prediction.labels
+        mark = "*" if over else " "
+        row = f"{label:{names}}  {bar} {probability:7.1%}{mark} >{thresholds[label]:.2f}"
+        lines.append("  " + click.style(row, bold=over) + parts)
+    return lines
