@@ -1,0 +1,72 @@
+"""The doctor says ok only of what it did, and survives what it finds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from mmx.cli import doctor as command
+from mmx.cli import probes, tiny_onnx
+from mmx.cli.main import main
+
+
+def test_the_tiny_model_is_valid_onnx_and_computes_what_it_says() -> None:
+    model = onnx.load_model_from_string(tiny_onnx.model())
+    onnx.checker.check_model(model, full_check=True)
+    (y,) = ReferenceEvaluator(model).run(None, {"x": tiny_onnx.X})
+    np.testing.assert_array_equal(y, [[7, 10], [15, 22]])
+    np.testing.assert_array_equal(tiny_onnx.Y, y)
+
+
+def test_json_report_of_this_machine() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mmx.cli.main", "doctor", "--json"], capture_output=True, text=True, timeout=120
+    )
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["core_ok"] is True
+    status = {finding["name"]: finding["status"] for finding in report["findings"]}
+    assert all(status[name] == "ok" for name in probes.CORE)
+    for finding in report["findings"]:
+        assert finding["status"] in ("ok", "missing", "failed")
+        assert finding["status"] != "missing" or finding["install"]
+
+
+def test_a_wrong_product_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that runs and computes nonsense is not ok."""
+    monkeypatch.setattr(tiny_onnx, "Y", tiny_onnx.Y + 1)
+    cpu = next(finding for finding in probes.find("onnxruntime") if finding.name == "onnxruntime CPU")
+    assert cpu.status == "failed" and "it ran, but gave" in cpu.detail
+
+
+def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # import raises ModuleNotFoundError
+    (finding,) = probes.find("openvino")
+    assert (finding.status, finding.install) == ("missing", "pip install 'mmx[openvino]'")
+
+
+def test_a_crash_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A native library that kills its process must not end the report."""
+    real = subprocess.run
+
+    def run(arguments: list[str], **options):
+        return real([arguments[0], "-c", "import os; os.kill(os.getpid(), 11)"], **options)
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    (finding,) = command.try_apart("tensorrt")
+    assert (finding.status, finding.detail) == ("failed", "crashed (SIGSEGV)")
+
+
+def test_a_broken_core_exits_4(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def try_apart(probe: str) -> list[probes.Finding]:
+        name = "onnxruntime CPU" if probe == "onnxruntime" else probe
+        return [probes.Finding(name, "failed" if probe == "sentencepiece" else "ok", "")]
+
+    monkeypatch.setattr(command, "try_apart", try_apart)
+    assert main(["doctor"]) == 4
+    assert "cannot predict" in capsys.readouterr().err
