@@ -10,8 +10,31 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mmx.runtime.errors import BadDataError
+from mmx.runtime.manifest import FaceSpec, MelSpec
 
 T = TypeVar("T")
+
+FACE = FaceSpec().size
+PIECE = (MelSpec().n_mels, MelSpec().columns)
+MAX_SIZE, MAX_DEPTH = 1_000_000, 256
+"""No width is larger and no stack deeper than this in a config that is believed."""
+
+
+def _check(config: Any, depths: tuple[int, ...] = (), width: int = 0, heads: tuple[int, ...] = ()) -> None:
+    """Refuse sizes that cannot be built.
+
+    Raises:
+        BadDataError: a size that is no positive number, a stack that is too deep, heads that do not divide the width.
+    """
+    name = type(config).__name__
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int) and not 0 <= value - (field.type != "bool") < MAX_SIZE:
+            raise BadDataError(f"{name}.{field.name} is {value}", f"use a number from 1 to {MAX_SIZE}")
+    if any(not 0 < depth <= MAX_DEPTH for depth in depths):
+        raise BadDataError(f"{name}: a stack of {max(depths)} layers", f"use 1 to {MAX_DEPTH}")
+    if any(head < 1 or width % head for head in heads):
+        raise BadDataError(f"{name}: {heads} heads do not divide a width of {width}")
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,9 @@ class AlbertConfig:
     feed_forward: int = 3072
     layers: int = 12
 
+    def __post_init__(self) -> None:
+        _check(self, depths=(self.layers,), width=self.width, heads=(self.heads,))
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -35,6 +61,9 @@ class EncoderConfig:
     heads: int = 4
     feed_forward: int = 2048
     layers: int = 4
+
+    def __post_init__(self) -> None:
+        _check(self, depths=(self.layers,), width=self.width, heads=(self.heads,))
 
 
 @dataclass(frozen=True)
@@ -59,9 +88,16 @@ class ConvTrunkConfig:
     hidden: int = 1024
 
     def __post_init__(self) -> None:
-        allowed = {"vgg": ("training",), "repvgg": ("training", "deployed"), "rfam": ("residual", "reserved", "deployed")}
+        allowed = {
+            "vgg": ("training",),
+            "repvgg": ("training", "deployed"),
+            "rfam": ("residual", "reserved", "deployed"),
+        }
         if self.form not in allowed[self.block]:
             raise BadDataError(f"config: a {self.block} trunk has no {self.form} form", f"use {allowed[self.block]}")
+        _check(self, depths=(len(self.plan),))
+        if any(not 0 <= entry <= MAX_SIZE for entry in self.plan) or FACE >> self.pools == 0 or not any(self.plan):
+            raise BadDataError(f"config: the plan {self.plan} leaves nothing of a {FACE}x{FACE} face")
 
     @property
     def channels(self) -> int:
@@ -87,6 +123,15 @@ class NestConfig:
     classes: int = 1000
     hidden: int = 1024
 
+    def __post_init__(self) -> None:
+        _check(self, depths=self.depths)
+        if not len(self.widths) == len(self.heads) == len(self.depths):
+            raise BadDataError("config: NesT needs as many widths as heads and depths")
+        for width, heads in zip(self.widths, self.heads, strict=True):
+            _check(self, width=width, heads=(heads,))
+        if self.channels * self.side != PIECE[0] or self.side != PIECE[1] or self.side >> (len(self.widths) - 1) == 0:
+            raise BadDataError(f"config: NesT cannot cut a {PIECE} piece in {self.channels} planes of {self.side}")
+
 
 @dataclass(frozen=True)
 class FocalNetConfig:
@@ -101,6 +146,12 @@ class FocalNetConfig:
     focal_window: int = 3
     mlp_ratio: int = 4
     classes: int = 1000
+
+    def __post_init__(self) -> None:
+        _check(self, depths=self.depths)
+        side = self.patch << (len(self.depths) - 1)
+        if self.channels * self.side != PIECE[0] or self.side % side or PIECE[1] % side or self.focal_window % 2 == 0:
+            raise BadDataError(f"config: FocalNet cannot cut a {PIECE} piece in {self.channels} planes of {self.side}")
 
     @property
     def features(self) -> int:
@@ -121,6 +172,9 @@ class MultimodalConfig:
     text: AlbertConfig = AlbertConfig()
     encoder: EncoderConfig = EncoderConfig()
     labels: int = 6
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     @property
     def form(self) -> str:
@@ -144,7 +198,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, wh
     """Build the dataclass ``cls`` from plain data; what ``values`` leaves out is as in ``base`` (or the defaults).
 
     Raises:
-        BadDataError: an unknown key, a value of the wrong type, or a size that is not between 0 and a million.
+        BadDataError: an unknown key, a value of the wrong type, or sizes that do not fit together.
     """
     if not isinstance(values, Mapping):
         raise BadDataError(f"{where}: expected a dictionary, found {type(values).__name__}")
@@ -162,7 +216,7 @@ def _value(kind: Any, value: Any, base: Any, where: str) -> Any:
     options = get_args(kind)
     if kind is bool and isinstance(value, bool):
         return value
-    if kind is int and type(value) is int and 0 <= value <= 1_000_000:
+    if kind is int and type(value) is int:
         return value
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)) and 0 < len(value) <= 64:
         return tuple(_value(options[0], item, None, f"{where}[{i}]") for i, item in enumerate(value))

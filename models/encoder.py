@@ -70,4 +70,4 @@ class SequenceEncoder(nn.Module):
             [batch, width]. A sample whose index is all -1 gets the encoding of CLS alone.
         """
         table = nn.functional.pad(features, (0, 0, 1, 0))  # a zero row in front, which -1 + 1 picks
-        return self(table[index + 1], index >= 0)
+        return self(nn.functional.embedding(index + 1, table), index >= 0)

@@ -1,0 +1,289 @@
+"""Checkpoints: from a file that may be anything to a system with its weights in, or one line that says why not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmx.models.config import to_dict
+from mmx.models.detect import Shapes, candidates, detect
+from mmx.models.labels import DATASETS, labels_for
+from mmx.models.read_tensors import read_checkpoint_file
+from mmx.models.registry import System, get_system
+from mmx.runtime.errors import BadDataError, UsageError
+
+UNKNOWN = "unknown"
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that fits its system.
+
+    Attributes:
+        path: where it was read. sha256: of the file.
+        system: registry name. form: of the visual trunk (training, deployed, residual, reserved), or training.
+        config: what the module was built from, as plain data.
+        dataset: iemocap, mosei, another name the file gives, or "unknown" (then the labels are label_1...).
+        labels, thresholds: in the order of the logits; thresholds are 0.5 where the file has none.
+        module: eval mode, float32, weights in.
+        notes: what was dropped, converted or assumed, one sentence each.
+    """
+
+    path: Path
+    system: str
+    form: str
+    config: dict[str, Any]
+    dataset: str
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    module: nn.Module
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+def load_checkpoint(path: Path | str, *, system: str | None = None, dataset: str | None = None) -> Checkpoint:
+    """Read a checkpoint, tell its system and form, and load it strictly.
+
+    Args:
+        path: a bare state dict, or a dictionary with ``state_dict`` and any of ``config``, ``system``, ``dataset``,
+            ``labels``, ``thresholds``.
+        system, dataset: what the file is, where it does not say or says it wrongly.
+
+    Raises:
+        BadDataError: the file is no such checkpoint; the message lists what does not fit.
+        UsageError: ``system`` is not in the registry.
+    """
+    path = Path(path)
+    tensors, extra, notes = read_checkpoint_file(path)
+    tensors = _without_strangers(tensors, notes)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    spec = _system(path, shapes, system or extra.get("system"))
+    config, module = _fitting(path, spec, shapes, extra.get("config"))
+    module.load_state_dict(_values(path, tensors, module, notes), strict=True, assign=True)
+    name, labels = _labels(path, dataset, extra, config.labels, notes)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(
+        path=path,
+        system=spec.name,
+        form=config.form,
+        config=to_dict(config),
+        dataset=name,
+        labels=labels,
+        thresholds=_thresholds(path, extra.get("thresholds"), config.labels),
+        module=module.eval().requires_grad_(False),
+        sha256=digest,
+        notes=tuple(notes),
+    )
+
+
+def save_checkpoint(
+    path: Path | str,
+    module: nn.Module,
+    system: str,
+    config: Any,
+    *,
+    dataset: str | None = None,
+    labels: Sequence[str] | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> None:
+    """Write a checkpoint that says what it is; the file appears whole or not at all.
+
+    Args:
+        config: a config object or plain data (``Checkpoint.config``).
+    """
+    path = Path(path)
+    content: dict[str, Any] = {
+        "system": system,
+        "config": dict(config) if isinstance(config, Mapping) else to_dict(config),
+        "dataset": dataset,
+        "labels": None if labels is None else list(labels),
+        "thresholds": None if thresholds is None else list(thresholds),
+        "state_dict": module.state_dict(),
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        torch.save({key: value for key, value in content.items() if value is not None}, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def seeded_module(system: str, config: Any = None, seed: int = 0) -> nn.Module:
+    """A system with seeded random weights: untrained, but with activations of a sensible size and no trivial BatchNorm.
+
+    The weights depend on the seed and on the order of the parameters, not on threads.
+
+    Returns:
+        The module in eval mode.
+    """
+    with torch.device("meta"):
+        module = get_system(system).build(config)
+    generator = torch.Generator().manual_seed(seed)
+    state = {name: _seeded(name, tensor, generator) for name, tensor in module.state_dict().items()}
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.eval()
+
+
+def _seeded(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
+    """He-normal kernels, unit-scale norms, small biases."""
+    leaf, shape = name.rsplit(".", 1)[-1], tuple(like.shape)
+    if not like.is_floating_point():
+        return torch.zeros(shape, dtype=like.dtype)
+    normal = torch.randn(shape, generator=generator)
+    if leaf == "running_var":
+        return 0.5 + torch.rand(shape, generator=generator)
+    if leaf == "weight" and name == "weighted_fusion.weight":
+        return 1 / 3 + 0.05 * normal
+    if "bias" in leaf or leaf == "running_mean":
+        return 0.05 * normal
+    if like.ndim <= 1:
+        return 0.25 * normal.abs() if "prelu" in name else 1 + 0.1 * normal
+    if "emb" in name and "mapping" not in name:
+        return 0.1 * normal if leaf == "pos_embed" else normal
+    gain = 2.0 if like.ndim == 4 else 1.0
+    return normal * (gain / (like.numel() / shape[0])) ** 0.5
+
+
+def _without_strangers(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Drop what public files hold beside the network, and say so."""
+    detector = [name for name in tensors if name.startswith("mtcnn.")]
+    if detector:
+        notes.append(f"dropped {len(detector)} mtcnn.* tensors: the face detector runs before the graph")
+    positions = [name for name in tensors if name.endswith("embeddings.position_ids")]
+    if positions:
+        notes.append(f"dropped {positions[0]}: a constant that older transformers versions saved")
+    dropped = {*detector, *positions}
+    return {name: tensor for name, tensor in tensors.items() if name not in dropped}
+
+
+def _system(path: Path, shapes: Shapes, named: Any) -> System:
+    if named is not None:
+        return get_system(named if isinstance(named, str) else repr(named))
+    found = detect(shapes)
+    if found is None:
+        some = ", ".join(_quoted(list(shapes)[:2]))
+        raise BadDataError(
+            f"{path} is no checkpoint of a system that mmx knows: {len(shapes)} tensors, such as {some}",
+            "mmx systems lists the systems; --system NAME says which one it should be",
+        )
+    return get_system(found)
+
+
+def _fitting(path: Path, spec: System, shapes: Shapes, config: Any) -> tuple[Any, nn.Module]:
+    """The config whose module has exactly these tensors; built on ``meta``, so without memory.
+
+    Raises:
+        BadDataError: none fits; lists what is wrong with the one that comes closest.
+    """
+    if config is not None:
+        options: Iterable[Any] = (spec.config(config),)
+    else:
+        options = candidates(spec, shapes)
+    best: tuple[int, str, str] | None = None
+    for option in options:
+        try:
+            with torch.device("meta"):
+                module = spec.build(option)
+        except RuntimeError:  # sizes that not even a tensor without memory can have
+            continue
+        wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        count, problems = _compare(wanted, shapes)
+        if not count:
+            return option, module
+        if best is None or count < best[0]:
+            best = (count, problems, option.form)
+    if best is None:
+        raise BadDataError(f"{path}: no {spec.name} can have tensors of these sizes")
+    raise BadDataError(f"{path} does not fit {spec.name} ({best[2]} form): {best[1]}", "mmx systems lists the systems")
+
+
+def _compare(wanted: Shapes, found: Shapes) -> tuple[int, str]:
+    """How many tensors do not fit, and which: missing, unexpected, misshapen."""
+    missing = [name for name in wanted if name not in found]
+    unexpected = [name for name in found if name not in wanted]
+    misshapen = [name for name in wanted if name in found and found[name] != wanted[name]]
+    parts = [
+        f"{len(names)} {what} ({_listed(_quoted(names))})"
+        for what, names in (("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    if misshapen:
+        shapes = [f"{n} is {list(found[n])} and must be {list(wanted[n])}" for n in misshapen]
+        parts.append(f"{len(misshapen)} misshapen ({_listed(shapes)})")
+    return len(missing) + len(unexpected) + len(misshapen), "; ".join(parts)
+
+
+def _quoted(names: Iterable[str]) -> list[str]:
+    """Names fit for one line of output, whatever characters a file put in them."""
+    return [name if name.isprintable() and len(name) < 100 else ascii(name)[:100] for name in names]
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = len(items) - _LISTED
+    return ", ".join(items[:_LISTED]) + (f", and {more} more" if more > 0 else "")
+
+
+def _values(path: Path, tensors: dict[str, Tensor], module: nn.Module, notes: list[str]) -> dict[str, Tensor]:
+    """The tensors in the module's dtypes, proved finite. Shapes are known to fit by now."""
+    values: dict[str, Tensor] = {}
+    converted: dict[str, int] = {}
+    for name, like in module.state_dict().items():
+        value = tensors[name]
+        if value.dtype != like.dtype:
+            if value.is_floating_point() != like.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+                raise BadDataError(
+                    f"{path}: {name} is {value.dtype} and must be {like.dtype}", "save the weights again"
+                )
+            kind = str(value.dtype).removeprefix("torch.")
+            converted[kind] = converted.get(kind, 0) + 1
+            value = value.to(like.dtype)
+        if value.is_floating_point() and (bad := int((~torch.isfinite(value)).sum())):
+            raise BadDataError(f"{path}: {name} holds {bad} values that are NaN or infinite", "the training diverged")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise BadDataError(f"{path}: {name} holds a negative variance", "the file is damaged")
+        values[name] = value.contiguous()
+    notes.extend(f"converted {count} tensors from {kind} to float32" for kind, count in converted.items())
+    return values
+
+
+def _labels(
+    path: Path, asked: str | None, extra: Mapping[str, Any], count: int, notes: list[str]
+) -> tuple[str, tuple[str, ...]]:
+    """The data set's name and its labels: what was asked for, else what the file says, else what its name says."""
+    name, given = asked or extra.get("dataset"), None if asked else extra.get("labels")
+    if name is not None and (not isinstance(name, str) or not name.isprintable() or len(name) > 100):
+        raise BadDataError(f"{path}: its dataset is {name!r:.80}, not a name")
+    if given is not None:
+        fits = isinstance(given, (list, tuple)) and len(given) == len({*map(str, given)}) == count
+        if not fits or any(not isinstance(g, str) or not g.isprintable() or not 0 < len(g) <= 100 for g in given):
+            raise BadDataError(f"{path}: its labels must be {count} different names")
+        return name or UNKNOWN, tuple(given)
+    if name is None:
+        mentioned = [known for known in DATASETS if known in path.name.lower()]
+        if len(mentioned) == 1:
+            name = mentioned[0]
+            notes.append(f"took {name}'s labels because of the file's name; --dataset says otherwise")
+    if name is not None and (labels := labels_for(name, count)):
+        return name, labels
+    if asked:
+        raise UsageError(f"no data set {asked!r:.80} with {count} labels is known", f"use one of {', '.join(DATASETS)}")
+    notes.append(f"the file does not say what its {count} outputs are called; --dataset {'|'.join(DATASETS)} does")
+    return name or UNKNOWN, tuple(f"label_{i + 1}" for i in range(count))
+
+
+def _thresholds(path: Path, given: Any, count: int) -> tuple[float, ...]:
+    if given is None:
+        return (0.5,) * count
+    numbers = isinstance(given, (list, tuple)) and all(type(g) in (int, float) and 0 <= g <= 1 for g in given)
+    if not numbers or len(given) != count:
+        raise BadDataError(f"{path}: its thresholds must be {count} numbers from 0 to 1")
+    return tuple(map(float, given))

@@ -1,0 +1,148 @@
+"""Which system a state dict belongs to, and what it is built from, told from names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from mmx.models.config import (
+    MAX_DEPTH,
+    AlbertConfig,
+    ConvTrunkConfig,
+    EncoderConfig,
+    FocalNetConfig,
+    MultimodalConfig,
+)
+from mmx.models.registry import System
+from mmx.runtime.errors import BadDataError
+from mmx.runtime.manifest import FaceSpec, MelSpec
+
+T = TypeVar("T")
+Shapes = Mapping[str, tuple[int, ...]]
+
+_VISUAL = {r"V\.\d+\.rbr_": "repvgg", r"V\.\d+\.block\.": "rfam", r"V\.\d+\.conv1\.": "vgg"}
+_AUDIO = {r"A\.0\.levels\.": "nest", r"A\.0\.layers\.": "focalnet", r"A\.\d+\.conv1\.": "vgg"}
+_TRUNKS = {"ours": ("rfam", "focalnet"), "v2em": ("repvgg", "nest"), "fe2e": ("vgg", "vgg")}
+
+
+def detect(names: Mapping[str, Any]) -> str | None:
+    """The registry's name of the system these tensors belong to; None where nothing is recognised.
+
+    With one trunk missing the other one decides, so that what is missing can be listed.
+    """
+
+    def kind(patterns: dict[str, str]) -> str | None:
+        return next((k for p, k in patterns.items() if any(re.match(p, name) for name in names)), None)
+
+    found = (kind(_VISUAL), kind(_AUDIO))
+    for fits in (lambda t: t == found, lambda t: found[0] is None and t[1] == found[1], lambda t: t[0] == found[0]):
+        for name, trunks in _TRUNKS.items():
+            if found != (None, None) and fits(trunks):
+                return name
+    return None
+
+
+def candidates(system: System, shapes: Shapes) -> Iterator[Any]:
+    """Configs that a bare state dict may have been made with, most likely first: the presets, then what shapes tell."""
+    labels = shapes.get("t_out.weight", ())
+    for preset in system.presets.values():
+        yield replace(preset, labels=labels[0]) if labels and labels[0] != preset.labels else preset
+    for preset in system.presets.values():
+        if isinstance(preset, MultimodalConfig):
+            yield infer(preset, shapes)
+
+
+def infer(base: MultimodalConfig, shapes: Shapes) -> MultimodalConfig:
+    """``base`` with every size that the shapes tell. Head counts and SimAM's variant leave no trace and stay."""
+    audio = base.audio
+    if isinstance(audio, FocalNetConfig):
+        audio = _or(audio, lambda: _focalnet(audio, shapes))
+    return replace(
+        base,
+        visual=_or(base.visual, lambda: _conv_trunk(base.visual, shapes)),
+        audio=audio,
+        text=_or(base.text, lambda: _albert(base.text, shapes)),
+        encoder=_or(base.encoder, lambda: _encoder(base.encoder, shapes)),
+        labels=_or(base.labels, lambda: shapes["t_out.weight"][0]),
+    )
+
+
+def _or(fallback: T, read: Callable[[], T]) -> T:
+    """What ``read`` finds; where a tensor it needs is missing or makes no sense, the fallback."""
+    try:
+        return read()
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, BadDataError):
+        return fallback
+
+
+def _depth(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that the pattern's group takes among the names."""
+    return max(int(m[1][:6]) for m in map(re.compile(pattern).match, shapes) if m) + 1
+
+
+def _conv_trunk(base: ConvTrunkConfig, shapes: Shapes) -> ConvTrunkConfig:
+    conv2 = {"rfam": r"V\.(\d+)\.block\.conv2\.weight$", "vgg": r"V\.(\d+)\.conv2\.weight$"}
+    pattern = conv2.get(base.block, r"V\.(\d+)\.(?:rbr_dense\.conv|rbr_reparam)\.weight$")
+    blocks = {int(m[1]): shapes[m[0]][0] for m in map(re.compile(pattern).match, shapes) if m}
+    if max(blocks) > MAX_DEPTH:
+        raise ValueError("not a plan")
+    plan = [blocks.get(i, 0) for i in range(4, max(blocks) + 1)]
+    hidden, features = shapes["v_flatten.0.weight"]
+    side = round((features / blocks[max(blocks)]) ** 0.5)
+    trailing = (FaceSpec().size // side).bit_length() - 2 - plan.count(0)
+    first = f"V.{min(blocks)}.block."
+    form = base.form
+    if base.block == "rfam":
+        form = "reserved" if f"{first}prelu.weight" in shapes else "residual"
+        form = "deployed" if f"{first}conv1.bias" in shapes else form
+    elif base.block == "repvgg":
+        form = "deployed" if f"V.{min(blocks)}.rbr_reparam.weight" in shapes else "training"
+    return replace(
+        base,
+        stem=shapes["V.0.weight"][0],
+        stem_kernel=shapes["V.0.weight"][2],
+        stem_bias="V.0.bias" in shapes,
+        plan=tuple(plan) + (0,) * trailing,
+        form=form,
+        hidden=hidden,
+    )
+
+
+def _focalnet(base: FocalNetConfig, shapes: Shapes) -> FocalNetConfig:
+    width, channels, patch, _ = shapes["A.0.patch_embed.proj.weight"]
+    first = "A.0.layers.0.blocks.0."
+    stages = _depth(shapes, r"A\.0\.layers\.(\d+)\.")
+    return replace(
+        base,
+        channels=channels,
+        side=MelSpec().n_mels // channels,
+        patch=patch,
+        width=width,
+        depths=tuple(_depth(shapes, rf"A\.0\.layers\.{i}\.blocks\.(\d+)\.") for i in range(stages)),
+        focal_levels=_depth(shapes, r"A\.0\.layers\.0\.blocks\.0\.modulation\.focal_layers\.(\d+)\."),
+        focal_window=shapes[f"{first}modulation.focal_layers.0.0.weight"][2],
+        mlp_ratio=shapes[f"{first}mlp.fc1.weight"][0] // width,
+        classes=shapes["A.0.head.weight"][0],
+    )
+
+
+def _albert(base: AlbertConfig, shapes: Shapes) -> AlbertConfig:
+    root = "T.albert.embeddings."
+    vocabulary, embedding = shapes[f"{root}word_embeddings.weight"]
+    feed_forward, width = shapes["T.albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight"]
+    return replace(
+        base,
+        vocabulary=vocabulary,
+        positions=shapes[f"{root}position_embeddings.weight"][0],
+        embedding=embedding,
+        width=width,
+        feed_forward=feed_forward,
+    )
+
+
+def _encoder(base: EncoderConfig, shapes: Shapes) -> EncoderConfig:
+    feed_forward, width = shapes["v_transformer.encoder.layers.0.linear1.weight"]
+    layers = _depth(shapes, r"v_transformer\.encoder\.layers\.(\d+)\.")
+    return replace(base, width=width, feed_forward=feed_forward, layers=layers)
