@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from mmx.runtime.manifest import Manifest, read_manifest
 MANIFEST = "manifest.json"
 FACE_NETS = ("pnet", "rnet", "onet")
 UNFINISHED = ".tmp-"  # in the name of a folder that an export is still writing, or was killed writing
+ENGINES = "engines"  # the folder of built engines; each has its own sidecar with its SHA-256
+# Nothing here is loaded on the manifest's word: engines go by their sidecar, a variant is listed once it is whole.
+_ADDED_LATER = re.compile(rf"{ENGINES}/[^/]+|model\.[a-z0-9]+\.onnx")
 _MANIFEST_LIMIT = 16 * 2**20
 _AGAIN = "run mmx export again"
 
@@ -153,14 +157,14 @@ def _is_inside(name: str) -> bool:
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
-    """Every listed file is there as a plain file, and nothing else is."""
+    """Every listed file is there as a plain file, and nothing else is but engines and what is still being added."""
     present = set()
     for path, mode in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if not stat.S_ISREG(mode):
             kind = "a symbolic link" if stat.S_ISLNK(mode) else "no plain file"
             raise BadDataError(f"{path} is {kind}; a bundle holds plain files", _AGAIN)
-        if name != MANIFEST and name not in manifest.files:
+        if name != MANIFEST and name not in manifest.files and not _ADDED_LATER.fullmatch(name):
             raise BadDataError(f"{path} is not in the manifest", f"remove it, or {_AGAIN}")
         present.add(name)
     if absent := sorted(set(manifest.files) - present):

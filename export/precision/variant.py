@@ -1,0 +1,216 @@
+"""Make a precision variant, prove it, and add it to a bundle."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+from mmx.export.precision.convert import convert
+from mmx.export.precision.proof import SCALES, TOLERANCE, Accuracy, measure, require
+from mmx.export.precision.ranges import largest_values
+from mmx.export.precision.rules import Kept, count_by_rule, kept_nodes
+from mmx.export.precision.samples import Inputs, scaled, utterances
+from mmx.export.precision.view import GraphView, read_graph
+from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
+from mmx.runtime.manifest import GraphSpec, Manifest
+
+RECIPE = 1  # raised whenever rules or conversion change, so that older variants are made again
+BATCH = 8
+RANGE_SAMPLES, LOUD_BATCHES = 16, 2
+REMEDY = "use --bf16, which has FP32's range, or --fp32; --tolerance sets what is accepted"
+
+Half = Literal["fp16", "bf16"]
+Report = Callable[[str, float], None]  # what is being done, and how much of it is done (0..1)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A half-precision graph with its reasons and its measured accuracy."""
+
+    model: onnx.ModelProto
+    half: Half
+    kept: tuple[Kept, ...]
+    accuracy: Accuracy
+    summary: dict[str, Any]
+
+
+def make_variant(
+    model: onnx.ModelProto,
+    half: Half,
+    batches: Iterable[Inputs],
+    range_batches: Sequence[Inputs],
+    *,
+    what: str,
+    thresholds: Sequence[float] = (),
+    tolerance: float | None = None,
+    total: int = 0,
+    report: Report | None = None,
+) -> Variant:
+    """Turn an FP32 graph into half precision and compare the two. The graph may be anybody's.
+
+    Args:
+        model: the FP32 graph; it is not changed.
+        batches: inputs for the comparison; taken one by one, so the caller can stop early.
+        range_batches: inputs for the rule of measured range, and for the loud runs.
+        what: names the graph in an error.
+        thresholds: probability per label, for counting label flips.
+        tolerance: largest accepted logit error; None takes the precision's own.
+        total: samples that ``batches`` will give, for ``report``.
+
+    Raises:
+        ParityError: not accurate enough, or not finite on loud inputs.
+        BadDataError: the graph's types cannot be inferred.
+    """
+    say = report or (lambda what, share: None)
+    view = GraphView(model)
+    loud = list(range_batches[:LOUD_BATCHES])
+    say("measuring ranges", 0)
+    largest = largest_values(view, [*range_batches, *(scaled(x, scale) for scale in SCALES for x in loud)])
+    kept = kept_nodes(view, half, largest)
+    converted = convert(view, kept, half)
+    for node in converted.model.graph.node:
+        if reason := {k.node: k for k in kept.values() if k.rule not in ("move", "conversion")}.get(node.name):
+            node.doc_string = f"FP32, {reason.rule}: {reason.reason}"
+    accuracy = measure(
+        model,
+        converted.model,
+        batches,
+        loud,
+        thresholds=thresholds,
+        tolerance=TOLERANCE[half] if tolerance is None else tolerance,
+        progress=lambda done: say(f"comparing with FP32, sample {done}", done / total if total else 0),
+    )
+    require(accuracy, what, REMEDY)
+    summary = {
+        "recipe": RECIPE,
+        "half_nodes": converted.half_nodes,
+        "fp32_nodes": converted.fp32_nodes,
+        "kept_fp32": count_by_rule(kept),
+        "casts": converted.casts,
+        "finite_masks": list(converted.masks),
+    }
+    return Variant(converted.model, half, tuple(kept.values()), accuracy, summary)
+
+
+def reasons(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
+    """(node, operation, why) for every node of a variant that stays FP32 by a rule; read from the graph itself."""
+    return [(node.name, node.op_type, node.doc_string) for node in model.graph.node if node.doc_string[:5] == "FP32,"]
+
+
+def ensure_variant(
+    bundle: Bundle,
+    half: Half,
+    *,
+    samples: int = 256,
+    seconds: float = 240,
+    tolerance: float | None = None,
+    report: Report | None = None,
+) -> tuple[Bundle, bool]:
+    """Give the bundle its ``half`` graph, unless it has one of the same FP32 graph, recipe and tolerance.
+
+    Args:
+        samples: utterances to compare; the comparison stops early after ``seconds``, and the record says how many
+            were run.
+        tolerance: largest accepted logit error.
+
+    Returns:
+        The bundle as it then is, and whether the variant was made now.
+
+    Raises:
+        ParityError: the variant is not accurate enough; the bundle is left as it was.
+    """
+    wanted = TOLERANCE[half] if tolerance is None else tolerance
+    if is_current(bundle, half, wanted):
+        return bundle, False
+    with locked(bundle.path):
+        bundle = Bundle.open(bundle.path)
+        if is_current(bundle, half, wanted):
+            return bundle, False
+        manifest = bundle.manifest
+        model = read_graph(bundle.graph_path("fp32"))
+        variant = make_variant(
+            model,
+            half,
+            _until(utterances(manifest, samples, BATCH), seconds),
+            list(utterances(manifest, RANGE_SAMPLES, BATCH, seed=1)),
+            what=f"{bundle.path} in {half}",
+            thresholds=manifest.thresholds,
+            tolerance=wanted,
+            total=samples,
+            report=report,
+        )
+        return _add(bundle, variant), True
+
+
+def is_current(bundle: Bundle, half: Half, tolerance: float) -> bool:
+    """Whether the bundle's variant was made of its present FP32 graph by this recipe, and meets the tolerance."""
+    spec = bundle.manifest.graphs.get(half)
+    source = bundle.manifest.files[bundle.manifest.graphs["fp32"].file]
+    return (
+        spec is not None
+        and spec.parity.get("recipe") == RECIPE
+        and spec.parity.get("source") == source
+        and float(spec.parity.get("max_error", float("inf"))) <= tolerance
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a bundle for writing; waits while another mmx holds it. The lock goes with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _add(bundle: Bundle, variant: Variant) -> Bundle:
+    """Write the graph, then the manifest that lists it. Killed at any moment, the bundle still opens."""
+    manifest = bundle.manifest
+    fp32 = manifest.graphs["fp32"]
+    name = f"model.{variant.half}.onnx"
+    staging = bundle.path / ENGINES
+    staging.mkdir(exist_ok=True)
+    graph, listing = staging / f"{name}.tmp", staging / f"{MANIFEST}.tmp"
+    try:
+        onnx.save(variant.model, graph)
+        digest = sha256_of(graph)
+        parity = {**variant.accuracy.to_dict(), **variant.summary, "source": manifest.files[fp32.file]}
+        spec = GraphSpec(name, variant.half, fp32.opset, fp32.inputs, fp32.outputs, parity)
+        updated = replace(
+            manifest,
+            graphs={**manifest.graphs, variant.half: spec},
+            files={**manifest.files, name: digest},
+        )
+        for content in (_without(manifest, variant.half), updated):
+            listing.write_text(content.to_json(), encoding="utf-8")
+            listing.replace(bundle.path / MANIFEST)
+            if content is not updated:  # the old listing is gone, the new one not yet written
+                graph.replace(bundle.path / name)
+    finally:
+        graph.unlink(missing_ok=True)
+        listing.unlink(missing_ok=True)
+    return Bundle(bundle.path, updated)
+
+
+def _without(manifest: Manifest, precision: str) -> Manifest:
+    old = manifest.graphs.get(precision)
+    graphs = {name: spec for name, spec in manifest.graphs.items() if name != precision}
+    files = {name: digest for name, digest in manifest.files.items() if old is None or name != old.file}
+    return replace(manifest, graphs=graphs, files=files)
+
+
+def _until(batches: Iterable[Inputs], seconds: float) -> Iterator[Inputs]:
+    end = time.monotonic() + seconds
+    for batch in batches:
+        yield batch
+        if time.monotonic() > end:
+            return
