@@ -30,7 +30,7 @@ ENTRIES = {
     "inspect": Entry("Show what is in a checkpoint or a bundle: folds, parameters, MACs.", "export", ("torch",)),
     "predict": Entry("Tell the emotions in video files, from a bundle alone."),
     "doctor": Entry("Try what this machine can run, and say what to install for the rest."),
-    "systems": Entry("List the systems that mmx knows.", "export", ("torch",)),
+    "systems": Entry("List the systems that mmx knows."),
     "bench": Entry("Measure systems against each other on this machine.", "export", ("torch",)),
     "profile": Entry("Show where a bundle spends its time, layer by layer."),
     "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),

@@ -73,6 +73,12 @@ class LayerGroup(nn.Module):
         super().__init__()
         self.albert_layers = nn.ModuleList([AlbertLayer(config)])
 
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x: [batch, tokens, width]; bias: [batch, 1, 1, tokens]."""
+        for layer in self.albert_layers:
+            x = layer(x, bias)
+        return x
+
 
 class AlbertEncoder(nn.Module):
     """Embedding width -> hidden width, then the same layer ``layers`` times."""
@@ -86,10 +92,9 @@ class AlbertEncoder(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x: [batch, tokens, embedding] -> [batch, tokens, width]."""
         x = self.embedding_hidden_mapping_in(x)
-        (group,) = self.albert_layer_groups
-        (layer,) = group.albert_layers
         for _ in range(self.repeats):
-            x = layer(x, bias)
+            for group in self.albert_layer_groups:
+                x = group(x, bias)
         return x
 
 

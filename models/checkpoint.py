@@ -112,7 +112,7 @@ def save_checkpoint(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         torch.save({key: value for key, value in content.items() if value is not None}, part)
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -14,6 +14,14 @@ from mmx.runtime.manifest import FaceSpec, MelSpec
 
 T = TypeVar("T")
 
+Form = Literal["training", "deployed", "residual", "reserved"]
+FORMS: dict[str, tuple[Form, ...]] = {
+    "vgg": ("training",),
+    "repvgg": ("training", "deployed"),
+    "rfam": ("residual", "reserved", "deployed"),
+}
+"""The forms in which each visual block comes."""
+
 FACE = FaceSpec().size
 PIECE = (MelSpec().n_mels, MelSpec().columns)
 MAX_SIZE, MAX_DEPTH = 1_000_000, 256
@@ -83,18 +91,14 @@ class ConvTrunkConfig:
     stem_kernel: int = 5
     stem_bias: bool = True
     plan: tuple[int, ...] = (48, 48, 96, 0, 192, 0)
-    form: Literal["training", "deployed", "residual", "reserved"] = "residual"
+    form: Form = "residual"
     simam: Literal["reference", "paper"] = "reference"
     hidden: int = 1024
 
     def __post_init__(self) -> None:
-        allowed = {
-            "vgg": ("training",),
-            "repvgg": ("training", "deployed"),
-            "rfam": ("residual", "reserved", "deployed"),
-        }
-        if self.form not in allowed[self.block]:
-            raise BadDataError(f"config: a {self.block} trunk has no {self.form} form", f"use {allowed[self.block]}")
+        if self.form not in FORMS[self.block]:
+            forms = ", ".join(FORMS[self.block])
+            raise BadDataError(f"config: a {self.block} trunk has no {self.form} form", f"use one of {forms}")
         _check(self, depths=(len(self.plan),))
         if any(not 0 <= entry <= MAX_SIZE for entry in self.plan) or FACE >> self.pools == 0 or not any(self.plan):
             raise BadDataError(f"config: the plan {self.plan} leaves nothing of a {FACE}x{FACE} face")

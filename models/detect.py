@@ -13,6 +13,7 @@ from mmx.models.config import (
     ConvTrunkConfig,
     EncoderConfig,
     FocalNetConfig,
+    Form,
     MultimodalConfig,
 )
 from mmx.models.registry import System
@@ -58,7 +59,8 @@ def infer(base: MultimodalConfig, shapes: Shapes) -> MultimodalConfig:
     """``base`` with every size that the shapes tell. Head counts and SimAM's variant leave no trace and stay."""
     audio = base.audio
     if isinstance(audio, FocalNetConfig):
-        audio = _or(audio, lambda: _focalnet(audio, shapes))
+        focal = audio
+        audio = _or(focal, lambda: _focalnet(focal, shapes))
     return replace(
         base,
         visual=_or(base.visual, lambda: _conv_trunk(base.visual, shapes)),
@@ -93,7 +95,7 @@ def _conv_trunk(base: ConvTrunkConfig, shapes: Shapes) -> ConvTrunkConfig:
     side = round((features / blocks[max(blocks)]) ** 0.5)
     trailing = (FaceSpec().size // side).bit_length() - 2 - plan.count(0)
     first = f"V.{min(blocks)}.block."
-    form = base.form
+    form: Form = base.form
     if base.block == "rfam":
         form = "reserved" if f"{first}prelu.weight" in shapes else "residual"
         form = "deployed" if f"{first}conv1.bias" in shapes else form

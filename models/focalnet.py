@@ -1,4 +1,4 @@
-"""FocalNet (Yang et al. 2022), the audio trunk of ``ours``: aggregate the context first, then let it modulate the query.
+"""FocalNet (Yang et al. 2022), the audio trunk of ``ours``: context is aggregated first, then modulates the query.
 
 Tensors stay channels-last ([rows, height, width, channels]) but for the convolutions. LayerNorm eps 1e-5, GELU (erf).
 """

@@ -54,8 +54,8 @@ class MultimodalSystem(nn.Module):
         faces: float32 [faces, 3, 48, 48], RGB 0..255. face_index: int64 [batch, face_slots], -1 = padding.
         pieces: float32 [pieces, 128, 32], raw mel power. piece_index: int64 [batch, piece_slots], -1 = padding.
 
-    Returns (logits, logits_text, logits_visual, logits_audio), each float32 [batch, labels]. Each sample's logits depend
-    on its own rows alone.
+    Returns (logits, logits_text, logits_visual, logits_audio), each float32 [batch, labels]. A sample's logits
+    depend on its own rows alone.
     """
 
     def __init__(self, config: MultimodalConfig) -> None:

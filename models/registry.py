@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmx.models.config import (
     FE2E_TRUNK,
+    FORMS,
     V2EM_VISUAL,
     AlbertConfig,
     ConvTrunkConfig,
@@ -97,11 +98,11 @@ def _media(name: str, title: str, visual: str, audio: str, parameters: dict[str,
         text=AlbertConfig(positions=128, embedding=16, width=32, heads=4, feed_forward=64, layers=2),
         encoder=EncoderConfig(width=16, heads=4, feed_forward=32, layers=1),
     )
-    presets = {"full": full, "tiny": tiny}
-    forms = {"rfam": ("reserved", "deployed"), "repvgg": ("deployed",), "vgg": ()}[visual]
-    for form in forms:
-        presets[form] = replace(full, visual=replace(full.visual, form=form))
-        presets[f"tiny-{form}"] = replace(tiny, visual=replace(tiny.visual, form=form))
+    presets: dict[str, Any] = {"full": full, "tiny": tiny}
+    for form in FORMS[full.visual.block]:
+        if form != full.form:
+            presets[form] = replace(full, visual=replace(full.visual, form=form))
+            presets[f"tiny-{form}"] = replace(tiny, visual=replace(tiny.visual, form=form))
     return System(name, title, MODALITIES, "media", presets, parameters, "mmx.models.multimodal:MultimodalSystem")
 
 

@@ -1,0 +1,50 @@
+"""``mmx systems``: what the registry knows, without building anything (no torch)."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mmx.models.registry import SYSTEMS, System
+
+PARTS = ("text", "visual", "audio", "total")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every preset's config names and exact counts.")
+def systems(as_json: bool) -> None:
+    """List the systems that mmx knows, with their parameters by trunk as the paper counts them."""
+    click.echo(json.dumps([_record(s) for s in SYSTEMS.values()], indent=2) if as_json else _table())
+
+
+def _record(system: System) -> dict[str, object]:
+    return {
+        "name": system.name,
+        "title": system.title,
+        "inputs": system.inputs,
+        "modalities": list(system.modalities),
+        "parameters": dict(system.parameters),
+        "presets": list(system.presets),
+    }
+
+
+def _table() -> str:
+    header = ("system", "made of", "inputs", *PARTS)
+    rows = [header, *(_row(system) for system in SYSTEMS.values())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    numbers = len(header) - len(PARTS)
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = (c.rjust(w) if i >= numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return "  ".join(cells).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join(
+        [line(header), rule, *map(line, rows[1:]), "", "Parameters count unused heads, as the paper does."]
+    )
+
+
+def _row(system: System) -> tuple[str, ...]:
+    counts = (f"{system.parameters[part]:,}" if part in system.parameters else "" for part in PARTS)
+    return (system.name, system.title, system.inputs, *counts)
