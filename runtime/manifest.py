@@ -31,13 +31,18 @@ class VideoSpec:
 
 @dataclass(frozen=True)
 class FaceSpec:
-    """MTCNN as facenet-pytorch 2.6 runs it: pixels, probabilities, and the crop that the visual tower takes."""
+    """MTCNN as facenet-pytorch 2.6 runs it: pixels, probabilities, and the crop that the visual tower takes.
+
+    ``resample``: how the crop is resized. opencv = cv2.INTER_AREA on float32, which facenet-pytorch uses on arrays (the
+    public data sets' loaders give it float32 ones); torch = interpolate(mode="area"), which it uses on tensors.
+    """
 
     min_face: int = 20
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
     factor: float = 0.709
     margin: int = 2
     size: int = 48
+    resample: str = "opencv"
     mean: tuple[float, float, float] = (159.0, 111.0, 102.0)
     std: tuple[float, float, float] = (37.0, 33.0, 32.0)
 
@@ -153,11 +158,11 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} has schema_version {version!r}; this mmx reads {SCHEMA_VERSION}",
             "export again with this version, or install the mmx that made the bundle",
         )
-    manifest: Manifest = _build(Manifest, raw, str(path))
+    manifest: Manifest = from_plain(Manifest, raw, str(path))
     return manifest
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
+def from_plain(kind: Any, value: Any, where: str) -> Any:
     """Build ``kind`` (a dataclass, a tuple, dict, list or plain type) from parsed JSON, or say what does not fit."""
     if kind is Any:
         return value
@@ -169,7 +174,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         known = {f.name for f in fields(kind)}
         if unknown := sorted(set(value) - known):
             raise BadDataError(f"{where}: unknown field {unknown[0]!r}", "the bundle was made by another mmx")
-        built = {name: _build(hints[name], item, f"{where}: {name}") for name, item in value.items()}
+        built = {name: from_plain(hints[name], item, f"{where}: {name}") for name, item in value.items()}
         try:
             return kind(**built)
         except TypeError as e:
@@ -178,19 +183,19 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         matching = [option for option in args if _fits(option, value)]
         if not matching:
             raise BadDataError(f"{where}: {value!r} is none of {args}")
-        return _build(matching[0], value, where)
+        return from_plain(matching[0], value, where)
     if origin in (tuple, list):
         if not isinstance(value, list):
             raise BadDataError(f"{where}: expected a list, found {type(value).__name__}")
         if origin is list or (len(args) == 2 and args[1] is Ellipsis):
-            return origin(_build(args[0], item, where) for item in value)
+            return origin(from_plain(args[0], item, where) for item in value)
         if len(value) != len(args):
             raise BadDataError(f"{where}: expected {len(args)} values, found {len(value)}")
-        return tuple(_build(a, item, where) for a, item in zip(args, value, strict=True))
+        return tuple(from_plain(a, item, where) for a, item in zip(args, value, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
             raise BadDataError(f"{where}: expected an object, found {type(value).__name__}")
-        return {key: _build(args[1], item, f"{where}[{key}]") for key, item in value.items()}
+        return {key: from_plain(args[1], item, f"{where}[{key}]") for key, item in value.items()}
     if not _fits(kind, value):
         raise BadDataError(f"{where}: expected {kind.__name__}, found {value!r}")
     return float(value) if kind is float else value
