@@ -119,7 +119,7 @@ def test_auto_is_what_the_recorded_measurement_says():
     """`auto` is the form that won in benchmarks/results/residual.json, and the record says that it was chosen so."""
     results = Path(folding.__file__).parents[2] / "benchmarks/results/residual.json"
     measured = json.loads(results.read_text())
-    slower = measured["merge_over_keep"]["onnxruntime"]["median"]
+    slower = measured["engines"]["onnxruntime"]["merge_over_keep"]["median"]
     assert ("keep" if slower > 1 else "merge") == AUTO
     folded, records = fold(nn.Sequential(nn.ReLU(), ResidualBlock(4, 4)))
     assert isinstance(folded[1], PlainBlock if AUTO == "merge" else ResidualBlock)
