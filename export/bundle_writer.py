@@ -25,10 +25,14 @@ _OTHER_OUT = "choose another place with --out"
 
 
 @contextmanager
-def bundle_folder(out: Path) -> Iterator[Path]:
+def bundle_folder(out: Path, needs: int = 0) -> Iterator[Path]:
     """A new folder to fill; when the block ends well it becomes ``out``, otherwise it goes away.
 
     A bundle that is already at ``out`` stays until then, and is replaced whole: its engines belong to its own graphs.
+
+    Args:
+        out: the bundle's folder.
+        needs: bytes that will be written, so that a full disk is told before the work is done.
 
     Raises:
         UsageError: ``out`` is something other than a bundle, or its folder cannot be written.
@@ -40,6 +44,8 @@ def bundle_folder(out: Path) -> Iterator[Path]:
         folder, lock = _new_folder(out)
     try:
         with _disk_errors(out):
+            if shutil.disk_usage(folder).free < needs:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield folder
             _move_into_place(folder, out)
     finally:

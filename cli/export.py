@@ -1,0 +1,128 @@
+"""``mmx export``: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mmx.export.exporter import ExportReport, Progress
+    from mmx.export.folding.residual_free import Residual
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder. Default: ckpt.mmx beside ckpt.pt.")
+@click.option(
+    "--residual",
+    type=click.Choice(["auto", "merge", "keep"]),
+    default="auto",
+    show_default=True,
+    help="Residual-free blocks: merge them into plain convolutions, keep the shortcut, or what was measured faster.",
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="Folder with ALBERT's spiece.model or tokenizer.json. Default: beside the checkpoint, then the Hugging Face "
+    "cache.",
+)
+@click.option("--dataset", help="iemocap or mosei: what the labels are, where the checkpoint does not say.")
+@click.option("--system", help="Which system it is, where the checkpoint does not tell (see mmx systems).")
+@click.option("-v", "--verbose", is_flag=True, help="Also print every fold, parity case and what was not folded, why.")
+def export(
+    checkpoint: Path,
+    out: Path | None,
+    residual: Residual,
+    tokenizer: Path | None,
+    dataset: str | None,
+    system: str | None,
+    verbose: bool,
+) -> None:
+    """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and prove that it gives the same answers."""
+    with _progress() as progress:
+        progress("start PyTorch", None)
+        start = time.perf_counter()
+        from mmx.export.exporter import export_bundle
+
+        progress("start PyTorch", time.perf_counter() - start)
+        report = export_bundle(
+            checkpoint,
+            out,
+            residual=residual,
+            tokenizer=tokenizer,
+            dataset=dataset,
+            system=system,
+            progress=progress,
+        )
+    click.echo("\n".join([*(details(report) if verbose else ()), *summary(report)]))
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo("\n".join(["", "next:", *next_commands(report)]))
+
+
+def summary(report: ExportReport) -> list[str]:
+    """What was made, a line each."""
+    manifest, counts = report.manifest, report.manifest.provenance["counts"]
+    parameters, macs = (
+        [sum(part[what] for part in counts[side].values()) for side in ("checkpoint", "graph")]
+        for what in ("parameters", "macs")
+    )
+    done = Counter(record.fold for record in report.folds if record.applied)
+    error, case, output = report.parity.worst
+    folds = ", ".join(f"{count} {fold}" for fold, count in done.items())
+    return [
+        f"{report.path}",
+        f"  system      {manifest.system}, {manifest.form} form, {manifest.dataset}: {' '.join(manifest.labels)}",
+        f"  folded      {folds or 'nothing'} (mmx inspect {_quoted(report.path)} says what and why)",
+        f"  parameters  {parameters[0]:,} -> {parameters[1]:,}",
+        f"  arithmetic  {macs[0] / 1e9:.2f} -> {macs[1] / 1e9:.2f} GMAC for one utterance",
+        f"  parity      worst relative error {error:.1e} of {report.parity.tolerance:.0e} ({output}, {case})",
+        f"  size        {report.size / 1e6:.1f} MB",
+        f"  time        {sum(report.seconds.values()):.1f} s",
+    ]
+
+
+def details(report: ExportReport) -> list[str]:
+    """Every fold with its reason and every parity case, a line each."""
+    folds = [
+        f"{'folded' if record.applied else 'kept':6}  {record.fold:13}  {record.module}: {record.reason}"
+        for record in report.folds
+    ]
+    cases = [f"parity  {max(outputs.values()):.1e}  {case}" for case, outputs in report.parity.errors.items()]
+    return [*folds, *cases, ""]
+
+
+def next_commands(report: ExportReport) -> list[str]:
+    """What to type now, as it can be pasted."""
+    bundle = _quoted(report.path)
+    if any(tensor.name == "faces" for tensor in report.manifest.graphs["fp32"].inputs):
+        return [f'  mmx predict {bundle} video.mp4 --text "what is said in it"', f"  mmx inspect {bundle}"]
+    return [f"  mmx inspect {bundle}", f"  mmx profile {bundle}"]
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Prints each stage when it starts and its time on the same line when it ends, to stderr."""
+    open_line = False
+
+    def show(stage: str, seconds: float | None) -> None:
+        nonlocal open_line
+        open_line = seconds is None
+        click.echo(f"  {stage:22}" if seconds is None else f"{seconds:6.1f} s", err=True, nl=seconds is not None)
+
+    try:
+        yield show
+    finally:
+        if open_line:  # an error or Ctrl-C in the middle of a stage
+            click.echo(err=True)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,89 @@
+"""The manifest of a new bundle: what it holds, and how it came to be."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmx.export.folding.fold import FoldRecord
+from mmx.export.graph import OPSET
+from mmx.export.parity import Parity
+from mmx.export.specs import ExportSpec
+from mmx.models.checkpoint import Checkpoint
+from mmx.models.counting import count
+from mmx.models.registry import get_system
+from mmx.runtime.manifest import SCHEMA_VERSION, GraphSpec, Manifest, Preprocessing
+
+GRAPH = "model.onnx"
+_MADE_WITH = ("mmx", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def describe(
+    checkpoint: Checkpoint,
+    folded: nn.Module,
+    folds: Sequence[FoldRecord],
+    spec: ExportSpec,
+    proof: Parity,
+    files: Mapping[str, str],
+    options: Mapping[str, str],
+) -> Manifest:
+    """The manifest of a bundle with the one graph ``model.onnx``.
+
+    Args:
+        checkpoint: as it was loaded. folded, folds: what ``fold`` made of it.
+        files: SHA-256 by path, of everything in the bundle.
+        options: the export's options that are not at their defaults, for the record.
+    """
+    modalities = get_system(checkpoint.system).modalities
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        system=checkpoint.system,
+        form=checkpoint.form,
+        dataset=checkpoint.dataset,
+        labels=checkpoint.labels,
+        thresholds=checkpoint.thresholds,
+        modalities=modalities,
+        fusion_weights=_fusion_weights(checkpoint.module, modalities),
+        preprocessing=_preprocessing(spec),
+        graphs={"fp32": GraphSpec(GRAPH, "fp32", OPSET, spec.inputs, spec.outputs, proof.record())},
+        files=dict(files),
+        config=checkpoint.config,
+        folding=[asdict(record) for record in folds],
+        provenance={
+            "versions": {name: version(name) for name in _MADE_WITH} | {"python": platform.python_version()},
+            "command": " ".join(["mmx export", checkpoint.path.name, *(f"--{k} {v}" for k, v in options.items())]),
+            "checkpoint": {
+                "file": checkpoint.path.name,
+                "sha256": checkpoint.sha256,
+                "bytes": checkpoint.path.stat().st_size,
+                "notes": list(checkpoint.notes),
+            },
+            "thresholds": "default" if set(checkpoint.thresholds) == {0.5} else "checkpoint",
+            "counts": {"checkpoint": _counts(checkpoint.module, spec), "graph": _counts(folded, spec)},
+        },
+    )
+
+
+def _fusion_weights(system: nn.Module, modalities: Sequence[str]) -> dict[str, float]:
+    """The weight of each modality's logits; empty for a system that does not fuse logits."""
+    fusion = getattr(system, "weighted_fusion", None)
+    return {} if fusion is None else dict(zip(modalities, fusion.weight[0].tolist(), strict=True))
+
+
+def _preprocessing(spec: ExportSpec) -> Preprocessing:
+    """The reference's preprocessing, with text no longer than the system's positions."""
+    default = Preprocessing()
+    longest = min(default.text.max_tokens, spec.limits.get("tokens", default.text.max_tokens))
+    return replace(default, text=replace(default.text, max_tokens=longest))
+
+
+def _counts(system: nn.Module, spec: ExportSpec) -> dict[str, Any]:
+    """Parameters and multiply-accumulates by part, for the case that the graph was traced with."""
+    example = {tensor.name: torch.from_numpy(spec.cases[spec.counted][tensor.name]) for tensor in spec.inputs}
+    return {part: asdict(counted) for part, counted in count(system, example).items()}

@@ -1,0 +1,125 @@
+"""``ckpt.pt`` -> ``ckpt.mmx``: load, fold, export, prove, write; everything or nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from mmx.export import parity
+from mmx.export.assets import copy_face_nets, copy_tokenizer, find_face_nets, find_tokenizer
+from mmx.export.bundle_writer import bundle_folder, hash_files, write_manifest
+from mmx.export.describe import GRAPH, describe
+from mmx.export.folding.fold import FoldRecord, fold
+from mmx.export.folding.residual_free import Residual
+from mmx.export.graph import to_onnx
+from mmx.export.specs import spec_for
+from mmx.models.checkpoint import load_checkpoint
+from mmx.models.registry import get_system
+from mmx.runtime.manifest import Manifest
+
+STAGES = ("load the checkpoint", "fold", "export the graph", "write the graph", "prove parity", "finish the bundle")
+
+Progress = Callable[[str, float | None], None]
+"""Called with a stage of ``STAGES`` and None when it starts, and with its seconds when it is done."""
+
+NO_TOKENIZER = (
+    "no tokenizer was found (spiece.model or tokenizer.json of albert-base-v2): the bundle cannot read text; "
+    "export again with --tokenizer DIR, or put the file beside the checkpoint"
+)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made.
+
+    Attributes:
+        path: the bundle. manifest: what is in it. size: its bytes.
+        parity: the errors against PyTorch. folds: what was folded and what not, and why.
+        notes: what the user should know of the checkpoint, and what the bundle lacks.
+        seconds: by stage.
+    """
+
+    path: Path
+    manifest: Manifest
+    size: int
+    parity: parity.Parity
+    folds: tuple[FoldRecord, ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def export_bundle(
+    checkpoint: Path | str,
+    out: Path | str | None = None,
+    *,
+    residual: Residual = "auto",
+    tokenizer: Path | str | None = None,
+    dataset: str | None = None,
+    system: str | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Export a checkpoint to a bundle, and prove that the bundle's graph gives the checkpoint's answers.
+
+    Args:
+        checkpoint: see ``models.checkpoint.load_checkpoint``.
+        out: the bundle's folder; ``ckpt.mmx`` beside ``ckpt.pt`` if None. A bundle that is there is replaced.
+        residual: what becomes of residual-free blocks: merge | keep | auto (the faster form where it was measured).
+        tokenizer: a folder with ``spiece.model`` or ``tokenizer.json``; if None they are looked for.
+        dataset, system: what the checkpoint is, where it does not say.
+        progress: see ``Progress``.
+
+    Raises:
+        ParityError: the graph is further from the PyTorch system than the tolerance.
+        BadDataError, UsageError, EnvironmentMissing: of the checkpoint, the arguments, the machine.
+        After any of them, and after Ctrl-C, nothing new is on the disk.
+    """
+    checkpoint = Path(checkpoint)
+    out = checkpoint.with_suffix(".mmx") if out is None else Path(out)
+    asked = {"residual": residual if residual != "auto" else None, "dataset": dataset, "system": system}
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        say = progress or (lambda stage, seconds: None)
+        say(name, None)
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+        say(name, seconds[name])
+
+    with stage("load the checkpoint"):
+        loaded = load_checkpoint(checkpoint, system=system, dataset=dataset)
+        spec = spec_for(loaded.module)
+        notes = list(loaded.notes)
+        text, nets = None, {}
+        if get_system(loaded.system).inputs == "media":
+            nets = find_face_nets()
+            text = find_tokenizer(checkpoint, None if tokenizer is None else Path(tokenizer))
+            if text is None:
+                notes.append(NO_TOKENIZER)
+    with bundle_folder(out, needs=2 * checkpoint.stat().st_size) as folder:
+        with stage("fold"):
+            folded, folds = fold(loaded.module, residual)
+        with stage("export the graph"):
+            graph = to_onnx(folded, spec, loaded.system)
+        with stage("write the graph"):
+            onnx.save(graph, folder / GRAPH)
+            del graph
+        with stage("prove parity"):
+            proof = parity.measure(loaded.module, folder / GRAPH, spec)
+            proof.require(f"the graph of {checkpoint}")
+        with stage("finish the bundle"):
+            if text is not None:
+                copy_tokenizer(text, folder)
+            if nets:
+                copy_face_nets(nets, folder)
+            options = {name: value for name, value in asked.items() if value is not None}
+            manifest = describe(loaded, folded, folds, spec, proof, hash_files(folder), options)
+            write_manifest(folder, manifest)
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return ExportReport(out, manifest, size, proof, tuple(folds), tuple(notes), seconds)
