@@ -1,0 +1,232 @@
+"""MTCNN's three nets, rewritten for speed: same function, about twice as fast in ONNX Runtime on a CPU.
+
+What changes, all of it exact up to rounding:
+
+- the pixel normalisation (x - 127.5) / 128 goes into the first convolution (no net pads, so the algebra has no edges);
+- the softmax over (no face, face) becomes one logit, the difference of the two; landmarks are dropped;
+- the transposed flatten before the dense layer goes into that layer's columns;
+- PReLU becomes convolutions and ReLUs, which ONNX Runtime keeps in its blocked layout and fuses (see ``_activate``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from mmx.runtime.errors import BadDataError, ParityError
+
+Array = NDArray[np.float64]
+Affine = tuple[Array, Array]  # weight and bias
+SIZES = {"pnet": 12, "rnet": 24, "onet": 48}
+POOLS = {"pnet": (2, 0, 0), "rnet": (3, 3, 0), "onet": (3, 3, 2, 0)}  # max-pool window after each convolution
+BLOCK = 16  # channels that ONNX Runtime's blocked kernels handle at once with AVX-512
+SMALL_KERNEL = 64  # multiplications per output under which a convolution costs less than a pass over its output
+TOLERANCE = 1e-5  # probabilities and box offsets (in units of the box) against the source nets
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A convolution or dense layer: weight [out, in, ...], bias [out], slopes [out] of the PReLU after it (or None)."""
+
+    weight: Array
+    bias: Array
+    slope: Array | None
+
+
+def build_face_nets(source: dict[str, Path], out: Path) -> dict[str, Path]:
+    """Rewrite mtcnn-runtime's pnet, rnet and onet and write them to the folder ``out``, each under its name.
+
+    The nets written take ``pixels`` float32 [n, 3, h, w] (RGB, 0..255; 24 x 24 for rnet, 48 x 48 for onet) and give
+    ``logit_and_offsets``: [n, 5, rows, columns] for pnet, [n, 5] for the others.
+
+    Raises:
+        BadDataError: a source file is missing or is not the net it should be.
+        ParityError: a rewritten net does not give what its source gives.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    built = {}
+    for name in SIZES:
+        model = _rewrite(name, _read(name, source[name]))
+        _check(name, source[name], model)
+        built[name] = out / f"{name}.onnx"
+        partial = built[name].with_suffix(".partial")
+        partial.write_bytes(model.SerializeToString())
+        partial.replace(built[name])
+    return built
+
+
+def _read(name: str, path: Path) -> list[_Layer]:
+    """The layers of a source net in order: convolutions, for rnet and onet a dense layer, then the heads."""
+    try:
+        graph = onnx.load(path).graph
+    except Exception as e:  # protobuf and file errors alike
+        raise BadDataError(f"{path} is not a readable ONNX file: {e}", "install mtcnn-runtime again") from e
+    arrays = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in graph.initializer}
+    slopes = {node.input[0]: arrays[node.input[1]].ravel() for node in graph.node if node.op_type == "PRelu"}
+    layers = [
+        _Layer(arrays[node.input[1]], arrays[node.input[2]], slopes.get(node.output[0]))
+        for node in graph.node
+        if node.op_type in ("Conv", "Gemm")
+    ]
+    outputs = {"pnet": [10, 16, 32, 2, 4], "rnet": [28, 48, 64, 128, 2, 4], "onet": [32, 64, 64, 128, 256, 2, 4, 10]}
+    if [len(layer.bias) for layer in layers] != outputs[name]:
+        raise BadDataError(f"{path} is not MTCNN's {name}", "install mtcnn-runtime again")
+    return layers
+
+
+class _Graph:
+    """Nodes and initialisers of a graph under construction; every method returns the new value's name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, value: Array) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
+        return name
+
+    def node(self, kind: str, name: str, *inputs: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def conv(self, name: str, x: str, weight: Array, bias: Array, group: int = 1) -> str:
+        parameters = self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)
+        return self.node("Conv", name, x, *parameters, kernel_shape=list(weight.shape[2:]), group=group)
+
+    def dense(self, name: str, x: str, weight: Array, bias: Array) -> str:
+        parameters = self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)
+        return self.node("Gemm", name, x, *parameters, transB=1)
+
+    def pool(self, name: str, x: str, window: int) -> str:
+        return self.node("MaxPool", name, x, kernel_shape=[window] * 2, strides=[2, 2], ceil_mode=1)
+
+    def mix(self, name: str, x: str, straight: Affine, bent: Affine, group: int = 1) -> str:
+        """straight(x) + ReLU(bent(x)), each a convolution given by weight and bias."""
+        relu = self.node("Relu", f"{name}.relu", self.conv(f"{name}.bent", x, *bent, group))
+        return self.node("Add", name, self.conv(f"{name}.straight", x, *straight, group), relu)
+
+    def scale_mix(self, name: str, x: str, straight: Array, bent: Array) -> str:
+        """straight * x + ReLU(bent * x) with one factor per channel."""
+        factors = [(factor.reshape(-1, 1, 1, 1), np.zeros(len(factor))) for factor in (straight, bent)]
+        return self.mix(name, x, factors[0], factors[1], group=len(straight))
+
+
+def _rewrite(name: str, layers: Sequence[_Layer]) -> onnx.ModelProto:
+    graph, x, sign = _Graph(), "pixels", np.ones(3)
+    pools = POOLS[name]
+    convolutions, rest = list(layers[: len(pools)]), list(layers[len(pools) :])
+    first = convolutions[0]
+    bias = first.bias - 127.5 / 128 * first.weight.sum(axis=(1, 2, 3))
+    convolutions[0] = _Layer(first.weight / 128, bias, first.slope)
+    for i, (layer, window) in enumerate(zip(convolutions, pools, strict=True), start=1):
+        weight = layer.weight * sign.reshape(1, -1, 1, 1)
+        x, sign = _activate(graph, f"conv{i}", x, _Layer(weight, layer.bias, layer.slope), window)
+    if name != "pnet":
+        dense = rest.pop(0)
+        columns = dense.weight.reshape(len(dense.bias), len(sign), 3, 3).transpose(0, 1, 3, 2)
+        columns = (columns * sign.reshape(1, -1, 1, 1)).reshape(len(dense.bias), -1)
+        x = graph.dense("dense", graph.node("Flatten", "flat", x), columns, dense.bias)
+        assert dense.slope is not None and dense.slope.max() <= 1
+        x = graph.node(
+            "Max", "dense.prelu", x, graph.node("Mul", "dense.bent", x, graph.constant("dense.slope", dense.slope))
+        )
+        sign = np.ones(len(dense.bias))
+    score, offsets = rest[0], rest[1]
+    weight = np.concatenate([score.weight[1:] - score.weight[:1], offsets.weight])
+    bias = np.concatenate([score.bias[1:] - score.bias[:1], offsets.bias])
+    head = graph.conv if name == "pnet" else graph.dense
+    head("logit_and_offsets", x, weight * sign.reshape(1, -1, *[1] * (weight.ndim - 2)), bias)
+    size: list[str | int] = ["height", "width"] if name == "pnet" else [SIZES[name]] * 2
+    answer: list[str | int] = ["n", 5, "rows", "columns"] if name == "pnet" else ["n", 5]
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            f"mtcnn_{name}",
+            [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, *size])],
+            [helper.make_tensor_value_info("logit_and_offsets", TensorProto.FLOAT, answer)],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _activate(graph: _Graph, name: str, x: str, layer: _Layer, window: int) -> tuple[str, Array]:
+    """Convolution, PReLU and max-pool (window 0: none) of one layer, out of convolutions, ReLU and max-pool.
+
+    Returns the value and a sign per channel: the value is sign * result, and the next layer's weights take the sign.
+
+    With p = conv(x) and slope a, PReLU(p) is a p + ReLU((1 - a) p) where a <= 1; where a > 1 it is the negative of
+    -a p + ReLU((a - 1) p), hence the sign. Under a max-pool:
+    - a > 1 must wait until after the pool, since the sign would make it a min-pool; PReLU is monotone there.
+    - a >= 0 may wait, which leaves a quarter of the work. So does a < 0, if the pool also gets the channel a p:
+      pool(PReLU(p)) = max(q, r) = q + ReLU(r - q) with q = pool(p), r = pool(a p). That is free while the extra
+      channels only fill up the kernels' block; otherwise PReLU comes first, and where the convolution is a small one,
+      doing it twice is cheaper than reading its output twice.
+    """
+    weight, bias, slope, n = layer.weight, layer.bias, layer.slope, len(layer.bias)
+    assert slope is not None
+    sign = np.where(slope <= 1, 1.0, -1.0)
+    if not window:
+        return graph.scale_mix(f"{name}.prelu", graph.conv(name, x, weight, bias), sign * slope, abs(1 - slope)), sign
+
+    falling = np.flatnonzero(slope < 0)
+    if n + len(falling) <= BLOCK * -(-n // BLOCK):
+        extra = _scaled(weight[falling], bias[falling], slope[falling])
+        wide = graph.conv(name, x, np.concatenate([weight, extra[0]]), np.concatenate([bias, extra[1]]))
+        straight = np.eye(n, n + len(falling)) * np.where(slope < 0, 1, sign * slope)[:, None]
+        bent = np.eye(n, n + len(falling)) * np.where(slope < 0, -1, abs(1 - slope))[:, None]
+        bent[falling, n + np.arange(len(falling))] = 1
+        none = np.zeros(n)
+        pooled = graph.pool(f"{name}.pool", wide, window)
+        return graph.mix(
+            f"{name}.prelu", pooled, (straight[:, :, None, None], none), (bent[:, :, None, None], none)
+        ), sign
+
+    now_straight, now_bent = np.where(slope <= 1, slope, 1), np.where(slope <= 1, 1 - slope, 0)
+    if weight[0].size <= SMALL_KERNEL:
+        twice = _scaled(weight, bias, now_straight), _scaled(weight, bias, now_bent)
+        active = graph.mix(f"{name}.prelu", x, *twice)
+    else:
+        active = graph.scale_mix(f"{name}.prelu", graph.conv(name, x, weight, bias), now_straight, now_bent)
+    pooled = graph.pool(f"{name}.pool", active, window)
+    if (slope <= 1).all():
+        return pooled, sign
+    later_straight, later_bent = np.where(slope <= 1, 1, -slope), np.where(slope <= 1, 0, slope - 1)
+    return graph.scale_mix(f"{name}.steep", pooled, later_straight, later_bent), sign
+
+
+def _scaled(weight: Array, bias: Array, factor: Array) -> Affine:
+    return weight * factor.reshape(-1, 1, 1, 1), bias * factor
+
+
+def _check(name: str, source: Path, model: onnx.ModelProto) -> None:
+    """Compare a rewritten net with its source on random pixels, in sizes that meet every edge of the pools."""
+    original = ort.InferenceSession(str(source), providers=["CPUExecutionProvider"])
+    rewritten = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    sizes = [(12, 12), (37, 50), (64, 33)] if name == "pnet" else [(SIZES[name], SIZES[name])]
+    random = np.random.default_rng(0)
+    for height, width in sizes:
+        pixels = random.integers(0, 256, (1, 3, height, width)).astype(np.float32)
+        answers = {
+            o.name: v
+            for o, v in zip(original.get_outputs(), original.run(None, {"input": (pixels - 127.5) / 128}), strict=True)
+        }
+        offsets, probabilities = (next(v for v in answers.values() if v.shape[1] == k) for k in (4, 2))
+        answer = rewritten.run(None, {"pixels": pixels})[0]
+        error = max(
+            np.abs(answer[:, 1:] - offsets).max(), np.abs(1 / (1 + np.exp(-answer[:, 0])) - probabilities[:, 1]).max()
+        )
+        if not error <= TOLERANCE:
+            raise ParityError(
+                f"the rewritten {name} differs from {source} by {error:.2e}", "report this as a bug of mmx"
+            )
