@@ -61,13 +61,6 @@ def copy_tokenizer(file: Path, bundle: Path) -> None:
     shutil.copyfile(file, bundle / "tokenizer" / file.name)
 
 
-def copy_face_nets(nets: dict[str, Path], bundle: Path) -> None:
-    """Put the detector's nets in the ``faces/`` folder of ``bundle``."""
-    (bundle / "faces").mkdir()
-    for net, path in nets.items():
-        shutil.copyfile(path, bundle / "faces" / f"{net}.onnx")
-
-
 def _tokenizer_in(folder: Path) -> Path | None:
     return next((folder / name for name in TOKENIZER_FILES if (folder / name).is_file()), None)
 

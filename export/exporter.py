@@ -11,9 +11,10 @@ from pathlib import Path
 import onnx
 
 from mmx.export import parity
-from mmx.export.assets import copy_face_nets, copy_tokenizer, find_face_nets, find_tokenizer
+from mmx.export.assets import copy_tokenizer, find_face_nets, find_tokenizer
 from mmx.export.bundle_writer import bundle_folder, hash_files, write_manifest
 from mmx.export.describe import GRAPH, describe
+from mmx.export.face_nets import build_face_nets
 from mmx.export.folding.fold import FoldRecord, fold
 from mmx.export.folding.residual_free import Residual
 from mmx.export.graph import to_onnx
@@ -117,7 +118,7 @@ def export_bundle(
             if text is not None:
                 copy_tokenizer(text, folder)
             if nets:
-                copy_face_nets(nets, folder)
+                build_face_nets(nets, folder / "faces")
             options = {name: value for name, value in asked.items() if value is not None}
             manifest = describe(loaded, folded, folds, spec, proof, hash_files(folder), options)
             write_manifest(folder, manifest)

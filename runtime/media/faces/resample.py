@@ -24,42 +24,42 @@ class IntegralImage:
 
     def __init__(self, frame: NDArray[np.uint8]) -> None:
         self.height, self.width = frame.shape[:2]
-        sums = np.zeros((self.height + 1, self.width + 1, 4), np.int32)
-        np.cumsum(frame, axis=1, dtype=np.int32, out=sums[1:, 1:, :3])
+        self._sums = np.zeros((self.height + 1, self.width + 1, 4), np.int32)
+        np.cumsum(frame, axis=1, dtype=np.int32, out=self._sums[1:, 1:, :3])
         for y in range(1, self.height):  # row by row: numpy's own cumsum down the columns is not vectorised
-            sums[y + 1] += sums[y]
-        self._entries = sums.reshape(-1, 4)
+            self._sums[y + 1] += self._sums[y]
 
     def resize_rows(self, height: int, width: int, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start:stop`` of the whole frame resized to height x width: float32 [1, 3, stop - start, width]."""
-        top, bottom = _bins(np.int64(self.height), height)
+        top, bottom = (edge[start:stop] for edge in _bins(np.int64(self.height), height))
         left, right = _bins(np.int64(self.width), width)
-        return self._means(top[None, start:stop], bottom[None, start:stop], left[None], right[None])
+        rows = self._sums.take(bottom, axis=0)
+        rows -= self._sums.take(top, axis=0)
+        sums = rows.take(right, axis=1)
+        sums -= rows.take(left, axis=1)
+        return _means(sums[None], (bottom - top)[None], (right - left)[None])
 
     def crops(self, rectangles: NDArray[np.int64], size: int) -> NDArray[np.float32]:
         """Crop rectangles [n, 4] (x0, y0, x1, y1: inside the frame, not empty) to float32 [n, 3, size, size]."""
         x0, y0, x1, y1 = rectangles.T[:, :, None]
         top, bottom = _bins(y1 - y0, size)
         left, right = _bins(x1 - x0, size)
-        return self._means(top + y0, bottom + y0, left + x0, right + x0)
+        entries, row = self._sums.reshape(-1, 4), self.width + 1
+        above, below = ((top + y0) * row)[:, :, None], ((bottom + y0) * row)[:, :, None]
+        before, after = (left + x0)[:, None, :], (right + x0)[:, None, :]
+        sums = entries.take(below + after, axis=0)
+        sums -= entries.take(above + after, axis=0)
+        sums -= entries.take(below + before, axis=0)
+        sums += entries.take(above + before, axis=0)
+        return _means(sums, bottom - top, right - left)
 
-    def _means(
-        self, top: NDArray[np.int64], bottom: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Mean colour of the bins between top, bottom [n, rows] and left, right [n, columns]: [n, 3, rows, columns]."""
-        row = self.width + 1
-        above, below = top[:, :, None] * row, bottom[:, :, None] * row
-        before, after = left[:, None, :], right[:, None, :]
-        sums = self._entries.take(below + after, axis=0)
-        sums -= self._entries.take(above + after, axis=0)
-        sums -= self._entries.take(below + before, axis=0)
-        sums += self._entries.take(above + before, axis=0)
-        heights = (bottom - top).astype(np.float32)[:, None, :, None]
-        widths = (right - left).astype(np.float32)[:, None, None, :]
-        means = np.empty((sums.shape[0], 3, *sums.shape[1:3]), np.float32)
-        np.divide(sums.astype(np.float32)[..., :3].transpose(0, 3, 1, 2), heights, out=means)
-        means /= widths  # two divisions, in this order, as torch rounds them
-        return means
+
+def _means(sums: NDArray[np.int32], heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Sums [n, rows, columns, 4] of bins with heights [n, rows] and widths [n, columns] -> [n, 3, rows, columns]."""
+    means = sums[..., :3].transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    means /= heights.astype(np.float32)[:, None, :, None]
+    means /= widths.astype(np.float32)[:, None, None, :]  # two divisions, in this order, as torch rounds them
+    return means
 
 
 def _bins(length: NDArray[np.int64] | np.int64, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
