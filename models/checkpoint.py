@@ -185,7 +185,10 @@ def _fitting(path: Path, spec: System, shapes: Shapes, config: Any) -> tuple[Any
         BadDataError: none fits; lists what is wrong with the one that comes closest.
     """
     if config is not None:
-        options: Iterable[Any] = (spec.config(config),)
+        try:
+            options: Iterable[Any] = (spec.config(config),)
+        except BadDataError as e:
+            raise BadDataError(f"{path}: {e.message}", e.hint) from e
     else:
         options = candidates(spec, shapes)
     best: tuple[int, str, str] | None = None

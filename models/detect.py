@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from mmx.models.config import (
     MAX_DEPTH,
+    MAX_SIZE,
     AlbertConfig,
     ConvTrunkConfig,
     EncoderConfig,
@@ -47,9 +48,9 @@ def detect(names: Mapping[str, Any]) -> str | None:
 
 def candidates(system: System, shapes: Shapes) -> Iterator[Any]:
     """Configs that a bare state dict may have been made with, most likely first: the presets, then what shapes tell."""
-    labels = shapes.get("t_out.weight", ())
     for preset in system.presets.values():
-        yield replace(preset, labels=labels[0]) if labels and labels[0] != preset.labels else preset
+        labels = _labels(preset.labels, shapes)
+        yield preset if labels == preset.labels else replace(preset, labels=labels)
     for preset in system.presets.values():
         if isinstance(preset, MultimodalConfig):
             yield infer(preset, shapes)
@@ -67,8 +68,13 @@ def infer(base: MultimodalConfig, shapes: Shapes) -> MultimodalConfig:
         audio=audio,
         text=_or(base.text, lambda: _albert(base.text, shapes)),
         encoder=_or(base.encoder, lambda: _encoder(base.encoder, shapes)),
-        labels=_or(base.labels, lambda: shapes["t_out.weight"][0]),
+        labels=_labels(base.labels, shapes),
     )
+
+
+def _labels(default: int, shapes: Shapes) -> int:
+    rows = (shapes.get("t_out.weight") or (0,))[0]
+    return rows if 0 < rows < MAX_SIZE else default
 
 
 def _or(fallback: T, read: Callable[[], T]) -> T:

@@ -7,6 +7,7 @@ A file written by ``torch.save`` holds a bare state dict, or a dictionary with o
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,9 @@ def read_checkpoint_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any],
     """
     _check_kind(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on its own internals while it reads a damaged file
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # whatever a hostile file makes the reader raise is a bad file
         raise _unreadable(path, e) from e
     if isinstance(content, torch.nn.Module) or not isinstance(content, Mapping):
@@ -112,10 +115,11 @@ def _plain_names(path: Path, state: Mapping[Any, Any], notes: list[str]) -> dict
     if not state:
         raise BadDataError(f"{path} holds no tensors", CONVERT)
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise BadDataError(
-                f"{path} is no state dict: {name!r:.80} is a {type(value).__name__}, not a tensor", CONVERT
-            )
+        if not isinstance(name, str):
+            raise BadDataError(f"{path} is no state dict: a key is a {type(name).__name__}, not a name", CONVERT)
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise BadDataError(f"{path} is no state dict: {ascii(name)[:80]} is a {kind}, not a tensor", CONVERT)
     tensors = dict(state)
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -127,6 +131,6 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
     """Plain, dense, on the CPU, and with the bytes that its shape needs (an expanded one can claim terabytes)."""
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
     if not plain or tensor.device.type != "cpu":
-        raise BadDataError(f"{path}: {name!r:.80} is no plain dense tensor", CONVERT)
+        raise BadDataError(f"{path}: {ascii(name)[:80]} is no plain dense tensor", CONVERT)
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise BadDataError(f"{path}: {name!r:.80} declares {tuple(tensor.shape)}, more than the file holds of it")
+        raise BadDataError(f"{path}: {ascii(name)[:80]} declares {tuple(tensor.shape)}, more than the file holds of it")
