@@ -25,8 +25,8 @@ from mmx.runtime.media.transcript import read_transcript
 from mmx.runtime.packing import FACE_SHAPE
 from mmx.runtime.types import Sample, Span
 
-# Frames wait for the face detector in small groups: enough to work in batches, few enough to hold 4K video.
-CHUNK_FRAMES = 8
+# Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
+CHUNK_FRAMES = 32
 CHUNK_BYTES = 64 * 2**20
 
 Transcript = str | Path | Sequence[Span]
@@ -150,7 +150,8 @@ class Preprocessor:
         if not frames or "visual" not in self._bundle.manifest.modalities:
             return
         started = perf_counter()
-        crops = self._face_detector().extract([frame.rgb for frame in frames], self._spec.video.no_face)
+        no_face = "upstream" if self._spec.compat == "upstream" else self._spec.video.no_face
+        crops = self._face_detector().extract([f.rgb for f in frames], no_face, [f.time for f in frames])
         each_ms = _ms_since(started) / len(frames)
         for frame, crop in zip(frames, crops, strict=True):
             mine = faces[frame.segment]
