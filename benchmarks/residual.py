@@ -2,8 +2,8 @@
 
     python -m mmx.benchmarks.residual --out benchmarks/results/residual.json
 
-Both folded forms of the full-size trunk of ``ours``, on one thread, in turns that switch order (merge keep, keep merge),
-on as many faces as short and long utterances have. A ratio above 1 means that merging is slower.
+Both folded forms of the full-size trunk of ``ours``, on one thread, in turns that switch order (merge keep, keep
+merge), on as many faces as short and long utterances have. A ratio above 1 means that merging is slower.
 """
 
 from __future__ import annotations

@@ -65,7 +65,11 @@ def describe(
                 "notes": list(checkpoint.notes),
             },
             "thresholds": "default" if set(checkpoint.thresholds) == {0.5} else "checkpoint",
-            "counts": {"checkpoint": _counts(checkpoint.module, spec), "graph": _counts(folded, spec)},
+            "counts": {
+                "case": spec.counted,
+                "checkpoint": _counts(checkpoint.module, spec),
+                "graph": _counts(folded, spec),
+            },
         },
     )
 

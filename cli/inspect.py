@@ -1,0 +1,186 @@
+"""``mmx inspect``: what is in a checkpoint or a bundle. A bundle needs no torch: its manifest has it all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmx.cli.render import printable
+from mmx.runtime.errors import BadDataError, UsageError
+
+RESIDUAL = ("merge", "keep", "auto")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--residual",
+    type=click.Choice(RESIDUAL),
+    help="For a checkpoint: fold its residual-free blocks this way (as mmx export --residual).",
+)
+@click.option("--system", help="For a checkpoint: which system it is, where it cannot be told (see mmx systems).")
+@click.option("--dataset", help="For a checkpoint: what the labels are, where it does not say.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(path: Path, residual: str | None, system: str | None, dataset: str | None, as_json: bool) -> None:
+    """Show what is in PATH, a checkpoint (ckpt.pt) or a bundle (ckpt.mmx).
+
+    \b
+    Both: what is folded and what is not and why; parameters and multiply-accumulates by trunk, before and after.
+    A bundle also: its graphs with their inputs and outputs, the parity measured when it was made, its files
+    (every hash is checked) and how it was made. Nothing is written.
+    """
+    if path.is_dir():
+        given = {"--residual": residual, "--system": system, "--dataset": dataset}
+        if asked := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{asked[0]} is for checkpoints; {path} is a bundle", f"mmx inspect {path}")
+        found = inspect_bundle(path)
+    else:
+        found = inspect_checkpoint(path, residual or "auto", system, dataset)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    try:
+        lines = list(_lines(found))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:  # free-form parts of a manifest we did not write
+        problem = f"{path}: what it says of its folding or its making is not what mmx export writes ({e!r})"
+        raise BadDataError(problem, "mmx inspect --json shows it; run mmx export again") from e
+    for line in lines:
+        click.echo(printable(line))
+
+
+def inspect_checkpoint(path: Path, residual: str, system: str | None, dataset: str | None) -> dict[str, Any]:
+    """Load, fold and count a checkpoint; plain data. Errors: as ``load_checkpoint`` and ``fold``."""
+    import torch
+
+    from mmx.export.folding.fold import fold
+    from mmx.export.specs import spec_for
+    from mmx.models.checkpoint import load_checkpoint
+    from mmx.models.counting import count
+
+    loaded = load_checkpoint(path, system=system, dataset=dataset)
+    folded, records = fold(loaded.module, residual)  # type: ignore[arg-type]
+    spec = spec_for(loaded.module)
+    example = {tensor.name: torch.from_numpy(spec.cases[spec.counted][tensor.name]) for tensor in spec.inputs}
+
+    def counts(module: torch.nn.Module) -> dict[str, Any]:
+        return {part: asdict(counted) for part, counted in count(module, example).items()}
+
+    return {
+        "kind": "checkpoint",
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": loaded.sha256,
+        "system": loaded.system,
+        "form": loaded.form,
+        "dataset": loaded.dataset,
+        "labels": list(loaded.labels),
+        "thresholds": list(loaded.thresholds),
+        "config": loaded.config,
+        "notes": list(loaded.notes),
+        "residual": residual,
+        "counts": {"case": spec.counted, "checkpoint": counts(loaded.module), "graph": counts(folded)},
+        "folding": [asdict(record) for record in records],
+    }
+
+
+def inspect_bundle(path: Path) -> dict[str, Any]:
+    """Open a bundle, check every hash, and say what its manifest says; plain data. Errors: as ``Bundle.open``."""
+    from mmx.runtime.bundle import ENGINES, Bundle
+
+    bundle = Bundle.open(path, verify=True)
+    found = {"kind": "bundle", "path": str(path), **asdict(bundle.manifest)}
+    hashes: Mapping[str, str] = found["files"]
+    found["files"] = {n: {"sha256": digest, "bytes": (path / n).stat().st_size} for n, digest in hashes.items()}
+    found["engines"] = sorted(engine.name for engine in (path / ENGINES).glob("*.engine"))
+    return found
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The report for people."""
+    yield f"{found['path']}: {found['system']}, {found['form']} form, {found['dataset']}"
+    labels = zip(found["labels"], found["thresholds"], strict=True)
+    yield "  labels      " + "  ".join(f"{label} >{threshold:.2f}" for label, threshold in labels)
+    if found["kind"] == "bundle":
+        yield from _bundle_lines(found)
+        counts = found["provenance"].get("counts")
+    else:
+        yield f"  file        {found['bytes'] / 1e6:.1f} MB, SHA-256 {found['sha256']}"
+        yield from (f"  note        {note}" for note in found["notes"])
+        counts = found["counts"]
+    if counts:
+        yield ""
+        yield from _count_lines(counts)
+    for title, applied in (("folded", True), ("not folded", False)):
+        if records := [record for record in found["folding"] if record["applied"] is applied]:
+            yield from ("", title, *_fold_lines(records))
+
+
+def _bundle_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    weights = "  ".join(f"{name} {weight:+.3f}" for name, weight in found["fusion_weights"].items())
+    yield f"  fusion      {weights or 'none: ' + ', '.join(found['modalities']) + ' go through the network together'}"
+    made = found["provenance"]
+    checkpoint = made.get("checkpoint", {})
+    if "command" in made:
+        yield f"  made by     {made['command']}"
+    if checkpoint:
+        yield f"  made from   {checkpoint['file']}, SHA-256 {checkpoint['sha256']}"
+        yield from (f"  note        {note}" for note in checkpoint.get("notes", ()))
+    if "versions" in made:
+        yield "  made with   " + ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    for precision, graph in found["graphs"].items():
+        size = found["files"][graph["file"]]["bytes"]
+        yield from ("", f"graph {graph['file']}: {precision}, opset {graph['opset']}, {size / 1e6:.1f} MB")
+        yield f"  parity      {_parity(graph['parity'])}"
+        for title, tensors in (("inputs", graph["inputs"]), ("outputs", graph["outputs"])):
+            for i, tensor in enumerate(tensors):
+                yield f"  {title if i == 0 else '':10}  {tensor['name']:15} {tensor['dtype']:8} {_axes(tensor)}"
+    yield from ("", f"files: {len(found['files'])}, every SHA-256 as the manifest says")
+    width = max(map(len, found["files"]))
+    for name, file in found["files"].items():
+        yield f"  {name:{width}}  {file['bytes']:>12,}  {file['sha256'][:16]}"
+    yield from (f"  engine {name}" for name in found["engines"])
+
+
+def _axes(tensor: Mapping[str, Any]) -> str:
+    return f"[{', '.join(map(str, tensor['axes']))}]"
+
+
+def _parity(record: Mapping[str, Any]) -> str:
+    """The parity that was measured when a graph was made, in a line."""
+    if "worst" in record:
+        where = f"over {len(record['cases'])} batches against {record['reference']}"
+        return f"worst relative error {record['worst']:.1e}, {record['tolerance']:.0e} allowed, {where}"
+    if "max_error" in record:
+        worst = f"largest logit error {record['max_error']:.1e}, {record['tolerance']:.0e} allowed"
+        return f"{worst}, {record['label_flips']} of {record['decisions']} labels flipped"
+    return "not recorded"
+
+
+def _count_lines(counts: Mapping[str, Any]) -> Iterator[str]:
+    """Parameters and multiply-accumulates by trunk, before and after folding, and their sums."""
+    before, after = counts["checkpoint"], counts["graph"]
+    parts = [*before, *(part for part in after if part not in before)]
+    sides = [(side, key) for key in ("parameters", "macs") for side in (before, after)]
+    rows = [(part, *(side.get(part, {}).get(key, 0) for side, key in sides)) for part in parts]
+    total = ("total", *(sum(row[i] for row in rows) for i in range(1, 5)))
+    yield f"{'':12}  {'parameters':>30}  {'multiply-accumulates':>34}"
+    yield f"{'':12}  {'checkpoint':>14}  {'folded':>14}  {'checkpoint':>16}  {'folded':>16}"
+    for name, *numbers in (*rows, total):
+        first, second, third, fourth = (f"{number:,}" for number in numbers)
+        yield f"{name:12}  {first:>14}  {second:>14}  {third:>16}  {fourth:>16}"
+    case = f" of {counts['case']}" if "case" in counts else ""
+    yield f"Parameters include unused heads, as the paper counts them; multiply-accumulates{case}."
+
+
+def _fold_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One line for each fold and reason, with the modules it speaks of."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        grouped.setdefault((record["fold"], record["reason"]), []).append(record["module"])
+    for (fold, reason), modules in grouped.items():
+        yield f"  {fold:13}  {', '.join(modules)}: {reason}"
