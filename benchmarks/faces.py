@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,8 @@ def measure(detector: FaceDetector, mtcnn: Any, video: Path, interval: float, co
     seconds = np.zeros((2, len(frames), passes))
     differences, faces, disagreements = [(0.0, 0.0, 0.0)], 0, 0
     for i, frame in enumerate(frames):
-        contenders = (
-            lambda frame=frame: _facenet(mtcnn, frame),
-            lambda frame=frame: detector.extract([frame], "skip")[0],
-        )
-        theirs, ours = (run() for run in contenders)
+        contenders: list[Callable[[], object]] = [partial(_facenet, mtcnn, frame), partial(_mmx, detector, frame)]
+        theirs, ours = _facenet(mtcnn, frame), _mmx(detector, frame)
         faces += ours.face is not None
         difference = _difference(theirs, ours)
         within = difference is not None and difference[0] <= BOX_TOLERANCE and difference[1] <= PROBABILITY_TOLERANCE
@@ -96,7 +94,11 @@ def _frames(video: Path, interval: float, count: int) -> Iterator[NDArray[np.uin
         for frame in container.decode(video=0):
             if taken < count and (frame.time or 0.0) >= taken * interval:
                 taken += 1
-                yield frame.to_ndarray(format="rgb24")
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+def _mmx(detector: FaceDetector, frame: NDArray[np.uint8]) -> FaceCrop:
+    return detector.extract([frame], "skip")[0]
 
 
 def _facenet(mtcnn: Any, frame: NDArray[np.uint8]) -> tuple[Any, Any, Any]:

@@ -22,7 +22,7 @@ from mmx.runtime.media.faces.resample import IntegralImage
 NETS = ("pnet", "rnet", "onet")
 CELL = 12  # P-Net sees 12 x 12 pixels, every 2 pixels
 STRIP_PIXELS = 1 << 16  # P-Net's maps of so many pixels stay in the cache, and bound the memory of huge frames
-CROPS_AT_ONCE = {24: 64, 48: 16}  # likewise for R-Net and O-Net, by crop size
+CROPS_AT_ONCE = {24: 32, 48: 16}  # likewise for R-Net and O-Net, by crop size
 
 
 @dataclass(frozen=True)
@@ -153,4 +153,4 @@ def _run(net: ort.InferenceSession, pixels: NDArray[np.float32]) -> NDArray[np.f
 def _probability(logit: NDArray[np.float32]) -> NDArray[np.float32]:
     """Softmax of (0, logit) in float32 steps, so that scores near 1 tie exactly where PyTorch's do."""
     small = np.exp(-np.abs(logit))
-    return np.where(logit > 0, np.float32(1), small) / (np.float32(1) + small)
+    return np.divide(np.where(logit > 0, np.float32(1), small), np.float32(1) + small, dtype=np.float32)
