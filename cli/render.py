@@ -19,7 +19,7 @@ def describe(predictor: Predictor) -> str:
     """One line: which system answers, on what, and why on that."""
     manifest, backend = predictor.bundle.manifest, predictor.backend
     return (
-        f"{predictor.bundle.path}: {manifest.system} ({manifest.dataset}), "
+        f"{printable(str(predictor.bundle.path))}: {manifest.system} ({manifest.dataset}), "
         f"{backend.name} {backend.precision} on {backend.device} ({backend.why})"
     )
 
@@ -30,7 +30,7 @@ def render(prediction: Prediction, thresholds: Mapping[str, float]) -> str:
     A label over its threshold has a ``*``. Contributions are fusion weight times logit; they add up to the logit.
     """
     width = shutil.get_terminal_size((100, 24)).columns
-    title = f"{prediction.file}  {prediction.start:.2f}-{prediction.end:.2f} s"
+    title = f"{printable(prediction.file)}  {prediction.start:.2f}-{prediction.end:.2f} s"
     lines = ["", click.style(title, bold=True)]
     if prediction.text:
         words = printable(prediction.text)

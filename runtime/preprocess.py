@@ -180,7 +180,7 @@ class Preprocessor:
             token_ids, truncated = self._text_tokenizer().encode(text)
             flags += ["truncated_text"] * truncated + ["text_of_whole_file"] * source.shares_text(end)
         else:
-            absent["text"] = "no transcript" if text is None else "empty transcript"
+            absent["text"] = "no transcript" if text is None else "no words in this segment"
         timings["text"] = _ms_since(started)
 
         crops = faces.crops

@@ -1,0 +1,176 @@
+"""``mmx predict`` as a user meets it: lines of JSON, a table, one line per error, exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmx.cli.main import main
+from mmx.cli.predict import to_json
+from mmx.cli.render import render
+from mmx.runtime.types import Prediction
+
+DOCS = Path(__file__).parents[2] / "docs" / "predict.md"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of noise, 8 kHz stereo."""
+    path = tmp_path_factory.mktemp("sound") / "noise.wav"
+    with wave.open(str(path), "wb") as out:
+        out.setnchannels(2)
+        out.setsampwidth(2)
+        out.setframerate(8000)
+        out.writeframes(np.random.default_rng(0).integers(-9000, 9000, 32000).astype("<i2").tobytes())
+    return path
+
+
+def strict(line: str) -> dict:
+    """Parse JSON as the standard has it: no NaN, no Infinity."""
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def test_each_segment_is_one_line_of_the_documented_json(tiny_bundle: Path, sound: Path, capsys) -> None:
+    assert main(["predict", str(tiny_bundle), str(sound), "--window", "0.5", "--json", "--threads", "1"]) == 0
+    out, err = capsys.readouterr()
+    lines = [strict(line) for line in out.splitlines()]
+    assert err == "" and [line["start"] for line in lines] == [0, 0.5, 1, 1.5]
+    documented = re.findall(
+        r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", DOCS.read_text().split("## `--json`")[1], re.M))
+    )
+    fields = documented[: documented.index("flags") + 1]
+    for line in lines:
+        assert list(line) == fields
+        for label, probability in line["probabilities"].items():
+            assert probability == pytest.approx(1 / (1 + math.exp(-line["logits"][label])))
+
+
+def test_the_table_names_what_matters(tiny_bundle: Path, sound: Path, capsys) -> None:
+    assert main(["predict", str(tiny_bundle), str(sound), "--text", "I am so glad.", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "ours (iemocap), onnxruntime fp32 on CPU (auto: " in out
+    for words in ("noise.wav  0.00-2.00 s", '"I am so glad."', "visual left out: no video track", "network"):
+        assert words in out
+    for label in ("ang", "exc", "fru", "hap", "neu", "sad"):
+        assert re.search(rf"^  {label} .* \d+\.\d%", out, re.M)
+
+
+def test_one_bad_file_does_not_stop_the_others(tiny_bundle: Path, sound: Path, tmp_path: Path, capsys) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"not a video" * 100)
+    code = main(["predict", str(tiny_bundle), str(bad), str(sound), "--json"])
+    out, err = capsys.readouterr()
+    assert code == 5 and [strict(line)["file"] for line in out.splitlines()] == [str(sound)]
+    assert err.startswith("mmx: error: ") and str(bad) in err and "Traceback" not in err
+    assert sum(line.startswith("mmx: error: ") for line in err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("fault", ["hash", "missing", "link", "json", "schema"])
+def test_a_hostile_bundle_is_one_line(tiny_bundle: Path, sound: Path, tmp_path: Path, fault: str, capsys) -> None:
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bad.mmx"))
+    manifest = copy / "manifest.json"
+    if fault == "hash":
+        manifest.write_text(re.sub(r'("model\.onnx": ")[0-9a-f]{8}', r"\g<1>00000000", manifest.read_text()))
+    elif fault == "missing":
+        (copy / "model.onnx").unlink()
+    elif fault == "link":
+        (copy / "model.onnx").unlink()
+        (copy / "model.onnx").symlink_to(tiny_bundle / "model.onnx")
+    elif fault == "json":
+        manifest.write_text(manifest.read_text()[:100])
+    else:
+        manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    assert main(["predict", str(copy), str(sound)]) == 5
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("mmx: error: ") and str(copy) in err.splitlines()[0]
+    assert len(err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--backend", "tpu"], 2, "no backend 'tpu'"),
+        (["--precision", "int4"], 2, "no int4 graph"),
+        (["--backend", "onnxruntime", "--precision", "bf16"], 4, "bf16"),
+        (["--text", "a", "--transcript", "b.srt"], 2, "--text and --transcript"),
+        (["--text", "a", "--text", "b"], 2, "1 files and 2 of text"),
+        (["--transcript", "absent.srt"], None, "absent.srt"),
+        (["--threads", "0"], 2, "--threads"),
+        (["--window", "-2"], 2, "--window"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    tiny_bundle: Path, sound: Path, arguments: list[str], code: int | None, words: str, capsys
+) -> None:
+    found = main(["predict", str(tiny_bundle), str(sound), *arguments])
+    err = capsys.readouterr().err
+    assert found == code or (code is None and found in (2, 5))
+    assert err.startswith("mmx: error: ") and words in err.splitlines()[0]
+
+
+def test_a_checkpoint_in_place_of_a_bundle(tiny_checkpoint: Path, sound: Path, capsys) -> None:
+    assert main(["predict", str(tiny_checkpoint), str(sound)]) == 2
+    assert f"mmx export {tiny_checkpoint}" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_crash(tiny_bundle: Path, sound: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mmx.cli.main",
+        "predict",
+        str(tiny_bundle),
+        str(sound),
+        "--window",
+        "0.01",
+        "--json",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        strict(process.stdout.readline())
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_json_refuses_what_json_has_not(prediction: Prediction) -> None:
+    prediction.logits["hap"] = math.nan
+    with pytest.raises(ValueError):
+        to_json(prediction)
+
+
+def test_a_transcript_cannot_drive_the_terminal(prediction: Prediction) -> None:
+    text = render(prediction, {"hap": 0.5})
+    assert "\x1b[2J" not in text and "\x07" not in text and "שלום" in text
+
+
+@pytest.fixture
+def prediction() -> Prediction:
+    return Prediction(
+        file="talk\x1b[2J.mp4",
+        start=0.0,
+        end=1.0,
+        probabilities={"hap": 0.75},
+        labels=("hap",),
+        logits={"hap": 1.1},
+        modality_logits={"text": {"hap": 2.2}},
+        contributions={"text": {"hap": 1.1}},
+        modalities=("text",),
+        left_out={"audio": "no audio track"},
+        faces_found=0,
+        frames_seen=0,
+        text="\x07שלום\x1b[2J",
+        timings_ms={"network": 1.0},
+    )
