@@ -39,8 +39,6 @@ class Cascade:
     def __init__(self, nets: dict[str, Path], spec: FaceSpec) -> None:
         if missing := [name for name in NETS if name not in nets]:
             raise BadDataError(f"the bundle has no face net {missing[0]}", "export the checkpoint again")
-        if not (spec.min_face >= 1 and 0 < spec.factor < 1 and 0 <= spec.margin < spec.size):
-            raise BadDataError(f"the manifest's face settings make no sense: {spec}", "export the checkpoint again")
         self._spec = spec
         self._pnet, self._rnet, self._onet = (_open(Path(nets[name])) for name in NETS)
 

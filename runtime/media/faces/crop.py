@@ -9,6 +9,8 @@ from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import FaceSpec
 from mmx.runtime.media.faces.resample import IntegralImage, resize_opencv_area
 
+RESAMPLINGS = ("opencv", "torch")
+
 
 def face_crop(frame: NDArray[np.uint8], box: NDArray[np.float32], spec: FaceSpec) -> NDArray[np.float32] | None:
     """The box with its margin, resampled; None if it lies outside the frame.
@@ -51,10 +53,8 @@ def upstream_crop(frame: NDArray[np.uint8], spec: FaceSpec) -> NDArray[np.float3
 def _resized(pixels: NDArray[np.uint8], spec: FaceSpec) -> NDArray[np.float32]:
     if spec.resample == "opencv":
         return _planes(resize_opencv_area(pixels, spec.size))
-    if spec.resample == "torch":
-        height, width = pixels.shape[:2]
-        return IntegralImage(pixels).crops(np.array([[0, 0, width, height]]), spec.size)[0]
-    raise BadDataError(f"the manifest asks for face resampling {spec.resample!r}", "mmx knows opencv and torch")
+    height, width = pixels.shape[:2]
+    return IntegralImage(pixels).crops(np.array([[0, 0, width, height]]), spec.size)[0]
 
 
 def _planes(pixels: NDArray) -> NDArray[np.float32]:

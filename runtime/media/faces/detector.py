@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.manifest import FaceSpec
 from mmx.runtime.media.faces.cascade import Cascade
-from mmx.runtime.media.faces.crop import center_crop, face_crop, upstream_crop
+from mmx.runtime.media.faces.crop import RESAMPLINGS, center_crop, face_crop, upstream_crop
 
 NO_FACE = ("center", "skip", "mask", "error", "upstream")
 T = TypeVar("T")
@@ -51,6 +51,10 @@ class FaceDetector:
     """
 
     def __init__(self, nets: dict[str, Path], spec: FaceSpec, *, threads: int | None = None) -> None:
+        if not (spec.min_face >= 1 and 0 < spec.factor < 1 and 0 <= spec.margin < spec.size):
+            raise BadDataError(f"the manifest's face settings make no sense: {spec}", "export the checkpoint again")
+        if spec.resample not in RESAMPLINGS:
+            raise BadDataError(f"the manifest asks for face resampling {spec.resample!r}", f"mmx knows {RESAMPLINGS}")
         self._cascade = Cascade(nets, spec)
         self._spec = spec
         self._threads = threads or _usable_cores()
