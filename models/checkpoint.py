@@ -138,6 +138,8 @@ def _seeded(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     leaf, shape = name.rsplit(".", 1)[-1], tuple(like.shape)
     if not like.is_floating_point():
         return torch.zeros(shape, dtype=like.dtype)
+    if leaf in ("version", "_float_tensor"):  # MulT's constants
+        return torch.full(shape, 2.0 if leaf == "version" else 0.0)
     normal = torch.randn(shape, generator=generator)
     if leaf == "running_var":
         return 0.5 + torch.rand(shape, generator=generator)
@@ -241,6 +243,8 @@ def _values(path: Path, tensors: dict[str, Tensor], module: nn.Module, notes: li
     converted: dict[str, int] = {}
     for name, like in module.state_dict().items():
         value = tensors[name]
+        if name.endswith("_float_tensor"):  # MulT saves memory that it never filled; nothing reads it
+            value = torch.zeros_like(value)
         if value.dtype != like.dtype:
             if value.is_floating_point() != like.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
                 raise BadDataError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import FaceSpec, MelSpec
@@ -184,6 +184,61 @@ class MultimodalConfig:
     def form(self) -> str:
         """The checkpoint's form, which the visual trunk alone decides."""
         return self.visual.form
+
+
+@dataclass(frozen=True)
+class LstmConfig:
+    """LF-LSTM: feature sizes of the three sequences, and how many labels."""
+
+    text: int = 300
+    audio: int = 144
+    visual: int = 35
+    labels: int = 6
+    form: ClassVar[str] = "training"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class TransConfig:
+    """LF-TRANS: as LF-LSTM; ``heads`` of the text, audio and visual encoders."""
+
+    text: int = 300
+    audio: int = 144
+    visual: int = 35
+    labels: int = 6
+    heads: tuple[int, ...] = (4, 2, 5)
+    feed_forward: int = 2048
+    layers: int = 2
+    form: ClassVar[str] = "training"
+
+    def __post_init__(self) -> None:
+        _check(self, depths=(self.layers,))
+        if len(self.heads) != 3:
+            raise BadDataError("config: LF-TRANS has three encoders", "give heads for text, audio and visual")
+        for width, heads in zip((self.text, self.audio, self.visual), self.heads, strict=True):
+            _check(self, width=width, heads=(heads,))
+
+
+@dataclass(frozen=True)
+class MultConfig:
+    """MulT: feature sizes, the common width, and whether attention hides the future (upstream's default)."""
+
+    text: int = 300
+    audio: int = 74
+    visual: int = 35
+    labels: int = 6
+    width: int = 30
+    heads: int = 5
+    layers: int = 5
+    future_mask: bool = True
+    form: ClassVar[str] = "training"
+
+    def __post_init__(self) -> None:
+        _check(self, depths=(self.layers,), width=self.width, heads=(self.heads,))
+        if self.width < 4:
+            raise BadDataError(f"MultConfig.width is {self.width}", "positions need a width of 4 or more")
 
 
 AUDIO_KINDS = {"conv": ConvTrunkConfig, "nest": NestConfig, "focalnet": FocalNetConfig}

@@ -15,7 +15,10 @@ from mmx.models.config import (
     EncoderConfig,
     FocalNetConfig,
     Form,
+    LstmConfig,
+    MultConfig,
     MultimodalConfig,
+    TransConfig,
 )
 from mmx.models.registry import System
 from mmx.runtime.errors import BadDataError
@@ -26,7 +29,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _VISUAL = {r"V\.\d+\.rbr_": "repvgg", r"V\.\d+\.block\.": "rfam", r"V\.\d+\.conv1\.": "vgg"}
 _AUDIO = {r"A\.0\.levels\.": "nest", r"A\.0\.layers\.": "focalnet", r"A\.\d+\.conv1\.": "vgg"}
-_TRUNKS = {"ours": ("rfam", "focalnet"), "v2em": ("repvgg", "nest"), "fe2e": ("vgg", "vgg")}
+_TRUNKS = {
+    "ours": ("rfam", "focalnet"),
+    "v2em": ("repvgg", "nest"),
+    "fe2e": ("vgg", "vgg"),
+    "v2em-visual+focal": ("repvgg", "focalnet"),
+    "rfam+nest": ("rfam", "nest"),
+}
+_FEATURES = {"rnns.": "lf-lstm", "transformers.": "lf-trans", "trans_l_with_a.": "mult"}
 
 
 def detect(names: Mapping[str, Any]) -> str | None:
@@ -38,6 +48,9 @@ def detect(names: Mapping[str, Any]) -> str | None:
     def kind(patterns: dict[str, str]) -> str | None:
         return next((k for p, k in patterns.items() if any(re.match(p, name) for name in names)), None)
 
+    for start, name in _FEATURES.items():
+        if any(tensor.startswith(start) for tensor in names):
+            return name
     found = (kind(_VISUAL), kind(_AUDIO))
     for fits in (lambda t: t == found, lambda t: found[0] is None and t[1] == found[1], lambda t: t[0] == found[0]):
         for name, trunks in _TRUNKS.items():
@@ -52,8 +65,27 @@ def candidates(system: System, shapes: Shapes) -> Iterator[Any]:
         labels = _labels(preset.labels, shapes)
         yield preset if labels == preset.labels else replace(preset, labels=labels)
     for preset in system.presets.values():
-        if isinstance(preset, MultimodalConfig):
-            yield infer(preset, shapes)
+        yield infer(preset, shapes) if isinstance(preset, MultimodalConfig) else _features(preset, shapes)
+
+
+def _features(base: Any, shapes: Shapes) -> Any:
+    """As ``infer``, for the systems on features."""
+
+    def read() -> Any:
+        if isinstance(base, MultConfig):
+            width, text, _ = shapes["proj_l.weight"]
+            audio, visual = (shapes[f"proj_{key}.weight"][1] for key in "av")
+            layers = _depth(shapes, r"trans_l_mem\.layers\.(\d+)\.")
+            return replace(base, text=text, audio=audio, visual=visual, width=width, layers=layers)
+        names = "transformers.{}.cls_emb.weight" if isinstance(base, TransConfig) else "rnns.{}.weight_ih_l0"
+        sizes = {key: shapes[names.format(key[0])][1] for key in ("text", "audio", "visual")}
+        if isinstance(base, LstmConfig):
+            return replace(base, **sizes)
+        layers = _depth(shapes, r"transformers\.t\.encoder\.layers\.(\d+)\.")
+        feed_forward = shapes["transformers.t.encoder.layers.0.linear1.weight"][0]
+        return replace(base, **sizes, layers=layers, feed_forward=feed_forward)
+
+    return replace(_or(base, read), labels=_labels(base.labels, shapes))
 
 
 def infer(base: MultimodalConfig, shapes: Shapes) -> MultimodalConfig:
@@ -73,7 +105,8 @@ def infer(base: MultimodalConfig, shapes: Shapes) -> MultimodalConfig:
 
 
 def _labels(default: int, shapes: Shapes) -> int:
-    rows = (shapes.get("t_out.weight") or (0,))[0]
+    heads = (shapes[name] for name in ("t_out.weight", "affines.t.2.weight", "out_layer.weight") if name in shapes)
+    rows = (*next(heads, ()), 0)[0]
     return rows if 0 < rows < MAX_SIZE else default
 
 

@@ -18,8 +18,11 @@ from mmx.models.config import (
     ConvTrunkConfig,
     EncoderConfig,
     FocalNetConfig,
+    LstmConfig,
+    MultConfig,
     MultimodalConfig,
     NestConfig,
+    TransConfig,
     from_dict,
 )
 from mmx.runtime.errors import UsageError
@@ -41,8 +44,9 @@ class System:
         modalities: in fusion order.
         inputs: media (faces, mel pieces, token ids) or features (three sequences of precomputed features).
         presets: configs by name; ``full`` is the published one, ``tiny`` the same code, narrow and shallow.
-        parameters: exact counts of the ``full`` preset by part (text, visual, audio trunks, total), unused heads
-            included, as the paper counts them (table 5). ``published`` is the public file's total where it differs.
+        parameters: exact counts of the ``full`` preset, unused heads included, as the paper counts them (table 5): the
+            text, visual and audio trunks (late fusion: the whole branch), and the total. ``published`` is the public
+            file's total where it differs; another preset's name stands for that preset's total.
         module: where the class is.
     """
 
@@ -106,6 +110,10 @@ def _media(name: str, title: str, visual: str, audio: str, parameters: dict[str,
     return System(name, title, MODALITIES, "media", presets, parameters, "mmx.models.multimodal:MultimodalSystem")
 
 
+def _features(name: str, title: str, presets: dict[str, Any], parameters: dict[str, int], module: str) -> System:
+    return System(name, title, ("text", "audio", "visual"), "features", presets, parameters, module)
+
+
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
@@ -141,6 +149,46 @@ SYSTEMS: dict[str, System] = {
                 "total": 36_782_485,
                 "published": 36_782_485 + FACE_DETECTOR,
             },
+        ),
+        _media(
+            "v2em-visual+focal",
+            "RepVGG + FocalNet + ALBERT: V + A(Ours) + T",
+            "repvgg",
+            "focalnet",
+            {"text": 11_683_584, "visual": 1_811_584, "audio": 49_892_752, "total": 70_477_093},
+        ),
+        _media(
+            "rfam+nest",
+            "Residual-free attention + NesT + ALBERT: V(Ours) + A + T",
+            "rfam",
+            "nest",
+            {"text": 11_683_584, "visual": 733_920, "audio": 67_248_744, "total": 122_686_557},
+        ),
+        _features(
+            "lf-lstm",
+            "LF-LSTM: bidirectional LSTMs, late fusion",
+            {"full": LstmConfig(), "tiny": LstmConfig(12, 8, 10)},
+            {"text": 1_626_906, "visual": 22_861, "audio": 376_566, "total": 2_026_336},
+            "mmx.models.late_fusion:LfLstm",
+        ),
+        _features(
+            "lf-trans",
+            "LF-TRANS: Transformers, late fusion",
+            {"full": TransConfig(), "tiny": TransConfig(12, 8, 10, feed_forward=32)},
+            {"text": 3_233_452, "visual": 302_001, "audio": 1_363_246, "total": 4_898_702},
+            "mmx.models.late_fusion:LfTransformer",
+        ),
+        _features(
+            "mult",
+            "MulT: cross-modal Transformers (Tsai et al. 2019)",
+            {
+                "full": MultConfig(),
+                "sentiment": MultConfig(labels=1),
+                "pairs": MultConfig(labels=8),
+                "tiny": MultConfig(12, 8, 10, width=10, layers=2),
+            },
+            {"total": 1_074_636, "sentiment": 1_073_731, "pairs": 1_074_998},
+            "mmx.models.mult:Mult",
         ),
     )
 }
