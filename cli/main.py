@@ -27,7 +27,7 @@ class Entry:
 # In the order a user meets them. `mmx.cli.<name>` holds a click command of the same name ("-" becomes "_").
 ENTRIES = {
     "export": Entry("Turn a checkpoint into a bundle, and prove that it gives the same answers.", "export", ("torch",)),
-    "inspect": Entry("Show what is in a checkpoint or a bundle: folds, parameters, MACs.", "export", ("torch",)),
+    "inspect": Entry("Show what is in a checkpoint or a bundle: folds, parameters, MACs."),
     "predict": Entry("Tell the emotions in video files, from a bundle alone."),
     "doctor": Entry("Try what this machine can run, and say what to install for the rest."),
     "systems": Entry("List the systems that mmx knows."),
