@@ -33,26 +33,27 @@ def load_mtcnn(nms: Nms) -> Any:
             "facenet-pytorch crops arrays with OpenCV, which is not installed", "pip install opencv-python"
         )
     (folder,) = spec.submodule_search_locations
-    with _modules(
-        _stand_ins(nms)
-        | {PACKAGE: _folder(PACKAGE, folder), f"{PACKAGE}.models": _folder(f"{PACKAGE}.models", f"{folder}/models")}
-    ):
+    packages = {
+        PACKAGE: _folder(PACKAGE, folder),
+        f"{PACKAGE}.models": _folder(f"{PACKAGE}.models", f"{folder}/models"),
+    }
+    with _modules(_stand_ins(nms) | packages):
         mtcnn = importlib.import_module(f"{PACKAGE}.models.mtcnn").MTCNN
     return mtcnn(image_size=48, margin=2, post_process=False).eval()
 
 
 @contextmanager
 def _modules(temporary: dict[str, ModuleType]) -> Iterator[None]:
-    """Put modules in sys.modules for the time of an import, and leave no trace of that import."""
+    """Put modules in sys.modules for the time of an import, and leave no trace of them or of what was imported."""
     before = dict(sys.modules)
     sys.modules.update(temporary)
     try:
         yield
     finally:
-        for name in set(sys.modules) - set(before):
-            if name.split(".")[0] in (PACKAGE, "torchvision", "PIL"):
-                del sys.modules[name]
-        sys.modules.update({name: before[name] for name in temporary if name in before})
+        for name in [name for name in sys.modules if name in temporary or name.split(".")[0] == PACKAGE]:
+            del sys.modules[name]
+            if name in before:
+                sys.modules[name] = before[name]
 
 
 def _folder(name: str, path: str) -> ModuleType:
