@@ -122,13 +122,22 @@ class Preprocessor:
         if window is not None and not (math.isfinite(window) and window > 0):
             raise UsageError(f"the window is {window} seconds; it must be more than 0")
         said = _what_is_said(text, transcript)
+        started = perf_counter()
         info = probe(file)
         source = _Source(str(file), info.has_video, info.has_audio, said, window is not None)
-        cues = None if isinstance(said, str) or source.windowed else said
-        events = read_segments(file, cues, self._spec, window=window)
+        system = self._bundle.manifest.modalities
+        events = read_segments(
+            file,
+            None if isinstance(said, str) or source.windowed else said,
+            self._spec,
+            window=window,
+            video="visual" in system,
+            audio="audio" in system,
+            threads=self._threads,
+        )
+        decode_ms = _ms_since(started)
         waiting: list[Frame] = []
         faces: dict[int, _Faces] = defaultdict(_Faces)
-        decode_ms = 0.0
         while True:
             started = perf_counter()
             event = next(events, None)
@@ -147,7 +156,7 @@ class Preprocessor:
 
     def _find_faces(self, frames: Sequence[Frame], faces: dict[int, _Faces]) -> None:
         """Detect and crop; each frame's crop goes to its segment, and the time in equal parts."""
-        if not frames or "visual" not in self._bundle.manifest.modalities:
+        if not frames:
             return
         started = perf_counter()
         no_face = "upstream" if self._spec.compat == "upstream" else self._spec.video.no_face
@@ -169,7 +178,7 @@ class Preprocessor:
         absent: dict[str, str] = {}
 
         started = perf_counter()
-        pieces = mel_pieces(end.sound if "audio" in system else end.sound[:0], self._spec.mel)
+        pieces = mel_pieces(end.sound, self._spec.mel)
         timings["mel"] = _ms_since(started)
         if not len(pieces):
             absent["audio"] = "no sound in this segment" if source.has_audio else "no audio track"
@@ -184,7 +193,7 @@ class Preprocessor:
         timings["text"] = _ms_since(started)
 
         crops = faces.crops
-        if end.frames and not faces.found and "visual" in system:
+        if end.frames and not faces.found:
             flags.append("no_face")
             # The public demo feeds its fallback crops even if it never saw a face; they say nothing about a face.
             crops = crops if self._spec.compat == "upstream" else []

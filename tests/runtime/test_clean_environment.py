@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,18 +51,26 @@ def test_importing_the_runtime_imports_no_dependency() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_every_folder_of_code_is_installed() -> None:
+    """An editable installation finds a package that pyproject.toml forgot; a user's does not."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    setup = project["tool"]["setuptools"]
+    code = list(setup["package-dir"].values())
+    found = {f"mmx.{'.'.join(p.parent.relative_to(ROOT).parts)}" for f in code for p in (ROOT / f).rglob("__init__.py")}
+    assert found == set(setup["packages"])
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a virtual environment with mmx and its core dependencies, and nothing else."""
-    folder = tmp_path_factory.mktemp("clean") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    binaries = folder / ("Scripts" if os.name == "nt" else "bin")
-    pins = ["-c", ROOT / "constraints.txt"] if (ROOT / "constraints.txt").exists() else []
-    subprocess.run(
-        [binaries / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *pins, ROOT],
-        check=True,
-        cwd=folder,
-    )
+    folder = tmp_path_factory.mktemp("clean")
+    source = folder / "source"  # a copy: the build would leave its files in the repository, and take up old ones
+    leave = shutil.ignore_patterns(".*", "build", "demo-out", "*.egg-info", "__pycache__", "tests")
+    shutil.copytree(ROOT, source, ignore=leave)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    binaries = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    pip = [binaries / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-c", source / "constraints.txt", source], check=True, cwd=folder)
     return binaries
 
 

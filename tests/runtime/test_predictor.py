@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -248,3 +252,42 @@ def test_arguments_that_do_not_fit(predictor: Predictor, tone: Path) -> None:
     for window in (0, -1, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="window"):
             next(predictor.predict(tone, window=window))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Ten minutes take the memory of three, as one utterance (cut in parts of two minutes) and in windows."""
+    code = (
+        "import resource, sys; from mmx.runtime import Predictor;"
+        "n = sum(1 for _ in Predictor(sys.argv[1], threads=1).predict(sys.argv[2], window=eval(sys.argv[3])));"
+        "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    for window, each in ((None, 120), (10, 10)):
+        peak_mb = []
+        for minutes in (3, 10):
+            film = tmp_path / f"{minutes}.mkv"
+            if not film.exists():
+                make_film(film, minutes * 60)
+            run = [sys.executable, "-c", code, tiny_bundle, film, str(window)]
+            done = subprocess.run(run, capture_output=True, text=True, check=True)
+            count, peak = done.stdout.split()
+            assert int(count) == math.ceil(minutes * 60 / each)
+            peak_mb.append(float(peak))
+        assert peak_mb[1] < peak_mb[0] + 40
+
+
+def make_film(path: Path, seconds: int) -> None:
+    """Grey pictures with noise, four a second, and a noise at 16 kHz."""
+    random = np.random.default_rng(0)
+    with av.open(path, "w") as out:
+        video, audio = out.add_stream("mpeg4", rate=4), out.add_stream("pcm_s16le", rate=16000, layout="mono")
+        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        for _ in range(seconds):
+            for _ in range(4):
+                picture = random.integers(100, 140, (120, 160, 3), np.uint8)
+                out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            noise = random.integers(-3000, 3000, (1, 16000)).astype(np.int16)
+            sound = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+            sound.sample_rate = 16000
+            out.mux(audio.encode(sound))
+        out.mux([*video.encode(None), *audio.encode(None)])
