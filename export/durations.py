@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.manifest import Manifest
 
 PERCENT = (0, 1, 2.5, 5, *range(10, 100, 5), 97.5, 99, 99.5, 100)
 QUANTILES_S: dict[str, tuple[float, ...]] = {
@@ -38,13 +38,18 @@ def duration_at(dataset: str, percent: float) -> float:
     return float(np.interp(percent, PERCENT, quantiles))
 
 
-def sizes(duration: float, preprocessing: Preprocessing) -> Sizes:
-    """The sizes of an utterance of ``duration`` seconds, cut to what the model allows; at least one of each."""
+def sizes(duration: float, manifest: Manifest) -> Sizes:
+    """The sizes of an utterance of ``duration`` seconds, cut to what the model allows; at least one of each.
+
+    Text is cut by the tokenizer's limit and by the model's table of positions, whichever is less.
+    """
+    preprocessing = manifest.preprocessing
     duration = min(duration, preprocessing.max_segment_s)
+    positions = int(manifest.config.get("text", {}).get("positions", preprocessing.text.max_tokens))
     mel = preprocessing.mel
     piece_s = mel.hop * mel.columns / mel.sample_rate
     return Sizes(
-        tokens=min(preprocessing.text.max_tokens, 2 + math.ceil(TOKENS_PER_S * duration)),
+        tokens=min(preprocessing.text.max_tokens, positions, 2 + math.ceil(TOKENS_PER_S * duration)),
         faces=max(1, math.ceil(duration / preprocessing.video.interval_s)),
         pieces=max(1, math.ceil(duration / piece_s)),
     )

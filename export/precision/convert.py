@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
 from mmx.export.precision.rules import FP16_MAX, MASK, is_mask
 from mmx.export.precision.view import GraphView
-from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 

@@ -8,25 +8,29 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession as Session
+
 from mmx.export.precision.rounded import rounded
 from mmx.export.precision.samples import Inputs, scaled
 from mmx.export.precision.session import cpu_session
 from mmx.runtime.errors import ParityError
-from numpy.typing import NDArray
 
-TOLERANCE = {"fp16": 1e-2, "bf16": 1e-1}
 SCALES = (16, 64)
+FP32_PARITY = 2e-5  # how far FP32 engines may be from each other, relative to the largest logit: the export's limit
 REFERENCE = "ONNX Runtime on the CPU, FP32, every half-precision value rounded explicitly"
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What was measured. Logits are those of every output of the graph.
+    """What was measured, on the fused logits where the graph has them (see ``deciding``).
 
     Attributes:
         samples: utterances compared.
-        max_error, mean_error: of |variant - fp32| over all logits.
+        max_error, mean_error: of |variant - fp32|.
+        outputs: the largest error of each output, the modalities' own logits among them.
         decisions, label_flips: fused logits compared with their threshold, and how many fell on the other side.
+        ties: decisions so near their threshold (``FP32_PARITY``) that FP32 engines differ on them; no flip is counted.
         nearest_flip: the FP32 logit's distance from its threshold at the worst flip; 0 without one.
         scales: by factor on the float inputs, the largest logit error, or None where a logit was not finite.
         tolerance: what max_error was held to.
@@ -36,8 +40,10 @@ class Accuracy:
     samples: int
     max_error: float
     mean_error: float
+    outputs: dict[str, float]
     decisions: int
     label_flips: int
+    ties: int
     nearest_flip: float
     tolerance: float
     scales: dict[str, float | None] = field(default_factory=dict)
@@ -46,17 +52,6 @@ class Accuracy:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
         return asdict(self)
-
-    def __str__(self) -> str:
-        flips = "no label flip" if not self.label_flips else f"{self.label_flips} label flips"
-        scales = ", ".join(
-            f"{'NaN or infinity' if error is None else 'finite'} at scale {scale}"
-            for scale, error in self.scales.items()
-        )
-        return (
-            f"logits within {self.max_error:.1e} of FP32 (mean {self.mean_error:.1e}) on {self.samples} samples, "
-            f"{flips} in {self.decisions} decisions" + (f", {scales}" if scales else "")
-        )
 
 
 def measure(
@@ -80,36 +75,48 @@ def measure(
     """
     exact, half = cpu_session(fp32), cpu_session(rounded(variant))
     names = [output.name for output in exact.get_outputs()]
-    fused = names.index("logits") if "logits" in names else 0
+    chosen = [names.index(name) for name in deciding(names)]
     limits = np.log(np.clip(thresholds, 1e-6, 1 - 1e-6)) - np.log1p(-np.clip(thresholds, 1e-6, 1 - 1e-6))
-    samples = decisions = flips = values = 0
-    worst = total = nearest = 0.0
+    samples = decisions = flips = ties = values = 0
+    total = nearest = 0.0
+    outputs = dict.fromkeys(names, 0.0)
     for inputs in batches:
         want, got = exact.run(None, inputs), half.run(None, inputs)
-        error = largest_error(want, got)
-        worst = max(worst, error)
-        total += float(sum(np.abs(a - b).sum() for a, b in zip(want, got, strict=True)))
-        values += sum(a.size for a in want)
+        for name, a, b in zip(names, want, got, strict=True):
+            outputs[name] = max(outputs[name], largest_error(a, b))
+        total += sum(float(np.abs(want[i] - got[i]).sum()) for i in chosen)
+        values += sum(want[i].size for i in chosen)
         if len(thresholds):
-            flipped = (want[fused] > limits) != (got[fused] > limits)
-            flips, decisions = flips + int(flipped.sum()), decisions + flipped.size
-            nearest = max(nearest, float(np.abs(want[fused] - limits)[flipped].max(initial=0)))
-        samples += len(want[fused])
+            logits = want[chosen[0]]
+            close = np.abs(logits - limits) <= FP32_PARITY * np.abs(logits).max(initial=0)
+            flipped = ((logits > limits) != (got[chosen[0]] > limits)) & ~close
+            flips, decisions, ties = flips + int(flipped.sum()), decisions + flipped.size, ties + int(close.sum())
+            nearest = max(nearest, float(np.abs(logits - limits)[flipped].max(initial=0)))
+        samples += len(want[0])
         if progress:
             progress(samples)
-    scales: dict[str, float | None] = {}
-    for scale in SCALES:
-        errors = [largest_error(exact.run(None, x), half.run(None, x)) for x in (scaled(x, scale) for x in loud)]
-        scales[str(scale)] = max(errors) if np.all(np.isfinite(errors)) else None
+    worst = max(outputs[names[i]] for i in chosen)
+    scales = {str(scale): _at_scale(exact, half, loud, scale) for scale in SCALES}
     mean = total / values if values else 0.0
-    return Accuracy(samples, worst, mean, decisions, flips, nearest, tolerance, scales)
+    return Accuracy(samples, worst, mean, outputs, decisions, flips, ties, nearest, tolerance, scales)
 
 
-def largest_error(want: Sequence[NDArray], got: Sequence[NDArray]) -> float:
-    """The largest |want - got|; infinite where a value of ``got`` is not finite."""
-    if not all(np.isfinite(b).all() for b in got):
-        return float("inf")
-    return max(float(np.abs(a - b).max(initial=0)) for a, b in zip(want, got, strict=True))
+def deciding(outputs: Sequence[str]) -> list[str]:
+    """The outputs that accuracy is held to: ``logits``, which decide the labels; in other graphs, all."""
+    return ["logits"] if "logits" in outputs else list(outputs)
+
+
+def largest_error(want: NDArray, got: NDArray) -> float:
+    """The largest |want - got|; infinite where ``got`` is not finite."""
+    return float(np.abs(want - got).max(initial=0)) if np.isfinite(got).all() else float("inf")
+
+
+def _at_scale(exact: Session, half: Session, loud: Sequence[Inputs], scale: float) -> float | None:
+    errors = []
+    for inputs in (scaled(batch, scale) for batch in loud):
+        pairs = zip(exact.run(None, inputs), half.run(None, inputs), strict=True)
+        errors.append(max(largest_error(a, b) for a, b in pairs))
+    return max(errors, default=0.0) if np.all(np.isfinite(errors)) else None
 
 
 def require(accuracy: Accuracy, what: str, remedy: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import onnx
-from mmx.export.precision.session import cpu_session
-from mmx.export.precision.view import GraphView
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+
+from mmx.export.precision.session import cpu_session
+from mmx.export.precision.view import GraphView
 
 
 def largest_values(view: GraphView, batches: Iterable[dict[str, NDArray]]) -> dict[str, float]:

@@ -9,9 +9,10 @@ every optimisation level, so 300 * 300 comes out as 90000. Explicit casts back a
 from __future__ import annotations
 
 import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
 from mmx.export.precision.rules import MOVES
 from mmx.export.precision.view import element_types
-from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

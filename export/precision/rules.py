@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from mmx.export.precision.view import GraphView, label
 
 FP16_MAX = 65504.0
@@ -38,8 +39,8 @@ ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Pow", "Neg", "
 BOUNDED = {"Sigmoid", "Tanh", "Erf", "Softmax", "HardSigmoid", "Clip"}
 # These only move values: they take the type of what surrounds them.
 MOVES = {
-    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Gather", "GatherElements", "GatherND",
-    "Identity", "Expand", "Split", "Pad", "Where", "Tile", "DepthToSpace", "SpaceToDepth", "Dropout",
+    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Split", "Identity", "Dropout",
+    "Gather", "GatherElements", "GatherND", "Expand", "Pad", "Where", "Tile", "DepthToSpace", "SpaceToDepth",
 }  # fmt: skip
 LAST_PRODUCTS = {"MatMul", "Gemm", "Conv", "Einsum"}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mmx.export.durations import duration_at, sizes
 from mmx.runtime.manifest import Manifest, TensorSpec
-from numpy.typing import NDArray
 
 Inputs = dict[str, NDArray]
 FIRST_WORD = 13  # below it ALBERT's vocabulary has special ids
@@ -16,9 +17,9 @@ FIRST_WORD = 13  # below it ALBERT's vocabulary has special ids
 def utterances(manifest: Manifest, count: int, batch: int, seed: int = 0) -> Iterator[Inputs]:
     """``count`` utterances in batches of at most ``batch``, for any system's graph.
 
-    Durations are spread evenly over the data set's quantiles; a batch holds neighbours, and the batches are shuffled, so
-    that the first few stand for all. Faces are smooth random pictures, sounds are
-    voiced-looking mel powers from a whisper to full scale, features are normally distributed; all from ``seed``.
+    Durations are spread evenly over the data set's quantiles; a batch holds neighbours, and the batches are shuffled,
+    so that the first few stand for all. Faces are smooth random pictures, sounds are voiced-looking mel powers from a
+    whisper to full scale, features are normally distributed; all from ``seed``.
 
     Yields:
         The inputs of the manifest's FP32 graph, by name.
@@ -41,7 +42,7 @@ def scaled(inputs: Inputs, factor: float) -> Inputs:
 
 def _towers(manifest: Manifest, durations: Sequence[float], vocabulary: int, random: np.random.Generator) -> Inputs:
     text = manifest.preprocessing.text
-    lengths = [sizes(duration, manifest.preprocessing) for duration in durations]
+    lengths = [sizes(duration, manifest) for duration in durations]
     tokens = max(length.tokens for length in lengths)
     ids = np.full((len(lengths), tokens), text.pad_id, np.int64)
     mask = np.zeros_like(ids)

@@ -9,24 +9,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
+
 from mmx.export.precision.convert import convert
-from mmx.export.precision.proof import SCALES, TOLERANCE, Accuracy, measure, require
+from mmx.export.precision.current import RECIPE, TOLERANCE, Half, is_current
+from mmx.export.precision.proof import SCALES, Accuracy, measure, require
 from mmx.export.precision.ranges import largest_values
 from mmx.export.precision.rules import Kept, count_by_rule, kept_nodes
 from mmx.export.precision.samples import Inputs, scaled, utterances
+from mmx.export.precision.sensitivity import sensitive_nodes
 from mmx.export.precision.view import GraphView, read_graph
 from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
 from mmx.runtime.manifest import GraphSpec, Manifest
 
-RECIPE = 1  # raised whenever rules or conversion change, so that older variants are made again
 BATCH = 8
 RANGE_SAMPLES, LOUD_BATCHES = 16, 2
 REMEDY = "use --bf16, which has FP32's range, or --fp32; --tolerance sets what is accepted"
 
-Half = Literal["fp16", "bf16"]
 Report = Callable[[str, float], None]  # what is being done, and how much of it is done (0..1)
 
 
@@ -58,7 +59,7 @@ def make_variant(
     Args:
         model: the FP32 graph; it is not changed.
         batches: inputs for the comparison; taken one by one, so the caller can stop early.
-        range_batches: inputs for the rule of measured range, and for the loud runs.
+        range_batches: inputs for the rules that measure, and for the loud runs.
         what: names the graph in an error.
         thresholds: probability per label, for counting label flips.
         tolerance: largest accepted logit error; None takes the precision's own.
@@ -74,6 +75,8 @@ def make_variant(
     say("measuring ranges", 0)
     largest = largest_values(view, [*range_batches, *(scaled(x, scale) for scale in SCALES for x in loud)])
     kept = kept_nodes(view, half, largest)
+    accepted = TOLERANCE[half] if tolerance is None else tolerance
+    kept |= sensitive_nodes(view, half, kept, range_batches, accepted, say)
     converted = convert(view, kept, half)
     for node in converted.model.graph.node:
         if reason := {k.node: k for k in kept.values() if k.rule not in ("move", "conversion")}.get(node.name):
@@ -84,7 +87,7 @@ def make_variant(
         batches,
         loud,
         thresholds=thresholds,
-        tolerance=TOLERANCE[half] if tolerance is None else tolerance,
+        tolerance=accepted,
         progress=lambda done: say(f"comparing with FP32, sample {done}", done / total if total else 0),
     )
     require(accuracy, what, REMEDY)
@@ -147,18 +150,6 @@ def ensure_variant(
             report=report,
         )
         return _add(bundle, variant), True
-
-
-def is_current(bundle: Bundle, half: Half, tolerance: float) -> bool:
-    """Whether the bundle's variant was made of its present FP32 graph by this recipe, and meets the tolerance."""
-    spec = bundle.manifest.graphs.get(half)
-    source = bundle.manifest.files[bundle.manifest.graphs["fp32"].file]
-    return (
-        spec is not None
-        and spec.parity.get("recipe") == RECIPE
-        and spec.parity.get("source") == source
-        and float(spec.parity.get("max_error", float("inf"))) <= tolerance
-    )
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from mmx.runtime.errors import BadDataError
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
+
+from mmx.runtime.errors import BadDataError
 
 FLOAT = TensorProto.FLOAT
 
@@ -112,7 +113,7 @@ def _float_constant(node: NodeProto) -> TensorProto | None:
         tensor.name = node.output[0]
         return tensor
     if attribute.name == "value_float":
-        return numpy_helper.from_array(np.float32(attribute.f), node.output[0])
+        return numpy_helper.from_array(np.array(attribute.f, np.float32), node.output[0])
     if attribute.name == "value_floats":
         return numpy_helper.from_array(np.array(attribute.floats, np.float32), node.output[0])
     return None

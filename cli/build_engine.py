@@ -1,0 +1,216 @@
+"""``mmx build-engine``: a bundle becomes a TensorRT engine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmx.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmx.export.engine.build import Built
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+
+
+class Bytes(click.ParamType[int]):
+    """``512M``, ``2G`` or plain bytes."""
+
+    name = "BYTES"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the option's value."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+)([kmg]?)(i?b)?", value.strip().lower())
+        if not found:
+            self.fail(f"{value!r} is no size; write 512M or 2G", param, ctx)
+        return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[found[2]]
+
+
+def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
+    texts = {
+        "fp32": "FP32, without TF32.",
+        "fp16": "FP16, with FP32 where the range needs it.",
+        "bf16": "bfloat16, with FP32 where the rounding needs it.",
+        "int8": "The bundle's INT8 graph.",
+        "fp8": "The bundle's FP8 graph.",
+    }
+    for name in reversed(PRECISIONS):
+        option = click.option(f"--{name}", "precision", flag_value=name, help=texts[name])
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@_precision_flags
+@click.option(
+    "--target",
+    help="rtx4090, rtx3090, rtx5090, ..., sm89, portable (8.0 and later) or native. Default: the GPU here; without "
+    "one, rtx4090.",
+)
+@click.option("--flavour", default="auto", show_default=True, help="auto, tensorrt or tensorrt-rtx.")
+@click.option(
+    "--profiles",
+    default="short,typical,long",
+    show_default=True,
+    help="Which of the shape profiles to build, or a JSON file with your own.",
+)
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="The most utterances at once.")
+@click.option("--workspace", type=Bytes(), default=0, help="GPU memory that a layer may use, such as 2G.")
+@click.option("--level", type=click.IntRange(0, 5), help="Optimisation level: higher builds longer.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Utterances to prove the graph on."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=240,
+    show_default=True,
+    help="Stop proving after so long; what is printed is what was run.",
+)
+@click.option("--tolerance", type=click.FloatRange(min=0), help="Largest error of a logit. Default: 0.01 (bf16: 0.1).")
+@click.option("--force", is_flag=True, help="Build even if the engine is there.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print why each FP32 node stays FP32.")
+def build_engine(
+    bundle: Path | None,
+    precision: str | None,
+    target: str | None,
+    flavour: str,
+    profiles: str,
+    batch: int,
+    workspace: int,
+    level: int | None,
+    samples: int,
+    seconds: float,
+    tolerance: float | None,
+    force: bool,
+    verbose: bool,
+) -> None:
+    """Compile BUNDLE (default: the one in this folder) to a TensorRT engine, on any machine.
+
+    TensorRT for RTX needs no GPU to build for one. The FP16 or BF16 graph is made first and compared with the FP32 one;
+    what was measured is printed and kept in the bundle.
+
+    \b
+    mmx build-engine --fp16
+    mmx build-engine --fp16 --target rtx3090 ckpt.mmx
+    """
+    if precision is None:
+        raise UsageError("no precision was asked for", "mmx build-engine --fp16 (or --fp32, --bf16, --int8, --fp8)")
+    from mmx.export.engine.build import Settings, build_engine
+
+    path = bundle or bundle_here(Path.cwd())
+    started = time.perf_counter()
+    with _progress() as report:
+        built = build_engine(
+            path,
+            precision,
+            target=target,
+            flavour=flavour,
+            profiles=Path(profiles) if profiles.endswith(".json") else tuple(profiles.split(",")),
+            batch=batch,
+            settings=Settings(workspace=workspace, level=level),
+            samples=samples,
+            seconds=seconds,
+            tolerance=tolerance,
+            force=force,
+            report=report,
+        )
+    if verbose:
+        click.echo("\n".join([*_reasons(built), ""]))
+    click.echo("\n".join(summary(built, time.perf_counter() - started)))
+
+
+def bundle_here(folder: Path) -> Path:
+    """The one bundle in ``folder``, relative to it where possible; the folder itself, if it is one.
+
+    Raises:
+        UsageError: none, or several; they are listed.
+    """
+    if (folder / "manifest.json").is_file():
+        return Path()
+    found = sorted(path.name for path in folder.glob("*.mmx") if (path / "manifest.json").is_file())
+    if not found:
+        checkpoints = sorted(path.name for pattern in ("*.pt", "*.pth") for path in folder.glob(pattern))
+        first = f"mmx export {shlex.quote(checkpoints[0])}" if checkpoints else "mmx export ckpt.pt"
+        raise UsageError("there is no bundle in this folder", f"make one with {first}, or name one")
+    if len(found) > 1:
+        raise UsageError(f"there are {len(found)} bundles in this folder: {', '.join(found)}", "name one of them")
+    return Path(found[0])
+
+
+def summary(built: Built, seconds: float) -> list[str]:
+    """What was built, a line each, and the next command."""
+    from mmx.export.precision.current import sentence
+
+    record, manifest = built.record, built.bundle.manifest
+    spec, parity = manifest.graphs[record.precision], record.accuracy
+    where = ", ".join(record.capabilities) or "8.0 and later"
+    how = f"found in {1000 * seconds:.0f} ms" if built.cached else f"built in {record.made['seconds']:.0f} s"
+    total = sum(record.weights.values())
+    weights = ", ".join(f"{100 * count / total:.1f} % {name}" for name, count in record.weights.items())
+    bundle = shlex.quote(str(built.bundle.path))
+    lines = [f"{built.path}"]
+    if "half_nodes" in parity:
+        kept = ", ".join(f"{count} {rule}" for rule, count in parity["kept_fp32"].items())
+        lines += [
+            f"  graph       {spec.file}: {parity['half_nodes']} nodes in {record.precision}, "
+            f"{parity['fp32_nodes']} in FP32 ({kept}; -v says why)",
+            f"  accuracy    {sentence(parity)}",
+        ]
+    elif "worst" in parity:
+        lines.append(f"  graph       {spec.file}, worst relative error {parity['worst']:.1e} against PyTorch")
+    return [
+        *lines,
+        f"  engine      {record.size / 2**20:.1f} MB, {how} with {record.flavour} {record.version}",
+        f"  target      {record.target}, compute capability {where}",
+        f"  weights     {weights}; logits float32",
+        f"  profiles    {', '.join(profile.name for profile in record.profiles)}",
+        "  not run     an engine runs on its GPU only; nothing here has run it",
+        "",
+        "next:",
+        f"  mmx inspect {shlex.quote(str(built.path))}",
+        f"  mmx predict {bundle} video.mp4 --backend {record.flavour} --precision {record.precision}"
+        "   (where the GPU is)",
+    ]
+
+
+def _reasons(built: Built) -> Iterator[str]:
+    """Every node that stays FP32 and why, out of the variant itself."""
+    from mmx.export.precision.variant import reasons
+    from mmx.export.precision.view import read_graph
+
+    for name, kind, why in reasons(read_graph(built.bundle.graph_path(built.record.precision))):
+        yield f"  {kind:20} {name}: {why}"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """One line on stderr that is rewritten on a terminal; elsewhere a line for each new thing that is done."""
+    terminal, started, last = sys.stderr.isatty(), time.monotonic(), ""
+
+    def show(what: str, share: float) -> None:
+        nonlocal last
+        if terminal:
+            filled = round(20 * min(share, 1))
+            bar = "#" * filled + "." * (20 - filled)
+            click.echo(f"\r\033[K  [{bar}] {time.monotonic() - started:4.0f} s  {what}", err=True, nl=False)
+        elif (kind := what.split(",")[0]) != last:
+            click.echo(f"  {time.monotonic() - started:4.0f} s  {kind}", err=True)
+            last = kind
+
+    try:
+        yield show
+    finally:
+        if terminal:
+            click.echo("\r\033[K", err=True, nl=False)

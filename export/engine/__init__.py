@@ -1,0 +1,1 @@
+"""Building TensorRT engines, for any supported GPU and without one."""
