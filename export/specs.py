@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from mmx.models.late_fusion import LateFusion
+from mmx.models.mult import Mult
 from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.manifest import FaceSpec, MelSpec, TensorSpec
 from mmx.runtime.packing import INPUTS, pack
@@ -110,4 +112,46 @@ def _utterances(vocabulary: int, positions: int) -> dict[str, Arrays]:
     return {name: pack([sample(*shape) for shape in shapes]).inputs for name, shapes in _UTTERANCES.items()}
 
 
-_FAMILIES: dict[type[nn.Module], Callable[..., ExportSpec]] = {MultimodalSystem: multimodal}
+def features(system: LateFusion | Mult) -> ExportSpec:
+    """Three sequences of precomputed features with their lengths: LF-LSTM, LF-TRANS, MulT."""
+    config = system.config
+    sizes = {"text": config.text, "audio": config.audio, "visual": config.visual}
+    sequences = [TensorSpec(name, "float32", ("batch", f"{name}_rows", size)) for name, size in sizes.items()]
+    lengths = [TensorSpec(f"{name}_len", "int64", ("batch",)) for name in sizes]
+    by_modality = ("logits_text", "logits_visual", "logits_audio") if isinstance(system, LateFusion) else ()
+    return ExportSpec(
+        inputs=(*sequences, *lengths),
+        outputs=tuple(TensorSpec(name, "float32", ("batch", config.labels)) for name in ("logits", *by_modality)),
+        cases={name: _sequences(sizes, rows, seed) for seed, (name, rows) in enumerate(_ROWS.items())},
+        example="batch of 2, ragged",
+        counted="one utterance",
+        limits={},
+    )
+
+
+# rows of text, audio and visual features of each utterance
+_ROWS: dict[str, Sequence[tuple[int, int, int]]] = {
+    "one utterance": [(13, 30, 20)],
+    "batch of 2, ragged": [(5, 4, 7), (3, 6, 2)],
+    "batch of 7, ragged": [(9, 2, 3), (1, 8, 1), (4, 4, 9), (2, 1, 30), (20, 5, 5), (3, 3, 3), (1, 1, 1)],
+    "one row each": [(1, 1, 1)],
+    "no sound, no face": [(4, 0, 0), (2, 3, 0)],
+}
+
+
+def _sequences(sizes: Mapping[str, int], rows: Sequence[tuple[int, int, int]], seed: int) -> Arrays:
+    """Random features. The padding is random as well: a graph that reads it fails the proof."""
+    rng = np.random.default_rng(seed)
+    arrays: Arrays = {}
+    for (name, size), lengths in zip(sizes.items(), zip(*rows, strict=True), strict=True):
+        shape = (len(rows), max(1, *lengths), size)
+        arrays[name] = rng.standard_normal(shape).astype(np.float32)
+        arrays[f"{name}_len"] = np.array(lengths, np.int64)
+    return arrays
+
+
+_FAMILIES: dict[type[nn.Module], Callable[..., ExportSpec]] = {
+    MultimodalSystem: multimodal,
+    LateFusion: features,
+    Mult: features,
+}

@@ -35,8 +35,9 @@ class LateFusion(nn.Module):
 
     original_padding = False
 
-    def __init__(self) -> None:
+    def __init__(self, config: LstmConfig | TransConfig) -> None:
         super().__init__()
+        self.config = config
         self.affines = nn.ModuleDict()
         self.weighted_fusion = nn.Linear(3, 1, bias=False)
 
@@ -57,8 +58,7 @@ class LfLstm(LateFusion):
     """Bidirectional LSTMs: text by the output at its last row, audio and visual by both final states."""
 
     def __init__(self, config: LstmConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         sizes = {"t": config.text, "a": config.audio, "v": config.visual}
         self.rnns = nn.ModuleDict({key: BiLstm(size) for key, size in sizes.items()})
         self.affines.update({key: affine(2 * size, size, config.labels) for key, size in sizes.items()})
@@ -75,8 +75,7 @@ class LfTransformer(LateFusion):
     """CLS encoders without positions, one per modality, on the features as they are."""
 
     def __init__(self, config: TransConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         sizes = {"t": config.text, "a": config.audio, "v": config.visual}
         self.transformers = nn.ModuleDict(
             {

@@ -24,7 +24,7 @@ class BiLstm(nn.LSTM):
         Args:
             x: [batch, length, features]. length: int64 [batch], 1 or more.
         """
-        if torch.onnx.is_in_onnx_export():
+        if torch.compiler.is_exporting():
             return self._onnx(x, length, "bidirectional", ("", "_reverse"))
         return self._packed(x, length)
 
@@ -34,7 +34,7 @@ class BiLstm(nn.LSTM):
         Args:
             x, length: as for ``final_states``. last: each sample's last row, [batch, features].
         """
-        if torch.onnx.is_in_onnx_export():
+        if torch.compiler.is_exporting():
             forward = self._onnx(x, length, "forward", ("",))
         else:
             forward = self._packed(x, length)[:, : self.hidden_size]
@@ -48,8 +48,11 @@ class BiLstm(nn.LSTM):
         return weight
 
     def _packed(self, x: Tensor, length: Tensor) -> Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(x, length.cpu(), batch_first=True, enforce_sorted=False)
-        _, (states, _) = super().forward(packed)
+        if x.is_meta:  # shapes alone, as when multiply-accumulates are counted: every row is real
+            _, (states, _) = super().forward(x)
+        else:
+            packed = nn.utils.rnn.pack_padded_sequence(x, length.cpu(), batch_first=True, enforce_sorted=False)
+            _, (states, _) = super().forward(packed)
         return states.transpose(0, 1).flatten(1)
 
     def _onnx(self, x: Tensor, length: Tensor, direction: str, suffixes: tuple[str, ...]) -> Tensor:
