@@ -26,13 +26,13 @@ class Entry:
 
 # In the order a user meets them. `mmx.cli.<name>` holds a click command of the same name ("-" becomes "_").
 ENTRIES = {
-    "export": Entry("Turn a checkpoint into a bundle, and prove that it gives the same answers.", "export", ("torch",)),
-    "inspect": Entry("Show what is in a checkpoint or a bundle: folds, parameters, MACs."),
+    "export": Entry("Turn a checkpoint into a bundle; prove both answer the same.", "export", ("torch", "onnx")),
+    "inspect": Entry("Show a checkpoint's or bundle's folds, parameters and MACs."),
     "predict": Entry("Tell the emotions in video files, from a bundle alone."),
-    "doctor": Entry("Try what this machine can run, and say what to install for the rest."),
+    "doctor": Entry("Try what this machine can run; say what to install."),
     "systems": Entry("List the systems that mmx knows."),
-    "bench": Entry("Measure systems against each other on this machine.", "export", ("torch",)),
-    "profile": Entry("Show where a bundle spends its time, layer by layer."),
+    "bench": Entry("Measure systems against each other on this machine.", "export", ("torch", "onnx")),
+    "profile": Entry("Show where a bundle spends its time, layer by layer.", "export", ("onnx",)),
     "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),
 }
 
