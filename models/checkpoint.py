@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmx.models.config import to_dict
-from mmx.models.detect import Shapes, candidates, detect
+from mmx.models.detect import Shapes, candidates, detect, forms_of
 from mmx.models.labels import DATASETS, labels_for
 from mmx.models.read_tensors import read_checkpoint_file
 from mmx.models.registry import System, get_system
@@ -188,7 +188,7 @@ def _fitting(path: Path, spec: System, shapes: Shapes, config: Any) -> tuple[Any
     """
     if config is not None:
         try:
-            options: Iterable[Any] = (spec.config(config),)
+            options: Iterable[Any] = forms_of(spec.config(config))
         except BadDataError as e:
             raise BadDataError(f"{path}: {e.message}", e.hint) from e
     else:

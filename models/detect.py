@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from mmx.models.config import (
+    FORMS,
     MAX_DEPTH,
     MAX_SIZE,
     AlbertConfig,
@@ -57,6 +58,15 @@ def detect(names: Mapping[str, Any]) -> str | None:
             if found != (None, None) and fits(trunks):
                 return name
     return None
+
+
+def forms_of(config: Any) -> list[Any]:
+    """The config itself, then with its visual trunk in each other form: a trainer may fold the weights it saves."""
+    if not isinstance(config, MultimodalConfig):
+        return [config]
+    visual = config.visual
+    others = [form for form in FORMS[visual.block] if form != visual.form]
+    return [config, *(replace(config, visual=replace(visual, form=form)) for form in others)]
 
 
 def candidates(system: System, shapes: Shapes) -> Iterator[Any]:
