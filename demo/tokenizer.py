@@ -23,7 +23,8 @@ TEXT_BYTES = 1_500_000
 def train_tokenizer(folder: Path, pieces: int = 4000, text_bytes: int = TEXT_BYTES) -> Path:
     """Train a unigram model of about ``pieces`` pieces; writes and returns ``folder/spiece.model``.
 
-    Ids as in ALBERT's model: <pad> 0, <unk> 1, [CLS] 2, [SEP] 3, [MASK] 4.
+    Ids as in ALBERT's model: <pad> 0, <unk> 1, [CLS] 2, [SEP] 3, [MASK] 4, then the symbols that
+    always stand alone.
     """
     if not 300 <= pieces <= ALBERT_VOCABULARY:
         raise ValueError(f"pieces must be 300 to {ALBERT_VOCABULARY}, not {pieces}")
@@ -38,12 +39,12 @@ def train_tokenizer(folder: Path, pieces: int = 4000, text_bytes: int = TEXT_BYT
             vocab_size=pieces,
             hard_vocab_limit=False,
             character_coverage=0.9999,
-            normalization_rule_name="nmt_nfkc_cf",
             pad_id=0,
             unk_id=1,
             bos_id=-1,
             eos_id=-1,
             control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+            user_defined_symbols=list('()"-.–£€'),
             num_threads=2,
             minloglevel=2,
         )
@@ -63,7 +64,7 @@ def _sentences(limit: int) -> Iterator[str]:
             if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
                 continue
             for line in (ast.get_docstring(node) or "").splitlines():
-                if line := line.strip():
+                if line := line.strip().lower():
                     taken += len(line)
                     yield line
         if taken > limit:

@@ -118,7 +118,7 @@ def audio_stream(container: InputContainer) -> Any | None:
 
 def upright_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     """The frame as uint8 RGB [height, width, 3], turned as its display matrix says (by quarter turns)."""
-    rgb = frame.to_ndarray(format="rgb24")
+    rgb: NDArray[Any] = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 

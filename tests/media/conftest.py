@@ -31,3 +31,9 @@ def talking_face(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         return load_demo("clip").build_clip(tmp_path_factory.mktemp("clip") / "talking.mp4")
     except EnvironmentMissing as e:
         pytest.skip(str(e))
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small spiece.model that has ALBERT's special ids."""
+    return load_demo("tokenizer").train_tokenizer(tmp_path_factory.mktemp("tokenizer"), 1200, text_bytes=200_000).parent
