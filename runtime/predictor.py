@@ -76,10 +76,11 @@ class Predictor:
             files: one media file or several.
             text, transcript, window: see ``Preprocessor.segments``. With several files, text and transcript are lists
                 with one entry (or None) for each file.
-            on_error: called with the file and the error instead of raising it; the next file follows.
+            on_error: called with the file and the error when a file is at fault; the next file follows.
 
         Raises:
-            UsageError: at once, if the arguments do not fit together. MmxError: when a file is at fault.
+            UsageError: the arguments are at fault; at once where that can be known.
+            MmxError: a file is at fault and there is no ``on_error``.
         """
         paths = [files] if isinstance(files, (str, Path)) else list(files)
         texts = _one_each("text", text, paths)
@@ -126,7 +127,7 @@ class Predictor:
                 for group in self._groups(segments):
                     yield from self._answer(group)
             except MmxError as e:
-                if on_error is None:
+                if on_error is None or isinstance(e, UsageError):
                     raise
                 on_error(str(file), e)
 

@@ -5,7 +5,6 @@ Driven by the bundle's preprocessing spec alone, so that every use of a bundle s
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -115,12 +114,10 @@ class Preprocessor:
                 middle lies in it; untimed text goes to every window, with the flag ``text_of_whole_file``.
 
         Raises:
-            UsageError: text and transcript together, or a window that is no positive number.
+            UsageError: text and transcript together, or a window that is too short or too long (see ``plan_cuts``).
             BadDataError: the file or the transcript can't be read, or the bundle lacks the tokenizer or the face
                 nets that this file needs.
         """
-        if window is not None and not (math.isfinite(window) and window > 0):
-            raise UsageError(f"the window is {window} seconds; it must be more than 0")
         said = _what_is_said(text, transcript)
         started = perf_counter()
         info = probe(file)

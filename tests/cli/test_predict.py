@@ -127,17 +127,8 @@ def test_a_checkpoint_in_place_of_a_bundle(tiny_checkpoint: Path, sound: Path, c
 
 
 def test_a_closed_pipe_is_no_crash(tiny_bundle: Path, sound: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "mmx.cli.main",
-        "predict",
-        str(tiny_bundle),
-        str(sound),
-        "--window",
-        "0.01",
-        "--json",
-    ]
+    many = [str(sound)] * 10  # 200 lines of 1.5 kB: more than a pipe holds
+    command = [sys.executable, "-m", "mmx.cli.main", "predict", str(tiny_bundle), *many, "--window", "0.1", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         strict(process.stdout.readline())
