@@ -1,0 +1,109 @@
+"""Where samples come from: the synthetic set, or a processed data set put through mmx's preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.benchmarks.datasets import Item, read_processed
+from mmx.benchmarks.workloads import Utterance, Workload, make_sample, synthetic
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.media.decode import upright_rgb
+from mmx.runtime.media.faces import FaceDetector
+from mmx.runtime.media.mel import mel_pieces
+from mmx.runtime.media.reader import SegmentEnd, read_segments
+from mmx.runtime.media.text import Tokenizer
+from mmx.runtime.packing import FACE_SHAPE
+from mmx.runtime.types import Sample
+
+LARGEST_IMAGE_BYTES = 64 * 2**20
+IMAGE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "jpeg_pipe,image2"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of utterances, a maker of an utterance's tensors by its index, and the true labels where they are known.
+
+    ``truths``: int64 [utterances, labels].
+    """
+
+    workload: Workload
+    make: Callable[[int], Sample]
+    truths: NDArray[np.int64] | None = None
+
+
+def synthetic_source(dataset: str) -> Source:
+    """The synthetic set."""
+    work = synthetic(dataset)
+    return Source(work, lambda index: make_sample(work.utterances[index]))
+
+
+def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
+    """The test split of a processed data set, preprocessed as ``bundle`` says: faces found, mel made, text tokenised.
+
+    Raises:
+        UsageError: the bundle lacks the tokenizer or the face nets. BadDataError: a file of the set is damaged.
+    """
+    if bundle.tokenizer_dir is None or bundle.face_nets is None:
+        raise UsageError(
+            f"{bundle.path} has no tokenizer or no face nets, and --data needs both",
+            "give a --checkpoint that was exported with them: put ALBERT's spiece.model beside it",
+        )
+    spec = bundle.manifest.preprocessing
+    items = read_processed(root, dataset)
+    tokenizer = Tokenizer.load(bundle.tokenizer_dir, spec.text)
+    detector = FaceDetector(bundle.face_nets, spec.faces)
+
+    def size(index: int, item: Item) -> Utterance:
+        seconds = item.duration()
+        tokens = len(tokenizer.encode(item.text)[0])
+        pieces = int(np.ceil(seconds * spec.mel.sample_rate / spec.mel.hop / spec.mel.columns))
+        return Utterance(index, seconds, len(item.chosen(spec.video)), pieces, len(item.text.split()), tokens)
+
+    utterances = tuple(size(index, item) for index, item in enumerate(items))
+    work = Workload(dataset, "processed data set", utterances, (1,) * len(items), len(items))
+    return Source(
+        work,
+        lambda index: read_utterance(items[index], spec, tokenizer, detector),
+        np.array([item.truth for item in items], np.int64),
+    )
+
+
+def read_utterance(item: Item, spec: Preprocessing, tokenizer: Tokenizer, detector: FaceDetector) -> Sample:
+    """One utterance on disk as the network takes it.
+
+    Raises:
+        BadDataError: a picture or the sound of it is damaged.
+    """
+    frames = [read_image(path) for path in item.chosen(spec.video)]
+    crops = [crop.pixels for crop in detector.extract(frames, spec.video.no_face)] if frames else []
+    pixels = [crop for crop in crops if crop is not None]
+    events = read_segments(item.audio, None, spec)
+    sound = [event.sound for event in events if isinstance(event, SegmentEnd)]
+    return Sample(
+        token_ids=tokenizer.encode(item.text)[0],
+        faces=np.stack(pixels) if pixels else np.empty((0, *FACE_SHAPE), np.float32),
+        pieces=mel_pieces(np.concatenate(sound), spec.mel),
+    )
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """A picture as RGB [height, width, 3].
+
+    Raises:
+        BadDataError: it is no picture, or a huge one.
+    """
+    try:
+        if path.stat().st_size > LARGEST_IMAGE_BYTES:
+            raise BadDataError(f"{path} is larger than {LARGEST_IMAGE_BYTES >> 20} MB", "frames of the sets are small")
+        with av.open(f"file:{path.absolute()}", container_options=IMAGE_OPTIONS) as container:
+            return upright_rgb(next(container.decode(video=0)))
+    except (av.FFmpegError, OSError, StopIteration, IndexError) as e:
+        raise BadDataError(f"{path} can't be read as a picture: {e}", "extract the data set again") from e
