@@ -32,13 +32,14 @@ class FocalModulation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[rows, height, width, channels], same out."""
         query, rest = self.f(x).split([self.width, self.width + self.levels + 1], dim=-1)
-        # Contiguous: the convolutions' channels-first kernels are faster here and round half as much.
-        context, gates = rest.permute(0, 3, 1, 2).contiguous().split([self.width, self.levels + 1], dim=1)
+        # Contiguous, because the channels-first convolution kernels round less than the channels-last ones.
+        sizes = [self.width] + [1] * (self.levels + 1)
+        context, *gates, last_gate = rest.permute(0, 3, 1, 2).contiguous().split(sizes, dim=1)
         parts = []
-        for level, layer in enumerate(self.focal_layers):
+        for layer, gate in zip(self.focal_layers, gates, strict=True):
             context = layer(context)
-            parts.append(context * gates[:, level : level + 1])
-        parts.append(gelu(context.mean((2, 3), keepdim=True)) * gates[:, self.levels :])
+            parts.append(context * gate)
+        parts.append(gelu(context.mean((2, 3), keepdim=True)) * last_gate)
         total = functools.reduce(torch.add, parts)
         return self.proj(query * self.h(total).permute(0, 2, 3, 1))
 
