@@ -89,7 +89,7 @@ def build(job: dict[str, Any], events: Events) -> dict[str, Any]:
 
 
 def census(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """Layers by type and output type, and weights by type, of a strongly typed network: what will be computed in what."""
+    """Layers by type and output type, and weights by type, of a strongly typed network."""
     layers: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     for index in range(network.num_layers):

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from mmx.export.precision.rules import FP16_MAX, MASK, is_mask
 from mmx.export.precision.view import GraphView
 
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -17,13 +16,12 @@ HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 @dataclass(frozen=True)
 class Converted:
-    """A half-precision graph, and what was done: nodes by their type, casts put in, masks made finite."""
+    """A half-precision graph, and what was done: nodes by their type, casts put in."""
 
     model: onnx.ModelProto
     half_nodes: int
     fp32_nodes: int
     casts: int
-    masks: tuple[str, ...]
 
 
 def convert(view: GraphView, kept: Collection[int], half: str) -> Converted:
@@ -48,7 +46,6 @@ class _Converter:
         self.constants: dict[str, TensorProto] = {}
         self.made: dict[str, int] = {name: TensorProto.FLOAT for name in view.inputs if view.is_float(name)}
         self.renamed: dict[tuple[str, int], str] = {}
-        self.masks: list[str] = []
         self.casts = 0
 
     def run(self) -> Converted:
@@ -68,7 +65,7 @@ class _Converter:
         graph.node.extend(self.nodes)
         graph.initializer.extend(self.constants.values())
         fp32 = sum(view.takes_or_makes_float(i) for i in range(len(view.nodes))) - half_nodes
-        return Converted(model, half_nodes, fp32, self.casts, tuple(self.masks))
+        return Converted(model, half_nodes, fp32, self.casts)
 
     def _add(self, node: NodeProto, wanted: int) -> None:
         copy = NodeProto()
@@ -130,11 +127,7 @@ class _Converter:
             return name
         short = self._new_name(name, self.half)
         if short not in self.constants:
-            values = numpy_helper.to_array(tensor)
-            if is_mask(values):
-                values = np.where(values < -FP16_MAX, np.float32(MASK), values)
-                self.masks.append(name)
-            self.constants[short] = _half_tensor(values, short, self.half)
+            self.constants[short] = _half_tensor(numpy_helper.to_array(tensor), short, self.half)
         return short
 
     def _rename_output(self, name: str) -> None:

@@ -35,6 +35,6 @@ def sentence(parity: Mapping[str, Any]) -> str:
     if flips:
         said += f" (the worst {parity['nearest_flip']:.1e} from its threshold)"
     if parity["ties"]:
-        said += f", {parity['ties']} too close to call in FP32"
+        said += f", {parity['ties']} too close to call (within 1e-4)"
     finite = [scale for scale, error in parity["scales"].items() if error is not None]
     return said + (f"; finite with inputs scaled by {' and '.join(finite)}" if finite else "")

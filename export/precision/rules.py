@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
+from onnx import numpy_helper
 
-from mmx.export.precision.view import GraphView, label
+from mmx.export.precision.view import FLOAT, GraphView, label
 
 FP16_MAX = 65504.0
 MASK = -3e4  # what a mask of -inf or float32's minimum becomes: finite in FP16, even with a score added to it
@@ -169,7 +171,7 @@ def _constants(view: GraphView) -> Found:
         if values is None or not values.size:
             continue
         finite = values[np.isfinite(values)]
-        if np.any(finite > FP16_MAX) or (not is_mask(values) and np.any(np.abs(finite) > FP16_MAX)):
+        if np.any(np.abs(finite) > FP16_MAX):
             reason = f"its constant {name} reaches {np.abs(finite).max():.3g}"
         elif values.size == 1 and 0 < abs(float(values.reshape(-1)[0])) < 6e-5:
             reason = f"its constant {name} = {float(values.reshape(-1)[0]):.3g} is below FP16's normal numbers"
@@ -182,6 +184,19 @@ def is_mask(values: np.ndarray) -> bool:
     """Whether a constant holds "minus a lot" (-inf, -1e9, float32's minimum) and otherwise only zeros."""
     low = values < -FP16_MAX
     return bool(np.any(low)) and bool(np.all(low | (values == 0)))
+
+
+def with_finite_masks(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy in which mask constants are ``MASK`` instead of less, and the names of those that were changed."""
+    copy = GraphView(model).model
+    changed = []
+    for tensor in copy.graph.initializer:
+        values = numpy_helper.to_array(tensor) if tensor.data_type == FLOAT else None
+        if values is not None and is_mask(values):
+            finite = np.where(values < -FP16_MAX, np.float32(MASK), values)
+            tensor.CopyFrom(numpy_helper.from_array(finite, tensor.name))
+            changed.append(tensor.name)
+    return copy, changed
 
 
 def _measured(view: GraphView, largest: Mapping[str, float]) -> Found:

@@ -25,7 +25,7 @@ def utterances(manifest: Manifest, count: int, batch: int, seed: int = 0) -> Ite
         The inputs of the manifest's FP32 graph, by name.
     """
     random = np.random.default_rng(seed)
-    durations = [duration_at(manifest.dataset, percent) for percent in np.linspace(0, 100, count)]
+    durations = [duration_at(manifest.dataset, percent) for percent in (np.arange(count) + 0.5) * 100 / count]
     vocabulary = int(manifest.config.get("text", {}).get("vocabulary", 30000))
     for start in random.permutation(np.arange(0, count, batch)):
         part = durations[start : start + batch]

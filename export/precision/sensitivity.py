@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from mmx.export.precision.convert import convert
@@ -39,16 +40,16 @@ def sensitive_nodes(
 
     Args:
         kept: what the other rules keep.
-        batches: inputs to measure on; the parts are measured on the first.
+        batches: inputs to measure on, smallest first; the parts are measured on the middle one.
     """
-    wanted = [_logits(view, kept, half, batch, exact=True) for batch in batches]
+    middle = batches[len(batches) // 2 :][:1]
+    wanted, wanted_middle = _logits(view.model, batches), _logits(view.model, middle)
 
-    def errors(nodes: Nodes, count: int) -> NDArray:
-        pairs = zip(wanted[:count], batches[:count], strict=True)
-        return np.concatenate([(_logits(view, nodes, half, batch) - want).ravel() for want, batch in pairs])
+    def half_logits(nodes: Nodes, some: Sequence[Inputs]) -> NDArray:
+        return _logits(rounded(convert(view, nodes, half).model), some)
 
     aim = AIM * tolerance
-    worst = np.abs(errors(kept, len(batches))).max()
+    worst = np.abs(half_logits(kept, batches) - wanted).max()
     if worst <= aim:
         return {}
     parts = _parts(view)
@@ -56,7 +57,7 @@ def sensitive_nodes(
     for number, part in enumerate(parts):
         say(f"finding where rounding hurts, part {number + 1} of {len(parts)}", number / len(parts))
         others = {i: Kept("", "", "", "") for i in range(len(view.nodes)) if i not in part}
-        alone.append(errors({**others, **kept}, 1))
+        alone.append(half_logits({**others, **kept}, middle) - wanted_middle)
     ranked = sorted(range(len(parts)), key=lambda number: -float(np.square(alone[number]).mean()))
     added: dict[int, Kept] = {}
     for number in ranked:
@@ -67,15 +68,14 @@ def sensitive_nodes(
         for index in parts[number]:
             if index not in kept and view.takes_or_makes_float(index):
                 added[index] = Kept(label(view.nodes[index]), view.nodes[index].op_type, "sensitive", reason)
-        worst = np.abs(errors({**added, **kept}, len(batches))).max()
+        worst = np.abs(half_logits({**added, **kept}, batches) - wanted).max()
     return added
 
 
-def _logits(view: GraphView, kept: Nodes, half: Half, batch: Inputs, exact: bool = False) -> NDArray:
-    model = view.model if exact else rounded(convert(view, kept, half).model)
+def _logits(model: onnx.ModelProto, batches: Sequence[Inputs]) -> NDArray:
     session = cpu_session(model)
     names = deciding([output.name for output in session.get_outputs()])
-    return np.concatenate([value.ravel() for value in session.run(names, batch)])
+    return np.concatenate([value.ravel() for batch in batches for value in session.run(names, batch)])
 
 
 def _parts(view: GraphView) -> list[range]:

@@ -17,7 +17,7 @@ from mmx.export.precision.convert import convert
 from mmx.export.precision.current import RECIPE, TOLERANCE, Half, is_current
 from mmx.export.precision.proof import SCALES, Accuracy, measure, require
 from mmx.export.precision.ranges import largest_values
-from mmx.export.precision.rules import Kept, count_by_rule, kept_nodes
+from mmx.export.precision.rules import Kept, count_by_rule, kept_nodes, with_finite_masks
 from mmx.export.precision.samples import Inputs, scaled, utterances
 from mmx.export.precision.sensitivity import sensitive_nodes
 from mmx.export.precision.view import GraphView, read_graph
@@ -25,7 +25,7 @@ from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
 from mmx.runtime.manifest import GraphSpec, Manifest
 
 BATCH = 8
-RANGE_SAMPLES, LOUD_BATCHES = 16, 2
+TRIAL_SAMPLES, TRIAL_BATCH = 12, 4  # for the rules that measure
 REMEDY = "use --bf16, which has FP32's range, or --fp32; --tolerance sets what is accepted"
 
 Report = Callable[[str, float], None]  # what is being done, and how much of it is done (0..1)
@@ -46,7 +46,7 @@ def make_variant(
     model: onnx.ModelProto,
     half: Half,
     batches: Iterable[Inputs],
-    range_batches: Sequence[Inputs],
+    trials: Sequence[Inputs],
     *,
     what: str,
     thresholds: Sequence[float] = (),
@@ -59,7 +59,7 @@ def make_variant(
     Args:
         model: the FP32 graph; it is not changed.
         batches: inputs for the comparison; taken one by one, so the caller can stop early.
-        range_batches: inputs for the rules that measure, and for the loud runs.
+        trials: inputs for the rules that measure, and for the loud runs.
         what: names the graph in an error.
         thresholds: probability per label, for counting label flips.
         tolerance: largest accepted logit error; None takes the precision's own.
@@ -70,13 +70,15 @@ def make_variant(
         BadDataError: the graph's types cannot be inferred.
     """
     say = report or (lambda what, share: None)
-    view = GraphView(model)
-    loud = list(range_batches[:LOUD_BATCHES])
+    finite, masks = with_finite_masks(model)
+    view = GraphView(finite)
+    by_size = sorted(trials, key=lambda batch: sum(array.size for array in batch.values()))
+    loud = by_size[:1]
     say("measuring ranges", 0)
-    largest = largest_values(view, [*range_batches, *(scaled(x, scale) for scale in SCALES for x in loud)])
+    largest = largest_values(view, [*by_size, *(scaled(batch, max(SCALES)) for batch in loud)])
     kept = kept_nodes(view, half, largest)
     accepted = TOLERANCE[half] if tolerance is None else tolerance
-    kept |= sensitive_nodes(view, half, kept, range_batches, accepted, say)
+    kept |= sensitive_nodes(view, half, kept, by_size, accepted, say)
     converted = convert(view, kept, half)
     for node in converted.model.graph.node:
         if reason := {k.node: k for k in kept.values() if k.rule not in ("move", "conversion")}.get(node.name):
@@ -97,7 +99,7 @@ def make_variant(
         "fp32_nodes": converted.fp32_nodes,
         "kept_fp32": count_by_rule(kept),
         "casts": converted.casts,
-        "finite_masks": list(converted.masks),
+        "finite_masks": masks,
     }
     return Variant(converted.model, half, tuple(kept.values()), accuracy, summary)
 
@@ -142,7 +144,7 @@ def ensure_variant(
             model,
             half,
             _until(utterances(manifest, samples, BATCH), seconds),
-            list(utterances(manifest, RANGE_SAMPLES, BATCH, seed=1)),
+            list(utterances(manifest, TRIAL_SAMPLES, TRIAL_BATCH, seed=1)),
             what=f"{bundle.path} in {half}",
             thresholds=manifest.thresholds,
             tolerance=wanted,

@@ -1,0 +1,220 @@
+"""``build_engine`` with TensorRT's real builder, on a machine that need not have a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from mmx.export.engine import child
+from mmx.export.engine.build import Built, Settings, build_engine
+from mmx.export.engine.evidence import prove_precision
+from mmx.runtime.bundle import Bundle, sha256_of
+from mmx.runtime.engines import describe_engine, engines_of, read_record, sidecar_path
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+
+ASKED = {"target": "rtx4090", "profiles": ("short",), "samples": 8}
+
+
+def test_an_fp16_engine_for_a_card_that_is_not_here(built: Built) -> None:
+    record = read_record(built.path)
+    assert record == built.record and not built.cached and built.variant_made
+    assert built.path.name == f"tensorrt-rtx-rtx4090-fp16-{record.key}.engine"
+    assert record.sha256 == sha256_of(built.path) and record.capabilities == ("8.9",)
+    assert record.weights["half"] > 0.5 * sum(record.weights.values())
+    assert record.layers["matrix_multiply half"] > 10 and "normalization half" not in record.layers
+    assert record.accuracy["samples"] == 8
+    Bundle.open(built.bundle.path)  # the engine does not disturb the bundle
+    assert engines_of(built.bundle) == [(built.path, record)]
+
+
+def test_the_second_time_it_is_found_at_once(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "run_build", None)
+    started = time.perf_counter()
+    again = build_engine(built.bundle.path, "fp16", **ASKED)
+    assert again.cached and again.path == built.path and again.record == built.record
+    assert time.perf_counter() - started < 1
+
+
+def test_whatever_would_change_the_engine_changes_its_name(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+
+    class Stop(Exception):
+        pass
+
+    def refuse(job: dict[str, object], _progress: object) -> None:
+        jobs.append(job["out"])
+        raise Stop
+
+    monkeypatch.setattr(child, "run_build", refuse)
+    for change in (
+        {"target": "rtx3090"},
+        {"target": "portable"},
+        {"profiles": ("short", "long")},
+        {"batch": 4},
+        {"settings": Settings(workspace=2**30)},
+        {"settings": Settings(level=1)},
+    ):
+        with pytest.raises(Stop):
+            build_engine(built.bundle.path, "fp16", **(ASKED | change))
+    with pytest.raises(Stop):
+        build_engine(built.bundle.path, "fp32", **ASKED)
+    assert len({*jobs, str(built.path.with_suffix(".engine.tmp"))}) == 8
+
+
+def test_a_damaged_engine_or_sidecar_is_built_again(own: Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = own / "engines" / built.path.name
+    monkeypatch.setattr(child, "run_build", lambda *_: (_ for _ in ()).throw(EnvironmentMissing("asked to build")))
+    assert build_engine(own, "fp16", **ASKED).cached
+    sidecar_path(engine).write_text("{")
+    with pytest.raises(EnvironmentMissing, match="asked to build"):
+        build_engine(own, "fp16", **ASKED)
+    sidecar_path(engine).write_text(built.record.to_json())
+    engine.write_bytes(engine.read_bytes()[:-1])
+    with pytest.raises(EnvironmentMissing, match="asked to build"):
+        build_engine(own, "fp16", **ASKED)
+
+
+def test_int8_is_not_made_up(built: Built) -> None:
+    with pytest.raises(UsageError, match="has no int8 graph"):
+        build_engine(built.bundle.path, "int8", **ASKED)
+
+
+@pytest.mark.parametrize("asked", ["fp16", "fp32", "int8"])
+def test_an_engine_that_is_not_what_was_asked_for_is_refused(built: Built, asked: str) -> None:
+    outputs = built.bundle.manifest.graphs["fp32"].outputs
+    io = [{"name": spec.name, "dtype": "float", "shape": []} for spec in outputs]
+    other = {"weights": {"bf16": 100, "half": 1, "float": 1, "int8": 1}, "layers": {"cast half": 3}, "io": io}
+    with pytest.raises(BadDataError, match=asked):
+        prove_precision(asked, other, outputs, "model.onnx")
+    real = {"weights": built.record.weights, "layers": built.record.layers, "io": io}
+    prove_precision("fp16", real, outputs, "model.onnx")
+    io[0]["dtype"] = "half"
+    with pytest.raises(BadDataError, match="output logits is half, not float"):
+        prove_precision("fp16", real, outputs, "model.onnx")
+
+
+def _job(tmp_path: Path, graph: onnx.ModelProto, shape: list[int]) -> dict[str, object]:
+    onnx.save(graph, tmp_path / "g.onnx")
+    sizes = {"min": shape, "opt": shape, "max": shape}
+    return {
+        "module": "tensorrt_rtx",
+        "graph": str(tmp_path / "g.onnx"),
+        "out": str(tmp_path / "g.engine"),
+        "capabilities": ["8.9"],
+        "profiles": [{"name": "only", "shapes": {"x": sizes}}],
+        "workspace": 0,
+        "level": None,
+    }
+
+
+def _graph(node: onnx.NodeProto) -> onnx.ModelProto:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.example", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def test_a_layer_that_tensorrt_does_not_know_is_named(tmp_path: Path) -> None:
+    node = helper.make_node("Frobnicate", ["x"], ["y"], "trunk.7/Frobnicate", domain="com.example")
+    with pytest.raises(BadDataError, match=r"g\.onnx.*trunk\.7/Frobnicate") as caught:
+        child.run_build(_job(tmp_path, _graph(node), [4]), lambda *_: None)
+    assert "ONNX Runtime" in caught.value.hint
+
+
+def test_a_profile_that_does_not_fit_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadDataError) as caught:
+        child.run_build(_job(tmp_path, _graph(helper.make_node("Relu", ["x"], ["y"])), [4, 4]), lambda *_: None)
+    assert "--profiles" in caught.value.hint
+
+
+def test_a_builder_that_dies_is_an_error_and_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os, sys; sys.stderr.write('out of luck'); sys.stderr.flush(); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(child, "WORKER", (sys.executable, "-c", code))
+    with pytest.raises(EnvironmentMissing, match="ended by signal 9: out of luck"):
+        child.run_build(_job(tmp_path, _graph(helper.make_node("Relu", ["x"], ["y"])), [4]), lambda *_: None)
+
+
+def test_ctrl_c_ends_the_builder_and_leaves_nothing(own: Path) -> None:
+    before = sorted((own / "engines").iterdir())
+    command = [sys.executable, "-m", "mmx.cli.main", "build-engine", "--fp16", "--target", "rtx3090", str(own)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if "Building engine" in line:
+            break
+    workers = _workers_of(process.pid)
+    assert len(workers) == 1
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    process.stderr.close()
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert sorted((own / "engines").iterdir()) == before
+
+
+def test_the_builder_ends_with_its_parent(own: Path) -> None:
+    command = [sys.executable, "-m", "mmx.cli.main", "build-engine", "--fp16", "--target", "rtx3090", str(own)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if "Building engine" in line:
+            break
+    (worker,) = _workers_of(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    end = time.monotonic() + 30
+    while _alive(worker):
+        assert time.monotonic() < end, "the builder outlived its parent"
+        time.sleep(0.1)
+
+
+def _workers_of(parent: int) -> list[int]:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [pid for pid in map(int, children) if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_inspect_shows_the_sidecar_and_a_changed_file(built: Built, own: Path) -> None:
+    text = describe_engine(built.path)
+    for part in ("tensorrt-rtx 1.", "rtx4090", "8.9", "face_index", "int64", "short", "on 8 samples", built.record.key):
+        assert part in text
+    assert "unchanged" in text
+    changed = own / "engines" / built.path.name
+    changed.write_bytes(b"x" + changed.read_bytes()[1:])
+    assert "NOT the file that was built" in describe_engine(changed)
+    raw = json.loads(sidecar_path(changed).read_text())
+    sidecar_path(changed).write_text(json.dumps(raw | {"schema_version": 9}))
+    with pytest.raises(BadDataError, match="schema_version 9"):
+        describe_engine(changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["ours", "v2em", "fe2e", "v2em-visual+focal", "rfam+nest"])
+def test_every_system_builds_for_sm89(system: str, tmp_path: Path, tokenizer_dir: Path) -> None:
+    """At full size, FP16, three profiles. Few samples: the accuracy of FP16 is tests/precision's business."""
+    from mmx.export.exporter import export_bundle
+    from mmx.models.checkpoint import save_checkpoint, seeded_module
+    from mmx.models.registry import get_system
+
+    config = get_system(system).presets["full"]
+    save_checkpoint(tmp_path / "c.pt", seeded_module(system, config), system, config, dataset="iemocap")
+    export_bundle(tmp_path / "c.pt", tmp_path / "c.mmx", tokenizer=tokenizer_dir)
+    made = build_engine(tmp_path / "c.mmx", "fp16", target="sm89", samples=8, tolerance=5e-2)
+    assert made.record.weights["half"] > 0.5 * sum(made.record.weights.values())
+    assert [profile.name for profile in made.record.profiles] == ["short", "typical", "long"]
+    assert made.record.size < 0.75 * made.bundle.graph_path("fp32").stat().st_size + 50e6

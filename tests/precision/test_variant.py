@@ -1,0 +1,150 @@
+"""The whole way on a bundle: make a variant, prove it, add it; and that the bundle survives whatever happens then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from mmx.export.precision import variant
+from mmx.export.precision.current import is_current, sentence
+from mmx.export.precision.samples import utterances
+from mmx.export.precision.variant import ensure_variant, make_variant, reasons
+from mmx.export.precision.view import read_graph
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import BadDataError, ParityError
+
+
+@pytest.fixture(scope="module")
+def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with an FP16 graph, proved on 16 utterances."""
+    path = tmp_path_factory.mktemp("variant") / "tiny.mmx"
+    shutil.copytree(tiny_bundle, path)
+    bundle, new = ensure_variant(Bundle.open(path), "fp16", samples=16)
+    assert new
+    return bundle
+
+
+@pytest.fixture
+def fresh(tiny_bundle: Path, tmp_path: Path) -> Bundle:
+    shutil.copytree(tiny_bundle, tmp_path / "tiny.mmx")
+    return Bundle.open(tmp_path / "tiny.mmx")
+
+
+def test_the_bundle_lists_the_variant_with_what_was_measured(made: Bundle) -> None:
+    again = Bundle.open(made.path)  # every hash
+    parity = again.manifest.graphs["fp16"].parity
+    assert parity["samples"] == 16 and parity["decisions"] == 16 * 6
+    assert 0 < parity["mean_error"] < parity["max_error"] <= parity["tolerance"] == 1e-2
+    assert parity["max_error"] <= parity["outputs"]["logits"] and set(parity["scales"]) == {"16", "64"}
+    assert all(error is not None for error in parity["scales"].values())
+    assert parity["kept_fp32"]["square"] > 0 and parity["half_nodes"] > 100
+    assert "16 samples" in sentence(parity)
+    assert ensure_variant(again, "fp16", samples=16) == (again, False)
+
+
+def test_the_file_itself_runs_and_agrees(made: Bundle) -> None:
+    """The variant as written, in ONNX Runtime as it comes: valid, and the same contract."""
+    sessions = [
+        ort.InferenceSession(made.graph_path(name), providers=["CPUExecutionProvider"]) for name in ("fp32", "fp16")
+    ]
+    for side in ("get_inputs", "get_outputs"):
+        fp32, fp16 = ([(x.name, x.type, x.shape) for x in getattr(s, side)()] for s in sessions)
+        assert fp16 == fp32
+    for inputs in utterances(made.manifest, 8, 4, seed=7):
+        want, got = (session.run(["logits"], inputs)[0] for session in sessions)
+        np.testing.assert_allclose(got, want, atol=1e-2)
+
+
+def test_weights_are_half_and_every_kept_node_says_why(made: Bundle) -> None:
+    model = read_graph(made.graph_path("fp16"))
+    sizes = {TensorProto.FLOAT16: 0, TensorProto.FLOAT: 0}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in sizes:
+            sizes[tensor.data_type] += int(np.prod(tensor.dims))
+    assert sizes[TensorProto.FLOAT16] > 9 * sizes[TensorProto.FLOAT]
+    said = reasons(model)
+    assert len(said) == sum(made.manifest.graphs["fp16"].parity["kept_fp32"].values())
+    assert all(len(why) > len("FP32, x: ") for _, _, why in said)
+
+
+def test_bfloat16_too(fresh: Bundle) -> None:
+    bundle, _ = ensure_variant(fresh, "bf16", samples=16)
+    parity = bundle.manifest.graphs["bf16"].parity
+    assert parity["tolerance"] == 0.1 and 1e-4 < parity["max_error"] < 0.1
+    onnx.checker.check_model(read_graph(bundle.graph_path("bf16")))
+
+
+def test_too_inaccurate_is_refused_and_leaves_the_bundle_as_it_was(
+    fresh: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variant, "sensitive_nodes", lambda *_: {})
+    before = {path: path.read_bytes() for path in fresh.path.rglob("*") if path.is_file()}
+    with pytest.raises(ParityError, match=r"logits are .* off FP32 on 16 samples"):
+        ensure_variant(fresh, "fp16", samples=16, tolerance=1e-6)
+    assert {path: path.read_bytes() for path in fresh.path.rglob("*") if path.is_file()} == before
+
+
+def test_sensitive_parts_stay_fp32_until_the_tolerance_is_met(fresh: Bundle) -> None:
+    """A tolerance that plain FP16 misses: more stays FP32, each node with the error it would cause."""
+    bundle, _ = ensure_variant(fresh, "fp16", samples=16, tolerance=1e-3)
+    parity = bundle.manifest.graphs["fp16"].parity
+    assert parity["max_error"] <= 1e-3 and parity["kept_fp32"]["sensitive"] > 0
+    assert any("moves the logits by up to" in why for _, _, why in reasons(read_graph(bundle.graph_path("fp16"))))
+
+
+def test_a_changed_graph_or_a_tighter_tolerance_makes_it_stale(made: Bundle) -> None:
+    assert is_current(made, "fp16", 1e-2)
+    assert not is_current(made, "fp16", 1e-9)
+    other = replace(made, manifest=replace(made.manifest, files={**made.manifest.files, "model.onnx": "0" * 64}))
+    assert not is_current(other, "fp16", 1e-2)
+
+
+def test_killed_while_adding_the_bundle_still_opens(
+    made: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop before the n-th rename of a second making; what is on disk then is a bundle, with or without the variant."""
+    batches = list(utterances(made.manifest, 2, 2))
+    again = make_variant(read_graph(made.graph_path("fp32")), "fp16", batches, batches, what="tiny", tolerance=1.0)
+    again.model.doc_string = "made again"
+    rename = Path.replace
+
+    def killed_before(moment: int) -> Bundle:
+        path = shutil.copytree(made.path, tmp_path / f"{moment}.mmx")
+        done: list[Path] = []
+
+        def replace_or_die(self: Path, target: Path) -> None:
+            if len(done) == moment:
+                os._exit(9)
+            done.append(rename(self, target))
+
+        if (child := os.fork()) == 0:
+            monkeypatch.setattr(Path, "replace", replace_or_die)
+            variant._add(Bundle.open(path), again)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        return Bundle.open(path)
+
+    assert ["fp16" in killed_before(moment).manifest.graphs for moment in range(3)] == [True, False, False]
+
+
+def test_a_graph_that_mmx_did_not_make(tmp_path: Path) -> None:
+    import precision_graphs as graphs
+
+    random = np.random.default_rng(0)
+    model = graphs.attention(16, -np.inf)
+    batches = [{"x": random.normal(size=(1, 8, 16)).astype(np.float32)} for _ in range(4)]
+    made = make_variant(model, "fp16", batches, batches[:2], what="attention.onnx", tolerance=0.1)
+    assert made.accuracy.samples == 4 and made.accuracy.max_error < 1e-2
+    assert made.summary["finite_masks"] == ["mask"]
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a graph")
+    with pytest.raises(BadDataError, match=r"broken\.onnx"):
+        read_graph(broken)
