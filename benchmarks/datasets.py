@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
-
 from mmx.benchmarks.plain_pickle import load_plain
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import VideoSpec
+from mmx.runtime.media.decode import probe
 
 LABELS = {
     "iemocap": ("ang", "exc", "fru", "hap", "neu", "sad"),
@@ -60,19 +59,15 @@ class Item:
         return tuple(self.images[place] for place in places if place < len(self.images))
 
     def duration(self) -> float:
-        """Seconds, from the WAV's header.
+        """Seconds of sound.
 
         Raises:
             BadDataError: it is not a readable sound file.
         """
-        try:
-            with av.open(str(self.audio)) as container:
-                seconds = container.duration and container.duration / av.time_base
-        except (av.FFmpegError, OSError) as e:
-            raise BadDataError(f"{self.audio} can't be read as sound: {e}", "extract the data set again") from e
+        seconds = probe(self.audio).duration
         if not seconds:
-            raise BadDataError(f"{self.audio} holds no sound", "extract the data set again")
-        return float(seconds)
+            raise BadDataError(f"{self.audio} does not say how long it is", "extract the data set again")
+        return seconds
 
 
 def read_processed(root: Path, dataset: str, split: str = "test") -> list[Item]:

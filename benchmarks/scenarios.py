@@ -19,6 +19,7 @@ from mmx.runtime.types import Sample
 BATCHES = (1, 2, 4, 8, 16)
 ARRIVALS = 2000  # of the simulated queue
 SEARCH_STEPS = 40
+PLAYS, STEP_DOWN = 6, 0.8
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,16 @@ class Server:
     """Poisson arrivals at one worker without batching: the highest rate whose p99 latency stays under a bound.
 
     Attributes:
-        bound_ms: the bound. rate: arrivals a second, found by simulating the queue with the measured service times
-            (0: even a sample alone takes longer).
-        replayed_s: seconds for which that rate was then really played. replayed: arrivals in it.
-        replayed_p99_ms: latency seen there, waiting included.
+        bound_ms: the bound. rate: arrivals a second that were played and kept it (0: none did).
+        simulated_rate: what a simulated queue with the measured service times promised.
+        arrivals, p99_ms: of the last rate that was played, waiting included.
     """
 
     bound_ms: float
     rate: float
-    replayed_s: float = 0.0
-    replayed: int = 0
-    replayed_p99_ms: float = 0.0
+    simulated_rate: float
+    arrivals: int = 0
+    p99_ms: float = 0.0
 
 
 def offline(contender: Contender, samples: Sequence[Sample], batches: Sequence[int] = BATCHES) -> Offline:
@@ -103,19 +103,32 @@ def server(
     bound_ms: float,
     seconds: float,
 ) -> Server:
-    """Find the highest rate by simulation, then play it for ``seconds`` in real time and report what was seen."""
-    rate = highest_rate(service, weights, bound_ms / 1e3)
-    if rate == 0:
-        return Server(bound_ms, 0.0)
+    """Find the highest rate on a simulated queue, then play it for ``seconds``, lowering it until the bound is kept."""
+    promised = highest_rate(service, weights, bound_ms / 1e3)
+    rate, played = promised, np.zeros(0)
+    for _ in range(PLAYS if promised else 0):
+        played = _play(contender, samples, weights, rate, seconds)
+        if np.percentile(played, 99) <= bound_ms / 1e3:
+            break
+        rate *= STEP_DOWN
+    else:
+        rate = 0.0
+    p99_ms = float(np.percentile(played, 99) * 1e3) if played.size else 0.0
+    return Server(bound_ms, rate, promised, played.size, p99_ms)
+
+
+def _play(
+    contender: Contender, samples: Sequence[Sample], weights: Sequence[int], rate: float, seconds: float
+) -> NDArray[np.float64]:
+    """Seconds from arrival to answer of arrivals at ``rate``, in real time."""
     random = np.random.default_rng(SEED + 1)
     gaps = random.exponential(1 / rate, max(1, round(rate * seconds)))
     picks = random.choice(len(samples), len(gaps), p=np.asarray(weights) / np.sum(weights))
-    due = np.cumsum(gaps)
-    latencies = np.empty(len(due))
+    latencies = np.empty(len(gaps))
     start = time.perf_counter()
-    for i, (moment, pick) in enumerate(zip(due, picks, strict=True)):
-        if (early := start + moment - time.perf_counter()) > 0:
+    for i, (due, pick) in enumerate(zip(np.cumsum(gaps), picks, strict=True)):
+        if (early := start + due - time.perf_counter()) > 0:
             time.sleep(early)
         contender.run([samples[pick]])
-        latencies[i] = time.perf_counter() - start - moment
-    return Server(bound_ms, rate, float(due[-1]), len(due), float(np.percentile(latencies, 99) * 1e3))
+        latencies[i] = time.perf_counter() - start - due
+    return latencies

@@ -46,7 +46,16 @@ def latency(seconds: ArrayLike) -> Latency:
     if not ms.size:
         raise ValueError("no timings to summarise")
     p50, p90, p95, p99 = np.percentile(ms, [50, 90, 95, 99])
-    return Latency(float(ms.mean()), *map(float, (p50, p90, p95, p99, ms.min(), ms.max())), ms.size)
+    return Latency(
+        mean=float(ms.mean()),
+        p50=float(p50),
+        p90=float(p90),
+        p95=float(p95),
+        p99=float(p99),
+        smallest=float(ms.min()),
+        largest=float(ms.max()),
+        count=ms.size,
+    )
 
 
 def speedup(slow: ArrayLike, fast: ArrayLike) -> Ratio:

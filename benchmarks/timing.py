@@ -109,3 +109,10 @@ def interleave(
         if progress:
             progress(i + 1)
     return {c.key: Timings(seconds[c.key], first.get(c.key, np.zeros(0)), np.stack(logits[c.key])) for c in contenders}
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

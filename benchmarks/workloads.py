@@ -7,6 +7,7 @@ contents are noise of the right range: a network's time does not depend on them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -95,17 +96,26 @@ def synthetic(dataset: str) -> Workload:
     random.shuffle(durations)
     words = _words(dataset, durations, random)
     utterances = tuple(
-        Utterance(
-            index=i,
-            duration=float(duration),
-            faces=int(np.ceil(duration / FACE_INTERVAL_S)),
-            pieces=int(np.ceil(duration / PIECE_S)),
-            words=int(spoken),
-            tokens=min(MAX_TOKENS, 2 + round(TOKENS_PER_WORD * int(spoken))),
-        )
+        _utterance(i, float(duration), int(spoken))
         for i, (duration, spoken) in enumerate(zip(durations, words, strict=True))
     )
     return Workload(dataset, "synthetic", utterances, (1,) * count, count)
+
+
+def utterance_of(duration: float) -> Utterance:
+    """One utterance of so many seconds, spoken as fast as IEMOCAP's speakers do on average."""
+    return _utterance(0, duration, max(1, round(-2.15 + 3.28 * duration)))
+
+
+def _utterance(index: int, duration: float, words: int) -> Utterance:
+    return Utterance(
+        index=index,
+        duration=duration,
+        faces=math.ceil(duration / FACE_INTERVAL_S),
+        pieces=math.ceil(duration / PIECE_S),
+        words=words,
+        tokens=min(MAX_TOKENS, 2 + round(TOKENS_PER_WORD * words)),
+    )
 
 
 def _words(dataset: str, durations: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.int64]:

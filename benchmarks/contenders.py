@@ -1,0 +1,80 @@
+"""Who takes part: mmx's backends and precisions, and the peers, for each system that was asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.benchmarks.report import EAGER, UNAVAILABLE, Row
+from mmx.benchmarks.single_stream import Opened
+from mmx.benchmarks.timing import Contender
+from mmx.runtime.backends import open_backend
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import MmxError
+from mmx.runtime.packing import pack
+from mmx.runtime.types import Sample
+
+BF16_BACKENDS = ("openvino",)  # those that compute an fp32 graph in bfloat16
+
+
+class BundleContender:
+    """A bundle on one backend; packing the samples is part of its time."""
+
+    def __init__(self, system: str, bundle: Bundle, backend: str, precision: str, threads: int | None) -> None:
+        """Load the graph.
+
+        Raises:
+            MmxError: this backend or precision can't be had here (see ``open_backend``).
+        """
+        self.key = f"{system}/{backend}/{precision}"
+        self._backend = open_backend(bundle, backend, precision, threads)
+        self._text = bundle.manifest.preprocessing.text
+
+    def run(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """Fused logits [samples, labels]."""
+        batch = pack(samples, self._text, self._backend.inputs)
+        logits: NDArray[np.float32] = self._backend.run(batch.inputs)["logits"]
+        return logits
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._backend.close()
+
+
+def precisions(bundle: Bundle, backend: str) -> Iterator[str]:
+    """The precisions this bundle can be asked for on a backend, fp32 first; the machine may still refuse one."""
+    yield "fp32"
+    if backend in BF16_BACKENDS:
+        yield "bf16"
+    yield from (name for name in bundle.manifest.graphs if name != "fp32")
+
+
+def open_contenders(
+    makers: Iterable[tuple[str, Callable[[], Contender]]], threads: int, say: Callable[[str], None]
+) -> tuple[list[Opened], list[Row]]:
+    """Open contenders by key, one after the other.
+
+    Returns:
+        Those that opened, and a row that says why for each that this machine can't have.
+
+    Raises:
+        MmxError: eager PyTorch, without which nothing can be compared, did not open.
+    """
+    opened: list[Opened] = []
+    refused: list[Row] = []
+    for key, make in makers:
+        say(f"opening {key}")
+        start = time.perf_counter()
+        try:
+            contender = make()
+        except MmxError as e:
+            system, runner, precision = key.split("/")
+            if runner == EAGER:
+                raise
+            refused.append(Row(system, runner, precision, threads, UNAVAILABLE, e.message))
+            continue
+        opened.append(Opened(contender, time.perf_counter() - start))
+    return opened, refused

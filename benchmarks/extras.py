@@ -1,0 +1,127 @@
+"""What a run measures beside the interleaving: other scenarios, the block ablation, stages, counts, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+
+from mmx.benchmarks.environment import usable_cores
+from mmx.benchmarks.paper import PARAMETERS
+from mmx.benchmarks.prepare import Prepared
+from mmx.benchmarks.profiling import PARTS, profile
+from mmx.benchmarks.report import Row, WholeProgram
+from mmx.benchmarks.scenarios import BATCHES, Offline, Server, offline, server
+from mmx.benchmarks.scoring import score
+from mmx.benchmarks.single_stream import Measured
+from mmx.benchmarks.sources import Source
+from mmx.benchmarks.statistics import Ratio
+from mmx.benchmarks.timing import Contender
+from mmx.benchmarks.whole_program import Job, run_job
+from mmx.benchmarks.workloads import stratified
+from mmx.export.folding.fold import fold
+from mmx.models.counting import count
+from mmx.models.registry import get_system
+from mmx.runtime.packing import pack
+from mmx.runtime.types import Sample
+
+OFFLINE_S = 15.0
+SERVER_S = 10.0
+WHOLE_PROGRAM_SAMPLES = 6
+RESIDUAL_ROUNDS = 12
+PROFILE_RUNS = 5
+
+
+def offline_of(contender: Contender, samples: Sequence[Sample], seconds_each: float) -> Offline:
+    """Throughput by batch size, on as many samples as fit in a quarter of a minute."""
+    affordable = int(OFFLINE_S / (2 * len(BATCHES) * seconds_each))
+    some = samples[: max(2, min(len(samples), affordable))]
+    return offline(contender, some, [size for size in BATCHES if size <= len(some)])
+
+
+def server_of(contender: Contender, samples: Sequence[Sample], measured: Measured, bound_ms: float) -> Server:
+    """Highest Poisson rate under the bound, with the service times that ``measured`` saw."""
+    service = measured.timings[contender.key].seconds.mean(axis=1)
+    return server(contender, samples, service, measured.workload.weights, bound_ms, SERVER_S)
+
+
+def whole_programs(keys: Sequence[str], systems: Sequence[Prepared], dataset: str) -> list[WholeProgram]:
+    """The paper's way of timing, on all cores: a process for each contender, load included."""
+    by_name = {prepared.system: prepared for prepared in systems}
+    found = []
+    for key in keys:
+        prepared = by_name[key.split("/")[0]]
+        checkpoint = str(prepared.checkpoint) if prepared.checkpoint else None
+        job = Job(
+            key,
+            str(prepared.folder),
+            dataset,
+            WHOLE_PROGRAM_SAMPLES,
+            usable_cores(),
+            prepared.preset,
+            checkpoint,
+        )
+        found.append(run_job(job))
+    return found
+
+
+def stages_of(row: Row, prepared: Prepared, source: Source) -> dict[str, float]:
+    """Milliseconds by tower (its encoder included) and of the fusion, of one utterance of average length."""
+    middle = source.make(stratified(source.workload, 1).utterances[0].index)
+    inputs = pack([middle], prepared.bundle.manifest.preprocessing.text).inputs
+    found = profile(
+        prepared.bundle,
+        inputs,
+        backend=row.runner,
+        precision=row.precision,
+        threads=row.threads,
+        runs=PROFILE_RUNS,
+    )
+    return {name: found.parts[name].seconds * 1e3 for name in PARTS if name in found.parts}
+
+
+def residual_ablation() -> dict[str, Ratio]:
+    """Time of the merged visual trunk over that of the one whose shortcuts are kept, by engine, on one thread."""
+    from mmx.benchmarks.residual import eager, in_onnxruntime, in_openvino, race, to_onnx, visual_trunk
+
+    torch.set_num_threads(1)
+    merged, kept = (fold(visual_trunk(), form)[0] for form in ("merge", "keep"))
+    graphs = to_onnx(merged), to_onnx(kept)
+    engines = {
+        "PyTorch eager": (eager(merged), eager(kept)),
+        "ONNX Runtime": (in_onnxruntime(graphs[0]), in_onnxruntime(graphs[1])),
+    }
+    if find_spec("openvino"):
+        engines["OpenVINO"] = in_openvino(graphs[0]), in_openvino(graphs[1])
+    return {
+        name: Ratio(**race(merge, keep, RESIDUAL_ROUNDS)["merge_over_keep"]) for name, (merge, keep) in engines.items()
+    }
+
+
+def count_parameters(systems: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Parameters by trunk of those systems that the paper's table 5 has, counted on the modules themselves."""
+    found = {}
+    for name in (each for each in systems if each in PARAMETERS):
+        with torch.device("meta"):
+            module = get_system(name).build()
+        found[name] = {part: counted.parameters for part, counted in count(module).items()}
+    return found
+
+
+def scores_of(
+    contender: Contender, prepared: Prepared, source: Source, progress: Callable[[int], None]
+) -> dict[str, float]:
+    """Accuracy, weighted accuracy and F1 in percent over the whole set, at the bundle's thresholds."""
+    assert source.truths is not None
+    logits = []
+    for utterance in source.workload.utterances:
+        logits.append(contender.run([source.make(utterance.index)])[0])
+        progress(len(logits))
+    found = score(np.stack(logits), source.truths, prepared.bundle.manifest.thresholds)
+    return {
+        "accuracy": 100 * found.mean_accuracy,
+        "weighted_accuracy": 100 * found.mean_weighted_accuracy,
+        "f1": 100 * found.mean_f1,
+    }

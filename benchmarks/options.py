@@ -1,0 +1,76 @@
+"""What a run was asked for, and what it does when it was not told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmx.benchmarks.environment import usable_cores
+from mmx.benchmarks.paper import ABLATION, DATASETS
+from mmx.benchmarks.report import PEERS
+from mmx.runtime.backends import MODULES
+from mmx.runtime.errors import UsageError
+
+SCENARIOS = ("single-stream", "offline", "server", "paper")
+SCOPES = ("model", "pipeline")
+# torch.compile takes minutes for each large system, so it runs when it is asked for.
+DEFAULT_PEERS = tuple(peer for peer in PEERS if peer != "compile")
+DEFAULT_SYSTEMS = ("fe2e", *ABLATION)
+FULLY_COMPARED = ("v2em", "ours")  # with every peer; the other systems with eager alone
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Options:
+    """A run of ``mmx bench``.
+
+    Attributes:
+        dataset: iemocap | mosei. systems: registry names. backends, peers: what runs them.
+        scenarios: of ``SCENARIOS``. scope: model (tensors to logits) | pipeline (video files to labels).
+        samples: utterances of the set, None: as many as fit in ``minutes``. passes: timed visits of each.
+        threads: CPU threads, one measurement for each.
+        minutes: what the run may take, roughly; 0: no limit.
+        data: processed data set; None: synthetic. checkpoints: trained weights by system; others are seeded.
+        clip: a video with a face and speech, for the pipeline's clips. bound_ms: of the server scenario.
+        preset: config of systems with seeded weights.
+    """
+
+    dataset: str
+    systems: tuple[str, ...] = DEFAULT_SYSTEMS
+    backends: tuple[str, ...] = tuple(MODULES)
+    peers: tuple[str, ...] = DEFAULT_PEERS
+    scenarios: tuple[str, ...] = SCENARIOS
+    scope: str = "model"
+    samples: int | None = None
+    passes: int = 1
+    threads: tuple[int, ...] = (1,)
+    minutes: float = 8.5
+    data: Path | None = None
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    clip: Path | None = None
+    bound_ms: float = 500.0
+    preset: str = "full"
+
+    def check(self) -> None:
+        """Raise UsageError for what does not exist or does not fit together."""
+        _known("data set", (self.dataset,), DATASETS)
+        _known("backend", self.backends, tuple(MODULES))
+        _known("peer", self.peers, PEERS)
+        _known("scenario", self.scenarios, SCENARIOS)
+        _known("scope", (self.scope,), SCOPES)
+        cores = usable_cores()
+        if (self.samples is not None and self.samples < 1) or self.passes < 1:
+            raise UsageError("--samples and --passes take a number from 1 up")
+        if not self.threads or not all(1 <= n <= 4 * cores for n in self.threads):
+            raise UsageError(f"--threads {','.join(map(str, self.threads))} does not fit {cores} cores")
+        if stray := sorted(set(self.checkpoints) - set(self.systems)):
+            raise UsageError(f"--checkpoint is given for {stray[0]}, which is not among the systems", "see --systems")
+        if "single-stream" not in self.scenarios:
+            raise UsageError("the other scenarios build on single-stream", "add --scenario single-stream")
+
+
+def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> None:
+    for name in asked:
+        if name not in known:
+            raise UsageError(f"there is no {what} {name!r}", f"choose from {', '.join(known)}")

@@ -1,0 +1,119 @@
+"""From a system's name (or a checkpoint) to what the bench runs: the bundle that mmx makes of it, kept in the cache.
+
+    python -m mmx.benchmarks.prepare SYSTEM DATASET PRESET [CHECKPOINT]
+
+prepares one system; ``prepare_all`` starts several such processes side by side, since an export keeps one core busy.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmx.benchmarks.cache import keyed_folder, weights_key
+from mmx.benchmarks.environment import usable_cores
+from mmx.benchmarks.upstream import SEED
+from mmx.runtime.bundle import Bundle, sha256_of
+from mmx.runtime.errors import MmxError
+
+Say = Callable[[str], None]
+AT_ONCE = 2  # an export takes 3 GB
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One system, ready to be opened by contenders.
+
+    Attributes:
+        system: registry name. folder: where its bundle and the plain export are kept. bundle: what ``mmx export`` made.
+        preset, checkpoint: what ``upstream_module`` takes to make the same weights; without a checkpoint they are
+            seeded noise.
+    """
+
+    system: str
+    folder: Path
+    bundle: Bundle
+    preset: str
+    checkpoint: Path | None
+
+
+def prepare_all(
+    systems: Sequence[str], dataset: str, say: Say, preset: str = "full", checkpoints: Mapping[str, Path] | None = None
+) -> list[Prepared]:
+    """Every system's bundle, from the cache or exported now.
+
+    Raises:
+        MmxError: an export failed.
+    """
+    given = checkpoints or {}
+    places = {name: _folder(name, preset, given.get(name)) for name in systems}
+    missing = [name for name in systems if not (places[name] / "system.mmx").is_dir()]
+    if missing:
+        root = next(iter(places.values())).parent
+        say(f"exporting {', '.join(missing)}, up to a minute each, once; bundles are kept in {root}")
+        with ThreadPoolExecutor(min(AT_ONCE, usable_cores())) as pool:
+            jobs = {
+                name: pool.submit(_prepare_elsewhere, name, dataset, preset, given.get(name), say) for name in missing
+            }
+        for job in jobs.values():
+            job.result()
+    return [
+        Prepared(name, place, Bundle.open(place / "system.mmx", verify=False), preset, given.get(name))
+        for name, place in places.items()
+    ]
+
+
+def prepare(system: str, dataset: str, preset: str = "full", checkpoint: Path | None = None) -> Path:
+    """Export the system into its folder of the cache, unless its bundle is there; the folder.
+
+    Raises:
+        MmxError: what ``export_bundle`` raises.
+    """
+    from mmx.export.exporter import export_bundle
+    from mmx.models.checkpoint import save_checkpoint, seeded_module
+    from mmx.models.registry import get_system
+
+    folder = _folder(system, preset, checkpoint)
+    bundle = folder / "system.mmx"
+    if bundle.is_dir():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint is not None:
+        export_bundle(checkpoint, bundle, system=system, dataset=dataset)
+        return folder
+    config = get_system(system).config(preset=preset)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        file = Path(scratch) / f"{system}.pt"
+        save_checkpoint(file, seeded_module(system, config, SEED), system, config, dataset=dataset)
+        export_bundle(file, bundle)
+    return folder
+
+
+def _folder(system: str, preset: str, checkpoint: Path | None) -> Path:
+    weights = sha256_of(checkpoint) if checkpoint else f"seed {SEED}"
+    return keyed_folder(f"{system}-{'checkpoint' if checkpoint else preset}", weights_key(system, preset, weights))
+
+
+def _prepare_elsewhere(system: str, dataset: str, preset: str, checkpoint: Path | None, say: Say) -> None:
+    command = [sys.executable, "-m", "mmx.benchmarks.prepare", system, dataset, preset]
+    done = subprocess.run(
+        [*command, str(checkpoint)] if checkpoint else command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MmxError(f"exporting {system} failed: {last}", "mmx export on a checkpoint of it says more")
+    say(f"exported {system}")
+
+
+if __name__ == "__main__":
+    _, name, dataset, preset, *rest = sys.argv
+    prepare(name, dataset, preset, Path(rest[0]) if rest else None)

@@ -1,0 +1,197 @@
+"""What a bench run found, as frozen dataclasses: written as JSON, read back by ``--compare``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmx.benchmarks.environment import Environment
+from mmx.benchmarks.scenarios import Offline, Server
+from mmx.benchmarks.statistics import Latency, Ratio
+from mmx.runtime.errors import BadDataError
+
+SCHEMA_VERSION = 1
+OK, PARITY_FAILED, UNAVAILABLE = "ok", "parity failed", "not available"
+EAGER = "eager"  # PyTorch as upstream runs it: the reference of every parity check, and V2EM's is the baseline
+PEERS = (EAGER, "compile", "plain-onnx", "openvino-own")  # see benchmarks.peers
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender, one sample at a time (``single-stream``).
+
+    Attributes:
+        system, runner, precision: registry name; peer or backend; what it computes in.
+        threads: CPU threads it was given.
+        status: ok | parity failed | not available; of the last two no speed is given, and ``reason`` says why.
+        error: max|logits - reference| / max|reference|; shift: the largest change of a probability. The reference is
+        this
+            system in eager PyTorch, on the same samples.
+        load_s: seconds to open it (torch imported, bundle exported).
+        latency: milliseconds of one sample. first_sight_ms: median of the first time that each shape was seen.
+        set_seconds: seconds for the whole set. realtime: seconds of media for each second of work.
+        vs_baseline: how many times less time than V2EM upstream-style the set takes. vs_own: than this system
+            upstream-style. median_vs_baseline: how many times faster than V2EM upstream-style a sample is, the median.
+        points: for each sample its duration in seconds and its milliseconds.
+    """
+
+    system: str
+    runner: str
+    precision: str
+    threads: int
+    status: str
+    reason: str = ""
+    error: float | None = None
+    shift: float | None = None
+    load_s: float | None = None
+    latency: Latency | None = None
+    first_sight_ms: float | None = None
+    set_seconds: float | None = None
+    realtime: float | None = None
+    vs_baseline: Ratio | None = None
+    vs_own: Ratio | None = None
+    median_vs_baseline: Ratio | None = None
+    points: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What tells rows apart."""
+        return f"{self.system}/{self.runner}/{self.precision}"
+
+    @property
+    def is_mmx(self) -> bool:
+        """Whether mmx runs it, rather than a peer."""
+        return self.runner not in PEERS
+
+
+@dataclass(frozen=True)
+class WholeProgram:
+    """The ``paper`` scenario: a process of its own, from start to exit, as the paper timed its test runs.
+
+    Attributes:
+        key: of the contender. threads: it was given. samples: it ran.
+        start_s: seconds until the first sample (interpreter, imports, load). run_s: seconds on the samples.
+        set_seconds: start plus the whole set. peak_rss_mb: largest resident memory of the process.
+    """
+
+    key: str
+    threads: int
+    samples: int
+    start_s: float
+    run_s: float
+    set_seconds: float
+    peak_rss_mb: float | None
+
+
+@dataclass(frozen=True)
+class WorkloadInfo:
+    """What was run: data set, where it came from, utterances in it and used, and its seconds of media."""
+
+    dataset: str
+    source: str
+    total: int
+    used: int
+    media_seconds: float
+    passes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run of ``mmx bench``.
+
+    Attributes:
+        command: as it was given. created: ISO time, UTC. scope: model | pipeline. seconds: how long the run took.
+        notes: what a reader must know before the figures: what is synthetic, extrapolated, left out.
+        rows: single-stream, by system. offline, server: by contender key. whole_program: the paper's scenario.
+        stages: milliseconds by stage, by contender key. residual: merge over keep, by engine.
+        parameters: counted here, by system and trunk. scores: accuracy and F1 in percent, by system.
+    """
+
+    schema_version: int
+    command: str
+    created: str
+    scope: str
+    environment: Environment
+    workload: WorkloadInfo
+    notes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    offline: dict[str, Offline] = field(default_factory=dict)
+    server: dict[str, Server] = field(default_factory=dict)
+    whole_program: tuple[WholeProgram, ...] = ()
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    residual: dict[str, Ratio] = field(default_factory=dict)
+    parameters: dict[str, dict[str, int]] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether totals for the set come from a part of it."""
+        return self.workload.used < self.workload.total
+
+    @property
+    def main_rows(self) -> list[Row]:
+        """The rows of the first number of threads that was asked for."""
+        return [row for row in self.rows if row.threads == self.rows[0].threads]
+
+    def best(self, system: str, precision: str | None = None) -> Row | None:
+        """The system's fastest row through mmx, of the main rows (of this precision)."""
+        return best_rows([row for row in self.main_rows if precision in (None, row.precision)]).get(system)
+
+    def row(self, key: str) -> Row | None:
+        """The main row called ``key``, if it has a speed."""
+        return next((row for row in self.main_rows if row.key == key and row.set_seconds is not None), None)
+
+    def to_json(self) -> str:
+        """Indented JSON with a final newline."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
+    """Each system's fastest row through mmx, by system."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row.is_mmx and row.set_seconds is not None:
+            best = found.get(row.system)
+            if best is None or best.set_seconds is None or row.set_seconds < best.set_seconds:
+                found[row.system] = row
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a report file whole or not at all.
+
+    Raises:
+        BadDataError: the place can't be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as e:
+        raise BadDataError(f"{path} can't be written: {e.strerror}", "choose another place") from e
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An earlier report's workload and rows, as plain data.
+
+    Raises:
+        BadDataError: it is no report of this version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise BadDataError(f"{path} is no bench report: {e}", "make one with mmx bench ... --json FILE") from e
+    if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+        raise BadDataError(f"{path} is no bench report of version {SCHEMA_VERSION}", "make one with this mmx")
+    rows, workload = data.get("rows"), data.get("workload")
+    if not isinstance(rows, list) or not isinstance(workload, dict) or not all(isinstance(r, dict) for r in rows):
+        raise BadDataError(f"{path} is a damaged bench report: it has no rows", "make it again")
+    return workload, rows

@@ -1,0 +1,118 @@
+"""The measurement that everything else refers to: every contender, one sample at a time, interleaved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.benchmarks.report import EAGER, OK, PARITY_FAILED, Row
+from mmx.benchmarks.statistics import latency, speedup, total_speedup
+from mmx.benchmarks.timing import SHAPE_WARM_UP_BELOW_S, Contender, Timings, interleave, warm_up
+from mmx.benchmarks.workloads import Workload, stratified
+from mmx.runtime.types import Sample
+
+BASELINE = f"v2em/{EAGER}/fp32"
+FP32_TOLERANCE = 1e-3  # of max|logits - reference| / max|reference|
+SHIFT_TOLERANCE = 0.05  # of a probability, where less than fp32 was asked for
+FEWEST, MOST = 6, 64  # samples, when their number follows from the time there is
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A contender that is ready, and the seconds it took to get there."""
+
+    contender: Contender
+    load_s: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What ``measure`` found: the part of the workload that was run, the timings by contender, and a row for each."""
+
+    workload: Workload
+    timings: dict[str, Timings]
+    rows: list[Row]
+
+
+def measure(
+    opened: Sequence[Opened],
+    whole: Workload,
+    make: Callable[[int], Sample],
+    *,
+    threads: int,
+    samples: int | None,
+    passes: int,
+    seconds: float,
+    progress: Progress,
+) -> Measured:
+    """Warm every contender up, choose how many samples fit in ``seconds`` (unless told), and time them all.
+
+    Args:
+        opened: an eager contender for each system, and any others. whole: the set. make: an utterance's sample, by
+        index.
+        progress: told how many samples of how many are done.
+    """
+    contenders = [each.contender for each in opened]
+    middle = make(stratified(whole, 1).utterances[0].index)
+    costs = {contender.key: warm_up(contender, middle) for contender in contenders}
+    part = stratified(whole, samples or affordable(list(costs.values()), passes, seconds))
+    count = len(part.utterances)
+    progress(0, count)
+    makers = [lambda index=u.index: make(index) for u in part.utterances]
+    timings = interleave(contenders, makers, passes, costs, lambda done: progress(done, count))
+    rows = [_row(each, timings, part, threads) for each in opened]
+    return Measured(part, timings, rows)
+
+
+def affordable(costs: Sequence[float], passes: int, seconds: float) -> int:
+    """How many samples of average length fit in ``seconds``, their untimed visits included; within limits."""
+    each = sum(cost * (passes + (cost < SHAPE_WARM_UP_BELOW_S)) for cost in costs)
+    return int(min(MOST, max(FEWEST, seconds / each)))
+
+
+def parity(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
+    """(max|logits - reference| / max|reference|, largest change of a probability); infinite unless all is finite."""
+    if not (np.isfinite(logits).all() and np.isfinite(reference).all()):
+        return float("inf"), float("inf")
+    error = float(np.abs(logits - reference).max() / max(np.abs(reference).max(), 1e-30))
+    return error, float(np.abs(_sigmoid(logits) - _sigmoid(reference)).max())
+
+
+def agrees(precision: str, error: float, shift: float) -> bool:
+    """Whether a contender of this precision gives the reference's answers."""
+    return error <= FP32_TOLERANCE if precision == "fp32" else shift <= SHIFT_TOLERANCE
+
+
+def _row(each: Opened, timings: dict[str, Timings], part: Workload, threads: int) -> Row:
+    key = each.contender.key
+    system, runner, precision = key.split("/")
+    mine, own = timings[key], timings[f"{system}/{EAGER}/fp32"]
+    error, shift = parity(mine.logits, own.logits)
+    row = Row(system, runner, precision, threads, OK, error=error, shift=shift, load_s=each.load_s)
+    if not agrees(precision, error, shift):
+        limit = f"{FP32_TOLERANCE:.0e} relative" if precision == "fp32" else f"{SHIFT_TOLERANCE} of a probability"
+        reason = f"its logits are off by {error:.1e} (relative), a probability by {shift:.3f}; {limit} is allowed"
+        return replace(row, status=PARITY_FAILED, reason=reason)
+    per_sample = mine.seconds.mean(axis=1)
+    total = part.extrapolate(per_sample)
+    baseline = timings.get(BASELINE)
+    return replace(
+        row,
+        latency=latency(mine.seconds),
+        first_sight_ms=float(np.median(mine.first_sight) * 1e3) if mine.first_sight.size else None,
+        set_seconds=total,
+        realtime=part.seconds / total,
+        vs_baseline=total_speedup(baseline.seconds, mine.seconds, part.weights) if baseline else None,
+        vs_own=total_speedup(own.seconds, mine.seconds, part.weights),
+        median_vs_baseline=speedup(baseline.seconds, mine.seconds) if baseline else None,
+        points=tuple((u.duration, s * 1e3) for u, s in zip(part.utterances, per_sample.tolist(), strict=True)),
+    )
+
+
+def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-x.astype(np.float64)))

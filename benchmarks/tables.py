@@ -1,0 +1,232 @@
+"""A report as tables, the paper's first. The terminal, Markdown and HTML all print these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmx.benchmarks.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, PUBLISHED, TITLES
+from mmx.benchmarks.report import EAGER, OK, Report, Row
+from mmx.benchmarks.single_stream import BASELINE
+
+NONE = "-"
+NUMBER = {"iemocap": ("1", "3"), "mosei": ("2", "4")}  # of the comparison and the ablation in the paper
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a header, rows of cells, and notes below."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def tables(report: Report) -> list[Table]:
+    """Every table that the report has something for."""
+    comparison, ablation = NUMBER[report.workload.dataset]
+    systems = {row.system for row in report.rows}
+    wanted: Iterator[Table | None] = iter(
+        (
+            _systems(report, f"Table {comparison}: the systems", COMPARISON),
+            _systems(report, f"Table {ablation}: the ablation", ABLATION) if systems & set(ABLATION[1:3]) else None,
+            _parameters(report) if report.parameters else None,
+            _residual(report) if report.residual else None,
+            *(_contenders(report, threads) for threads in dict.fromkeys(row.threads for row in report.rows)),
+            _whole_programs(report) if report.whole_program else None,
+            _scenarios(report) if report.offline or report.server else None,
+            _stages(report) if report.stages else None,
+        )
+    )
+    return [table for table in wanted if table is not None]
+
+
+def _systems(report: Report, title: str, systems: tuple[str, ...]) -> Table:
+    dataset = report.workload.dataset
+    accuracy = ACCURACY_NAME[dataset]
+    about = "~" if report.extrapolated else ""
+    reference = PUBLISHED[dataset]["v2em"].seconds
+    rows = []
+    for name in systems:
+        paper, score = PUBLISHED[dataset][name], report.scores.get(name)
+        eager, exact, best = report.row(f"{name}/{EAGER}/fp32"), report.best(name, "fp32"), report.best(name)
+        kind = "weighted_accuracy" if dataset == "mosei" else "accuracy"
+        rows.append(
+            (
+                TITLES[name],
+                f"{paper.accuracy:.2f} / {paper.f1:.2f}",
+                f"{score[kind]:.2f} / {score['f1']:.2f}" if score else NONE,
+                f"{paper.seconds:.2f}" if paper.seconds else NONE,
+                f"{reference / paper.seconds:.2f}x" if paper.seconds and reference else NONE,
+                about + seconds(eager.set_seconds) if eager else NONE,
+                f"{about}{seconds(exact.set_seconds)} ({exact.runner})" if exact else NONE,
+                str(exact.vs_baseline) if exact and exact.vs_baseline else NONE,
+                f"{about}{seconds(best.set_seconds)} ({best.runner} {best.precision})" if best else NONE,
+                str(best.vs_baseline) if best and best.vs_baseline else NONE,
+            )
+        )
+    threads = report.main_rows[0].threads
+    notes = [
+        f"Seconds for the set of {report.workload.total}; here: {report.scope} scope, {threads} thread(s)"
+        + (f", extrapolated (~) from {report.workload.used} samples." if report.extrapolated else "."),
+        f"Upstream-style: PyTorch eager, text padded to 100. Speed-ups: {TITLES['v2em']} so over this, both here, "
+        "with the 95 % bootstrap interval.",
+    ]
+    if not report.scores:
+        notes.append(f"{accuracy} and F1 here need --data and a trained --checkpoint.")
+    header = (
+        "model",
+        f"paper: {accuracy} / F1",
+        f"here: {accuracy} / F1",
+        "paper: s",
+        "paper: vs V2EM",
+        "here: upstream-style s",
+        "here: mmx fp32 s",
+        "vs V2EM upstream-style",
+        "here: mmx best s",
+        "vs V2EM upstream-style",
+    )
+    return Table(title, header, tuple(rows), tuple(notes))
+
+
+def _parameters(report: Report) -> Table:
+    counted = report.parameters
+    systems = [name for name in PARAMETERS if name in counted]
+    rows = tuple(
+        (
+            part,
+            *(
+                cell
+                for name in systems
+                for cell in (
+                    f"{PARAMETERS[name][part]:.2f}M",
+                    f"{counted[name][part] / 1e6:.2f}M ({counted[name][part]:,})",
+                )
+            ),
+        )
+        for part in ("visual", "audio", "text")
+    )
+    header = ("trunk", *(cell for name in systems for cell in (f"paper: {TITLES[name]}", f"here: {TITLES[name]}")))
+    return Table("Table 5: parameters", header, rows, ("Training form, unused heads included, as the paper counts.",))
+
+
+def _residual(report: Report) -> Table:
+    rows = tuple((engine, str(ratio)) for engine, ratio in report.residual.items())
+    return Table(
+        "Residual-free ablation: merging the shortcut away against keeping it",
+        ("engine", "time of merge / time of keep"),
+        rows,
+        (
+            "Visual trunk of ours, 1 to 24 faces, one thread. Above 1x merging is slower.",
+            "mmx export --residual auto takes the form that was faster where it was measured.",
+        ),
+    )
+
+
+def _contenders(report: Report, threads: int) -> Table:
+    about = "~" if report.extrapolated else ""
+    rows = tuple(_contender(row, about) for row in report.rows if row.threads == threads)
+    return Table(
+        f"Every contender, one sample at a time, {threads} thread(s)",
+        (
+            "system",
+            "run by",
+            "precision",
+            "mean ms",
+            "p50",
+            "p90",
+            "p99",
+            "set s",
+            "x real time",
+            "vs V2EM upstream-style",
+            "vs itself upstream-style",
+            "new shape ms",
+            "load s",
+            "parity",
+        ),
+        rows,
+        (
+            f"Interleaved: {report.workload.passes} timed visit(s) of each sample, the order reversed at every visit. "
+            "Nothing is clipped.",
+            "Parity: max|logits - PyTorch| / max|PyTorch|, and for less than fp32 the largest change of a probability.",
+            "new shape: median of a first run of a shape, for contenders quick enough to be given one untimed.",
+        ),
+    )
+
+
+def _contender(row: Row, about: str) -> tuple[str, ...]:
+    name = (row.system, row.runner, row.precision)
+    if row.status != OK or row.latency is None:
+        return (*name, *[NONE] * 10, f"{row.status}: {row.reason}")
+    latency = row.latency
+    parity = "reference" if row.runner == EAGER else f"{row.error:.0e}"
+    if row.precision != "fp32":
+        parity += f", {row.shift:.3f}"
+    return (
+        *name,
+        *(f"{ms:.1f}" for ms in (latency.mean, latency.p50, latency.p90, latency.p99)),
+        about + seconds(row.set_seconds),
+        f"{row.realtime:.1f}" if row.realtime else NONE,
+        str(row.vs_baseline) if row.vs_baseline else NONE,
+        str(row.vs_own) if row.vs_own else NONE,
+        f"{row.first_sight_ms:.1f}" if row.first_sight_ms else NONE,
+        f"{row.load_s:.1f}" if row.load_s is not None else NONE,
+        parity,
+    )
+
+
+def _whole_programs(report: Report) -> Table:
+    base = next((each for each in report.whole_program if each.key == BASELINE), None)
+    rows = tuple(
+        (
+            each.key,
+            str(each.threads),
+            f"{each.start_s:.1f}",
+            f"~{seconds(each.set_seconds)}",
+            f"{base.set_seconds / each.set_seconds:.1f}x" if base else NONE,
+            f"{each.peak_rss_mb:.0f}" if each.peak_rss_mb else NONE,
+        )
+        for each in report.whole_program
+    )
+    return Table(
+        "The paper's way: the whole program from start to exit, all cores",
+        ("program", "threads", "start s", "whole set s", "vs V2EM upstream-style", "peak RSS MB"),
+        rows,
+        ("Start: interpreter, imports, load; upstream's includes making its seeded weights. The set is extrapolated.",),
+    )
+
+
+def _scenarios(report: Report) -> Table:
+    rows = []
+    for key in dict.fromkeys((*report.offline, *report.server)):
+        off, srv = report.offline.get(key), report.server.get(key)
+        rows.append(
+            (
+                key,
+                f"{off.samples_per_second[off.best_batch]:.2f}" if off else NONE,
+                str(off.best_batch) if off else NONE,
+                f"{srv.rate:.2f}" if srv else NONE,
+                f"{srv.bound_ms:.0f}" if srv else NONE,
+                f"{srv.p99_ms:.0f} ({srv.arrivals} arrivals)" if srv and srv.arrivals else NONE,
+            )
+        )
+    return Table(
+        "Offline and server",
+        ("contender", "offline samples/s", "best batch", "server samples/s", "p99 bound ms", "p99 seen ms"),
+        tuple(rows),
+        ("Server: Poisson arrivals at one worker; the highest rate that kept p99 under the bound when it was played.",),
+    )
+
+
+def _stages(report: Report) -> Table:
+    parts = list(dict.fromkeys(part for stages in report.stages.values() for part in stages))
+    rows = tuple((key, *(f"{stages.get(part, 0):.1f}" for part in parts)) for key, stages in report.stages.items())
+    return Table("Where the time goes (ms, an utterance of average length)", ("contender", *parts), rows)
+
+
+def seconds(value: float | None) -> str:
+    """Seconds with as many digits as mean something."""
+    if value is None:
+        return NONE
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,0 +1,204 @@
+"""``mmx bench``: systems and engines against each other, on this machine."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from mmx.benchmarks.options import (
+    DEFAULT_PEERS,
+    DEFAULT_SYSTEMS,
+    SCENARIOS,
+    SCOPES,
+    Options,
+)
+from mmx.benchmarks.paper import DATASETS
+from mmx.benchmarks.report import PEERS
+from mmx.runtime.backends import MODULES
+from mmx.runtime.errors import MmxError, UsageError
+
+LINE_EVERY_S = 15.0
+
+
+class Terminal:
+    """Progress on stderr: a line that rewrites itself on a terminal, now and then a line elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._open = False
+        self._last = 0.0
+        self._began = time.monotonic()
+
+    def say(self, message: str) -> None:
+        """Say what is being done."""
+        self._close()
+        click.echo(f"[{time.monotonic() - self._began:4.0f} s] {message}", err=True)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Say how far it is."""
+        now = time.monotonic()
+        text = f"[{now - self._began:4.0f} s] {what}: {done} of {total}"
+        if self._live:
+            click.echo(f"\r{text}", nl=False, err=True)
+            self._open = True
+            if done == total:
+                self._close()
+        elif done in (0, total) or now - self._last > LINE_EVERY_S:
+            self._last = now
+            click.echo(text, err=True)
+
+    def _close(self) -> None:
+        if self._open:
+            click.echo(err=True)
+            self._open = False
+
+
+def names(known: tuple[str, ...] | None = None) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
+    """A callback that splits ``a,b`` and refuses what is not ``known`` (None: checked later)."""
+
+    def split(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+        if known is not None and found == ("all",):
+            return known
+        for name in found:
+            if known is not None and name not in known:
+                raise UsageError(f"{param.opts[0]} {name} does not exist", f"choose from {', '.join(known)}, or all")
+        return found
+
+    return split
+
+
+def numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """A callback that reads ``1,4``."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in value.split(",")))
+    except ValueError:
+        raise UsageError(f"{param.opts[0]} {value} is no list of numbers", f"{param.opts[0]} 1 or 1,4") from None
+
+
+def checkpoints(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
+    """A callback that reads ``SYSTEM=FILE``."""
+    found = {}
+    for entry in value:
+        system, equals, file = entry.partition("=")
+        if not equals or not Path(file).is_file():
+            raise UsageError(f"--checkpoint {entry} names no file", "--checkpoint ours=ckpt.pt")
+        found[system] = Path(file)
+    return found
+
+
+def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """A callback that reads ``5%`` or ``5``."""
+    try:
+        return float(value.removesuffix("%"))
+    except ValueError:
+        raise UsageError(f"{param.opts[0]} {value} is no percentage", f"{param.opts[0]} 5%") from None
+
+
+@click.command(name="bench")
+@click.argument("dataset", type=click.Choice(DATASETS))
+@click.option("--systems", default=",".join(DEFAULT_SYSTEMS), show_default=True, callback=names())
+@click.option("--backends", default=",".join(MODULES), show_default=True, callback=names(tuple(MODULES)))
+@click.option(
+    "--peers",
+    default=",".join(DEFAULT_PEERS),
+    show_default=True,
+    callback=names(PEERS),
+    help="compile takes minutes more.",
+)
+@click.option("--scenario", "scenarios", default=",".join(SCENARIOS), show_default=True, callback=names(SCENARIOS))
+@click.option(
+    "--scope",
+    type=click.Choice(SCOPES),
+    default="model",
+    show_default=True,
+    help="Tensors to logits, or video files to labels.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1), help="A stratified part of the set.  [default: what fits in --minutes]"
+)
+@click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="Timed visits of each sample.")
+@click.option("--threads", default="1", show_default=True, callback=numbers, help="CPU threads; 1,4 measures both.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0),
+    default=8.5,
+    show_default=True,
+    help="What the run may take, roughly; 0: no limit.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Processed data set (IEMOCAP_RAW_PROCESSED...).",
+)
+@click.option(
+    "--checkpoint", "trained", multiple=True, callback=checkpoints, metavar="SYSTEM=FILE", help="Trained weights."
+)
+@click.option(
+    "--clip",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Video that --scope pipeline cuts its clips from.",
+)
+@click.option(
+    "--bound-ms", type=click.FloatRange(1), default=500.0, show_default=True, help="p99 bound of the server scenario."
+)
+@click.option("--preset", default="full", show_default=True, help="Size of the systems with seeded weights.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything to this file.")
+@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Write the tables to this file.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write the tables and charts to this file.")
+@click.option(
+    "--compare", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An earlier --json to compare with."
+)
+@click.option(
+    "--fail-if-slower",
+    default="5%",
+    show_default=True,
+    callback=percent,
+    help="With --compare: exit with 1 if anything is.",
+)
+def bench(
+    dataset: str,
+    trained: dict[str, Path],
+    json_file: Path | None,
+    markdown_file: Path | None,
+    html_file: Path | None,
+    compare: Path | None,
+    fail_if_slower: float,
+    **asked: object,
+) -> None:
+    """Measure the systems on DATASET the way the paper's tables do: upstream-style, through mmx, and side by side.
+
+    Without --data the workload is synthetic: as many utterances as the real test set, as long as its are.
+    """
+    from mmx.benchmarks.compare import compare_reports
+    from mmx.benchmarks.report import write_text
+    from mmx.benchmarks.run import run
+    from mmx.benchmarks.text_report import as_markdown, as_text
+
+    options = Options(dataset=dataset, checkpoints=trained, **asked)  # type: ignore[arg-type]
+    options.check()
+    report = run(options, command_line(), Terminal())
+    click.echo(as_text(report))
+    if json_file:
+        write_text(json_file, report.to_json())
+    if markdown_file:
+        write_text(markdown_file, as_markdown(report))
+    if html_file:
+        from mmx.benchmarks.html_report import as_html
+
+        write_text(html_file, as_html(report))
+    if compare:
+        outcome = compare_reports(compare, report, fail_if_slower)
+        click.echo("\n" + outcome.text)
+        if outcome.slower:
+            raise MmxError(f"slower than {compare} by more than {fail_if_slower:g} %: {', '.join(outcome.slower)}")
+
+
+def command_line() -> str:
+    """The command as the user gave it, without the path of the program."""
+    return shlex.join(["mmx", *sys.argv[1:]])
