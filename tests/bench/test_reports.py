@@ -1,0 +1,145 @@
+"""What the reports print follows from the run's figures, and a failed contender never shows a speed."""
+
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from mmx.benchmarks.compare import compare_reports
+from mmx.benchmarks.html_report import as_html
+from mmx.benchmarks.svg import Scale
+from mmx.benchmarks.tables import tables
+from mmx.benchmarks.text_report import as_markdown, as_text
+from mmx.runtime.errors import BadDataError, UsageError
+
+
+def cells(report, title, first):
+    table = next(table for table in tables(report) if table.title.startswith(title))
+    return dict(zip(table.header, next(row for row in table.rows if row[: len(first)] == first), strict=False))
+
+
+def test_the_papers_table_has_its_figures_and_ours(make_report):
+    report = make_report()
+    ours = cells(report, "Table 1", ("Ours",))
+    assert ours["paper: s"] == "66.35"
+    assert ours["paper: vs V2EM"] == "1.06x"  # 70.45 / 66.35
+    assert ours["here: upstream-style s"].startswith("~")
+    assert "openvino bf16" in ours["here: mmx best s"]
+    factor = float(ours["vs V2EM upstream-style"].split("x")[0])  # the last column of that name: the best
+    assert factor == pytest.approx(0.40 / 0.01, rel=0.1)
+    assert cells(report, "Table 1", ("LF-LSTM",))["here: mmx best s"] == "-"
+
+
+@pytest.mark.parametrize("key", ["ours/openvino/fp32", "v2em/openvino/bf16"])
+def test_what_failed_shows_no_speed(make_report, key):
+    report = make_report()
+    system, runner, precision = key.split("/")
+    row = cells(report, "Every contender", (system, runner, precision))
+    *figures, reason = list(row.values())[3:]
+    assert set(figures) == {"-"}
+    assert reason.startswith(("parity failed: its logits", "not available: this CPU"))
+    assert report.row(key) is None
+    best = report.best(system)
+    assert best is not None
+    assert best.key != key
+
+
+def test_parameters_are_the_papers(make_report):
+    row = cells(make_report(), "Table 5", ("audio",))
+    assert row["paper: Ours"] == "49.89M"
+    assert row["here: Ours"].startswith("49.89M")
+
+
+def test_mosei_prints_the_other_tables(make_report):
+    titles = [table.title for table in tables(make_report(dataset="mosei"))]
+    assert titles[0].startswith("Table 2")
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that closes another than the last opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.outside = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.outside += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "br"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(make_report):
+    page = as_html(make_report())
+    parser = Balanced()
+    parser.feed(page)
+    assert not parser.stack
+    assert not parser.outside
+    assert "url(" not in page
+    assert "no bf16 &lt;&amp;&gt;" in page
+    charts = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(charts) == 5
+    for chart in charts:
+        root = ElementTree.fromstring(chart)
+        width, height = map(float, root.attrib["viewBox"].split()[2:])
+        for element in root.iter():
+            for name in ("x", "x1", "x2", "cx"):
+                assert -1 <= float(element.attrib.get(name, 0)) <= width
+            for name in ("y", "y1", "y2", "cy"):
+                assert -1 <= float(element.attrib.get(name, 0)) <= height
+
+
+def test_bars_are_as_long_as_their_values(make_report):
+    chart = re.search(r"<svg.*?</svg>", as_html(make_report()), re.S).group()
+    bars = [r for r in ElementTree.fromstring(chart).iter("rect") if float(r.attrib["width"]) != 12]
+    longest = max(float(bar.attrib["width"]) for bar in bars)
+    v2em_eager = [float(bar.attrib["width"]) for bar in bars if bar.attrib["class"] == "c1"][1]
+    assert longest / v2em_eager == pytest.approx(make_report().best("ours").vs_baseline.median, rel=1e-2)
+
+
+def test_markdown_and_text_hold_every_table(make_report):
+    report = make_report()
+    markdown, text = as_markdown(report), as_text(report)
+    for table in tables(report):
+        assert f"## {table.title}" in markdown
+        assert table.title in text
+    widths = {line.count(" | ") for line in markdown.split("## Table 5")[1].split("\n\n")[1].splitlines()}
+    assert len(widths) == 1
+
+
+def test_ticks_are_round_and_inside():
+    assert Scale(0, 42, 0, 100).ticks() == [0, 10, 20, 30, 40]
+    assert Scale(18, 900, 0, 100, log=True).ticks() == [20, 50, 100, 200, 500]
+    assert Scale(10, 1000, 0, 100, log=True)(100) == pytest.approx(50)
+
+
+def test_compare_finds_what_became_slower_and_nothing_else(make_report, tmp_path):
+    old = tmp_path / "old.json"
+    old.write_text(make_report().to_json())
+    same = compare_reports(old, make_report(), 5.0)
+    assert same.slower == ()
+    worse = compare_reports(old, make_report({"ours/onnxruntime/fp32": 1.3}), 5.0)
+    assert worse.slower == ("ours/onnxruntime/fp32",)
+    assert "SLOWER" in worse.text
+    everything = compare_reports(old, make_report(dict.fromkeys(("v2em/eager/fp32", "ours/openvino/bf16"), 1.3)), 5.0)
+    assert "ours/openvino/bf16" not in everything.slower  # a slower machine is not a slower contender
+
+
+def test_compare_refuses_what_it_cant_compare(make_report, tmp_path):
+    file = tmp_path / "old.json"
+    file.write_text("[]")
+    with pytest.raises(BadDataError, match="no bench report"):
+        compare_reports(file, make_report(), 5.0)
+    file.write_text(make_report(dataset="mosei").to_json())
+    with pytest.raises(UsageError, match="mosei"):
+        compare_reports(file, make_report(), 5.0)
+    data = json.loads(make_report().to_json())
+    data["rows"] = data["rows"][:1]
+    data["rows"][0]["system"] = "other"
+    file.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="in common"):
+        compare_reports(file, make_report(), 5.0)

@@ -1,0 +1,113 @@
+"""Contenders take turns fairly, warm up, and lose their speed when their answers are wrong."""
+
+import time
+
+import numpy as np
+import pytest
+
+from mmx.benchmarks.contenders import open_contenders
+from mmx.benchmarks.report import OK, PARITY_FAILED, UNAVAILABLE
+from mmx.benchmarks.single_stream import BASELINE, Opened, affordable, measure
+from mmx.benchmarks.timing import interleave, warm_up
+from mmx.benchmarks.workloads import make_sample, synthetic
+from mmx.runtime.errors import EnvironmentMissing
+
+
+class Fake:
+    """Answers with the sample's size plus an error, after a while."""
+
+    def __init__(self, key, log, wait=0.0, error=0.0):
+        self.key, self.log, self.wait, self.error = key, log, wait, error
+
+    def run(self, samples):
+        self.log.append(self.key)
+        time.sleep(self.wait * len(samples[0].pieces))
+        return np.array([[len(s.pieces) / 10 + self.error, 1.0] for s in samples], np.float32)
+
+    def close(self):
+        pass
+
+
+def samples(count):
+    return [lambda u=u: make_sample(u) for u in synthetic("iemocap").utterances[:count]]
+
+
+def test_every_contender_has_the_same_mean_place_in_time():
+    log = []
+    contenders = [Fake(key, log) for key in "abc"]
+    timings = interleave(contenders, samples(4), 1, dict.fromkeys("abc", 9.0))
+    assert log == list("abccbaabccba")
+    assert timings["a"].seconds.shape == (4, 1)
+    assert timings["a"].first_sight.size == 0
+    assert timings["a"].logits.shape == (4, 2)
+
+
+def test_quick_contenders_see_each_shape_once_untimed():
+    log = []
+    contenders = [Fake("slow", log), Fake("quick", log)]
+    timings = interleave(contenders, samples(2), 2, {"slow": 9.0, "quick": 0.01})
+    assert log == ["quick", "slow", "quick", "quick", "slow"] * 2
+    assert timings["quick"].first_sight.shape == (2,)
+    assert timings["slow"].seconds.shape == (2, 2)
+
+
+def test_warm_up_waits_until_runs_agree():
+    class Settling(Fake):
+        def run(self, samples):
+            self.wait = max(0.02, 0.1 - 0.03 * len(self.log)) / len(samples[0].pieces)
+            return super().run(samples)
+
+    log = []
+    seconds = warm_up(Settling("x", log), samples(1)[0]())
+    assert len(log) >= 5
+    assert seconds == pytest.approx(0.02, rel=0.3)
+
+
+def test_a_wrong_answer_blanks_the_speed_and_a_right_one_is_rated():
+    log = []
+    fakes = [
+        Fake(BASELINE, log, wait=2e-3),
+        Fake("v2em/onnxruntime/fp32", log, wait=1e-3),
+        Fake("v2em/openvino/fp32", log, wait=1e-5, error=0.01),
+        Fake("v2em/openvino/bf16", log, wait=1e-3, error=0.01),
+        Fake("v2em/openvino/int8", log, wait=1e-5, error=float("nan")),
+    ]
+    whole = synthetic("iemocap")
+    measured = measure(
+        [Opened(fake, 1.0) for fake in fakes],
+        whole,
+        lambda index: make_sample(whole.utterances[index]),
+        threads=1,
+        samples=8,
+        passes=1,
+        seconds=60,
+        progress=lambda done, total: None,
+    )
+    base, right, wrong, reduced, broken = measured.rows
+    assert (base.status, right.status, reduced.status) == (OK, OK, OK)
+    assert wrong.status == broken.status == PARITY_FAILED
+    assert wrong.latency is wrong.set_seconds is wrong.vs_baseline is None
+    assert wrong.points == ()
+    assert right.vs_baseline.median == pytest.approx(2.0, rel=0.15)
+    assert right.set_seconds == pytest.approx(1e-3 * sum(u.pieces for u in whole.utterances), rel=0.2)
+    assert right.realtime == pytest.approx(measured.workload.seconds / right.set_seconds)
+
+
+def test_what_the_machine_lacks_becomes_a_row_with_the_reason():
+    def lacking():
+        raise EnvironmentMissing("this CPU has no bf16", "use fp32")
+
+    opened, refused = open_contenders(
+        [("ours/eager/fp32", lambda: Fake("ours/eager/fp32", [])), ("ours/openvino/bf16", lacking)], 1, lambda m: None
+    )
+    assert [each.contender.key for each in opened] == ["ours/eager/fp32"]
+    assert [(row.status, row.reason) for row in refused] == [(UNAVAILABLE, "this CPU has no bf16")]
+    with pytest.raises(EnvironmentMissing):  # nothing can be compared without the reference
+        open_contenders([("ours/eager/fp32", lacking)], 1, lambda m: None)
+
+
+def test_the_number_of_samples_follows_from_the_time():
+    assert affordable([2.0, 1.0], 1, 60) == 20
+    assert affordable([2.0, 0.1], 1, 22) == 10  # the quick one runs twice
+    assert affordable([2.0], 2, 40) == 10
+    assert affordable([100.0], 1, 60) == 6
