@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ ENTRIES = {
     "predict": Entry("Tell the emotions in video files, from a bundle alone."),
     "doctor": Entry("Try what this machine can run; say what to install."),
     "systems": Entry("List the systems that mmx knows."),
+    "synth": Entry("Make a synthetic data set to train, score and calibrate on."),
     "bench": Entry("Measure systems against each other on this machine.", "export", ("torch", "onnx")),
     "profile": Entry("Show where a bundle spends its time, layer by layer.", "export", ("onnx",)),
     "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),
@@ -44,6 +46,8 @@ EXTRA_OF = {
     "mtcnnruntime": "export",
     "openvino": "openvino",
     "tensorrt_rtx": "tensorrt-rtx",
+    "tensorrt": "tensorrt",
+    "tokenizers": "tokenizers",
 }
 
 
@@ -102,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     A sub-command returns None or its own exit code. An ``MmxError`` exits with its own code, a mistyped command line
     with 2, Ctrl-C with 130; any other exception is a bug and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?", and nothing crashes
     try:
         code = mmx.main(args=None if argv is None else list(argv), prog_name="mmx", standalone_mode=False)
     except MmxError as e:

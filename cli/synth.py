@@ -1,0 +1,33 @@
+"""``mmx synth``: a made-up data set to train, score and calibrate on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--samples", type=click.IntRange(min=1), default=1200, show_default=True, help="Utterances in all.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--clips", type=click.IntRange(min=0), default=0, help="Also this many unseen MP4 clips of each emotion.")
+def synth(folder: Path, samples: int, seed: int, clips: int) -> None:
+    """Write a made-up data set to DIR, in the layout of processed MOSEI: faces, voices and words of six emotions.
+
+    It is a test bed: drawn faces, synthesised voices, composed sentences. Nothing that is measured on it says anything
+    about people (docs/training.md says how it is made, and how well anything can do on it).
+    """
+    from mmx.training.synthetic.ideal import ideal
+    from mmx.training.synthetic.writer import NOTE, write_synthetic
+
+    with click.progressbar(length=samples, label="  drawing", file=click.get_text_stream("stderr")) as bar:
+        counts = write_synthetic(folder, samples, seed, clips=clips, progress=lambda done, total: bar.update(1))
+    best = ideal()
+    click.echo(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+    click.echo(f"  {NOTE}")
+    click.echo(
+        f"  best possible accuracy: text {best.text:.1%}, face {best.visual:.1%}, voice {best.audio:.1%}, "
+        f"all three {best.all:.1%}; chance {1 / 6:.1%}"
+    )
+    click.echo(f"\nnext:\n  mmx train {folder} --preset tiny")

@@ -1,0 +1,1 @@
+"""Checkpoints worth deploying: data, training and scores."""
