@@ -8,6 +8,7 @@ however the file is interleaved; every packet is still decoded only once.
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -40,7 +41,8 @@ MIXED_SCALE = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63}
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file's header says. Times in seconds; None where the file does not tell; sizes of the upright picture."""
+    """What a file's header says. Times in seconds; None where the file does not tell; sizes as stored,
+    which is on its side where the file says that the picture is to be turned."""
 
     path: Path
     duration: float | None
@@ -146,7 +148,7 @@ class _Clock:
 
     def __init__(self, origin: float, duration: float | None) -> None:
         self._origin = origin
-        self._limit = duration + SLACK_S if duration else float("inf")
+        self._limit = duration + SLACK_S if duration else math.inf
         self.doubts = 0
 
     def read(self, pts: int | None, time_base: Fraction | None, earliest: float, follows: float) -> float:
@@ -166,7 +168,7 @@ class Track:
     Attributes:
         duration: of the file, in seconds, as declared; None where it is not.
         end: where the decoded media end so far, in seconds.
-        decoded: frames decoded so far. damaged: packets or frames that were not decodable or said to be corrupt.
+        decoded: frames decoded so far.
     """
 
     def __init__(self, path: str | Path, kind: str, threads: int | None) -> None:
@@ -186,7 +188,8 @@ class Track:
         self._clock = _Clock((self._container.start_time or 0) / av.time_base, self.duration)
         self.end = 0.0
         self.decoded = 0
-        self.damaged = 0
+        self._damaged = 0
+        self._holes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -194,13 +197,12 @@ class Track:
     def __exit__(self, *_: object) -> None:
         self._container.close()
 
-    @property
-    def doubts(self) -> int:
-        """How many timestamps were not believed so far."""
-        return self._clock.doubts
+    def faults(self) -> tuple[int, int, int]:
+        """So far: packets and frames that were damaged, timestamps that were not believed, holes in the sound."""
+        return self._damaged, self._clock.doubts, self._holes
 
     def _decode(self) -> Iterator[Any]:
-        """The stream's frames; what cannot be decoded is counted in ``damaged`` and passed over."""
+        """The stream's frames; what cannot be decoded is counted and passed over."""
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -208,16 +210,17 @@ class Track:
             except StopIteration:
                 return
             except (FFmpegError, OSError):  # the file breaks off or cannot be read on
-                self.damaged += 1
+                self._damaged += 1
                 packet = None
+            self._damaged += packet is not None and packet.is_corrupt
             try:
                 frames = self._stream.decode(packet)
             except FFmpegError:
-                self.damaged += 1
+                self._damaged += 1
                 frames = []
             for frame in frames:
                 self.decoded += 1
-                self.damaged += bool(frame.is_corrupt)
+                self._damaged += bool(frame.is_corrupt)
                 yield frame
             if packet is None:
                 return
@@ -230,17 +233,24 @@ class VideoTrack(Track):
         super().__init__(path, "video", threads)
         rate = self._stream.average_rate or self._stream.guessed_rate
         self._step = float(1 / rate) if rate else 1 / 25
+        self._stamps = {"pts": (-math.inf, 0), "dts": (-math.inf, 0)}  # the last of each kind, and its faults so far
 
     def __iter__(self) -> Iterator[tuple[float, VideoFrame]]:
         last: float | None = None
         for frame in self._decode():
             if frame.width * frame.height > MAX_PIXELS:
                 raise BadDataError(f"{self.path} has a picture of {frame.width}x{frame.height} pixels", _TOO_LARGE)
-            pts = frame.pts if frame.pts is not None else frame.dts
-            earliest, follows = (float("-inf"), 0.0) if last is None else (last, last + self._step)
-            last = self._clock.read(pts, frame.time_base, earliest, follows)
+            earliest, follows = (-math.inf, 0.0) if last is None else (last, last + self._step)
+            last = self._clock.read(self._stamp(frame), frame.time_base, earliest, follows)
             self.end = last + self._step
             yield last, frame
+
+    def _stamp(self, frame: VideoFrame) -> int | None:
+        """Its presentation time, or its decoding time where that ran backwards less often (as in some AVI files)."""
+        for kind, stamp in (("pts", frame.pts), ("dts", frame.dts)):
+            last, faults = self._stamps[kind]
+            self._stamps[kind] = (last, faults + 1) if stamp is None or stamp <= last else (stamp, faults)
+        return frame.pts if self._stamps["pts"][1] <= self._stamps["dts"][1] else frame.dts
 
 
 class SoundTrack(Track):
@@ -261,10 +271,11 @@ class SoundTrack(Track):
                 continue
             _check_rate(frame.sample_rate, str(self.path))
             follows = start + (taken / resampler.rate if resampler else 0.0)
-            earliest = follows - JITTER_S if resampler else float("-inf")
+            earliest = follows - JITTER_S if resampler else -math.inf
             time = self._clock.read(frame.pts, frame.time_base, earliest, follows)
             if resampler is None or resampler.rate != frame.sample_rate or time > follows + JITTER_S:
                 if resampler:
+                    self._holes += time > follows + JITTER_S
                     yield from self._at(position, resampler.flush())
                 resampler = _Resampler(frame.sample_rate, self.sample_rate)
                 start, taken, position = time, 0, round(time * self.sample_rate)
@@ -273,7 +284,7 @@ class SoundTrack(Track):
                 channels = channels.reshape(frame.samples, -1).T
             mono = _mean_of_channels(channels)
             if not np.isfinite(mono).all():
-                self.damaged += 1
+                self._damaged += 1
                 mono = np.nan_to_num(mono, posinf=0.0, neginf=0.0)
             taken += frame.samples
             for index, samples in self._at(position, resampler.feed(mono)):

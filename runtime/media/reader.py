@@ -29,6 +29,7 @@ from mmx.runtime.types import Span
 __all__ = ["Frame", "MediaInfo", "SegmentEnd", "probe", "read_segments"]
 
 MAX_OPEN = 200  # segments that overlap at one moment; more is no transcript
+FAULT_FLAGS = ("corrupt_media", "repaired_timestamps", "sound_gap")  # in the order of Track.faults
 TRUNCATED_S = 0.5  # media that end this much before the declared end were cut short
 
 
@@ -53,7 +54,8 @@ class SegmentEnd:
         frames: how many were looked at.
         flags: ``utterance_split`` (a part of an utterance too long for one segment), ``outside_media`` (the file ends
             before it begins), ``truncated_media`` (the file breaks off in it), ``corrupt_media`` (something in it could
-            not be decoded), ``repaired_timestamps`` (times in it were impossible and were replaced).
+            not be decoded), ``sound_gap`` (the sound stops and goes on later in it), ``repaired_timestamps`` (times in
+            it were impossible and were replaced).
     """
 
     segment: int
@@ -110,15 +112,16 @@ def _read(
             tracks.append(sounds)
             streams.append(_sound_events(sounds))
         desk = _Desk(cuts, preprocessing)
-        seen = (0, 0)
+        seen: tuple[int, ...] = (0, 0, 0)
         for event in heapq.merge(*streams, key=lambda event: event.time):
             yield from desk.close_until(event.time)
             if desk.finished:
                 return
             yield from desk.take(event)
-            counts = (sum(track.damaged for track in tracks), sum(track.doubts for track in tracks))
-            desk.flag(corrupt_media=counts[0] > seen[0], repaired_timestamps=counts[1] > seen[1])
-            seen = counts
+            faults = tuple(sum(counts) for counts in zip(*(track.faults() for track in tracks), strict=True))
+            if faults != seen:
+                desk.flag(*(flag for flag, now, before in zip(FAULT_FLAGS, faults, seen, strict=True) if now > before))
+                seen = faults
         if tracks and not any(track.decoded for track in tracks):
             raise BadDataError(f"{info.path}: nothing in it could be decoded", "copy or download it again")
         end = max((track.end for track in tracks), default=info.duration or 0.0)
@@ -202,11 +205,10 @@ class _Desk:
                 rgb = upright_rgb(event.frame)
                 yield from (Frame(segment.number, event.time, rgb) for segment in takers)
 
-    def flag(self, **raised: bool) -> None:
-        """Put the flags that are raised on every open segment."""
-        names = {name for name, up in raised.items() if up}
+    def flag(self, *flags: str) -> None:
+        """Put flags on every open segment."""
         for segment in self._open:
-            segment.flags |= names
+            segment.flags.update(flags)
 
     def close_until(self, time: float) -> Iterator[SegmentEnd]:
         """End the segments that end at or before ``time``, and forget the sound that none of the others needs."""
@@ -222,7 +224,8 @@ class _Desk:
 
     def close_all(self, end: float, *, truncated: bool) -> Iterator[SegmentEnd]:
         """The media end at ``end``: end what is open, and say of what was never reached that it is outside."""
-        self.flag(truncated_media=truncated)
+        if truncated:
+            self.flag("truncated_media")
         for segment in sorted(self._open, key=lambda segment: segment.cut.end):
             yield self._ended(segment, min(end, segment.cut.end), split=bool(segment.cut.split))
         for cut in self._cuts.remaining():

@@ -158,6 +158,7 @@ def test_late_sound_and_holes_stay_aligned(make_media: MakeMedia, tmp_path: Path
     expected[20000:36000] = tone[0, :16000] / 32768
     expected[64000:96000] = tone[0, 16000:] / 32768
     np.testing.assert_allclose(end.sound, expected, atol=1e-6)
+    assert end.flags == ("sound_gap",)
     ends = _read(path, [Span(0.5, 1.0, "before"), Span(2.5, 3.5, "hole"), Span(4.5, 5.0, "after")])[1]
     assert [len(end.sound) for end in ends] == [0, 0, 8000]
     np.testing.assert_allclose(ends[2].sound, expected[72000:80000], atol=1e-6)
