@@ -99,7 +99,10 @@ def predict(
 
 
 def to_json(prediction: Prediction) -> str:
-    """One line of JSON: the fields of ``Prediction`` and ``schema_version``. Never NaN or Infinity."""
+    """One line of JSON: the fields of ``Prediction`` and ``schema_version``. Never NaN or Infinity.
+
+    ASCII only, so that it is the same in every locale, and file names that are not Unicode survive.
+    """
     line = {"schema_version": SCHEMA_VERSION, **asdict(prediction)}
     line["timings_ms"] = {stage: round(ms, 3) for stage, ms in prediction.timings_ms.items()}
-    return json.dumps(line, ensure_ascii=False, allow_nan=False)
+    return json.dumps(line, allow_nan=False)

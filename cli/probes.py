@@ -180,8 +180,7 @@ def _face_nets() -> Iterator[Finding]:
 
 
 def _tensorrt() -> Iterator[Finding]:
-    # TensorRT itself is not among the extras: its wheels fetch their libraries from NVIDIA's own index.
-    yield from _try_tensorrt("tensorrt", "pip install tensorrt (needs an NVIDIA driver)")
+    yield from _try_tensorrt("tensorrt", "pip install 'mmx[tensorrt]' (its wheels come from NVIDIA's own index)")
 
 
 def _tensorrt_rtx() -> Iterator[Finding]:

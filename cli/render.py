@@ -56,14 +56,14 @@ def printable(text: str) -> str:
 
 def _table(prediction: Prediction, thresholds: Mapping[str, float]) -> list[str]:
     names = max(map(len, prediction.probabilities))
-    head = "".join(f"{modality:>9}" for modality in prediction.modalities)
-    lines = [f"  {'':{names}}  {'':{BAR}} {'':8} {'':2}{head}"]
+    rows = []
     for label, probability in prediction.probabilities.items():
         filled = round(probability * BAR)
-        bar = "█" * filled + "·" * (BAR - filled)
-        parts = "".join(f"{prediction.contributions[m][label]:+9.3f}" for m in prediction.modalities)
         over = label in prediction.labels
         mark = "*" if over else " "
-        row = f"{label:{names}}  {bar} {probability:7.1%}{mark} >{thresholds[label]:.2f}"
-        lines.append("  " + click.style(row, bold=over) + parts)
-    return lines
+        bar = "█" * filled + "·" * (BAR - filled)
+        left = f"  {label:{names}}  {bar} {probability:7.1%}{mark} (> {thresholds[label]:.0%})"
+        parts = "".join(f"{prediction.contributions[m][label]:+9.3f}" for m in prediction.modalities)
+        rows.append((left, over, parts))
+    head = " " * len(rows[0][0]) + "".join(f"{modality:>9}" for modality in prediction.modalities)
+    return [head, *(click.style(left, bold=over) + parts for left, over, parts in rows)]

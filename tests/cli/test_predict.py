@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -134,6 +135,20 @@ def test_a_closed_pipe_is_no_crash(tiny_bundle: Path, sound: Path) -> None:
         strict(process.stdout.readline())
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+def test_any_locale_and_any_file_name(tiny_bundle: Path, sound: Path, tmp_path: Path) -> None:
+    """An ASCII terminal, a transcript that is not, and a name that is not even Unicode."""
+    name = os.fsencode(tmp_path) + b"/\xff.wav"
+    shutil.copyfile(sound, name)
+    command = [sys.executable, "-m", "mmx.cli.main", "predict", tiny_bundle, name, "--text", "שלום 😀"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    table = subprocess.run(command, capture_output=True, env=ascii_only)
+    assert table.returncode == 0 and b"hap" in table.stdout, table.stderr
+    lines = subprocess.run([*command, "--json"], capture_output=True, env=ascii_only)
+    assert lines.returncode == 0, lines.stderr
+    answer = strict(lines.stdout.decode("ascii"))
+    assert os.fsencode(answer["file"]) == name and answer["text"] == "שלום 😀"
 
 
 def test_json_refuses_what_json_has_not(prediction: Prediction) -> None:
