@@ -75,7 +75,6 @@ def summary(report: ExportReport) -> list[str]:
         for what in ("parameters", "macs")
     )
     done = Counter(record.fold for record in report.folds if record.applied)
-    error, case, output = report.parity.worst
     folds = ", ".join(f"{count} {fold}" for fold, count in done.items())
     return [
         f"{report.path}",
@@ -83,7 +82,7 @@ def summary(report: ExportReport) -> list[str]:
         f"  folded      {folds or 'nothing'} (mmx inspect {_quoted(report.path)} says what and why)",
         f"  parameters  {parameters[0]:,} -> {parameters[1]:,}",
         f"  arithmetic  {macs[0] / 1e9:.2f} -> {macs[1] / 1e9:.2f} GMAC for one utterance",
-        f"  parity      worst relative error {error:.1e} of {report.parity.tolerance:.0e} ({output}, {case})",
+        f"  parity      worst relative error {report.parity.worst:.1e} in {len(report.parity.errors)} cases",
         f"  size        {report.size / 1e6:.1f} MB",
         f"  time        {sum(report.seconds.values()):.1f} s",
     ]

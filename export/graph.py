@@ -7,22 +7,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
+from unittest import mock
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from onnx_ir.passes import common
-from onnxscript import optimizer
+from onnxscript import opset20, optimizer
 from torch import nn
 
 from mmx.export.naming import name_axes, name_everything, name_folded_weights
 from mmx.export.specs import ExportSpec
+from mmx.export.tidy import bypass_idle_slices, fix_reshape_targets
 from mmx.runtime.manifest import TensorSpec
 
 OPSET = 20  # the first with Gelu as one operator
-_TO_THE_END = np.iinfo(np.int64).max
+_op: Any = opset20  # its signatures do not know that a number is a constant
 
 
 def to_onnx(system: nn.Module, spec: ExportSpec, name: str) -> onnx.ModelProto:
@@ -39,7 +40,8 @@ def to_onnx(system: nn.Module, spec: ExportSpec, name: str) -> onnx.ModelProto:
     common.CommonSubexpressionEliminationPass()(model)  # first, so that a weight is transposed once
     weights = name_folded_weights(graph)
     optimizer.fold_constants(model, should_fold=lambda node: True if node.op_type == "Transpose" else None)
-    _bypass_idle_slices(graph)
+    bypass_idle_slices(graph)
+    fix_reshape_targets(graph)
     for tidy in (
         common.IdentityEliminationPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -81,12 +83,35 @@ def _exported(system: nn.Module, spec: ExportSpec) -> ir.Model:
     shapes = tuple({i: dims[a] for i, a in enumerate(t.axes) if isinstance(a, str)} for t in spec.inputs)
     with torch.no_grad(), _quiet():
         traced = torch.export.export(system, args, dynamic_shapes=shapes, strict=False)
-        names = [tensor.name for tensor in spec.inputs]
-        program = torch.onnx.export(
-            traced, dynamo=True, opset_version=OPSET, optimize=False, verbose=False, input_names=names
-        )
+        try:
+            # The exporter would trace it all again to take operators apart, for two thirds of its time.
+            with mock.patch.object(traced, "run_decompositions", lambda *_: traced):
+                return _translated(traced, spec)
+        except torch.onnx.OnnxExporterError:  # here is an operator that has to be taken apart
+            return _translated(traced, spec)
+
+
+def _translated(traced: torch.export.ExportedProgram, spec: ExportSpec) -> ir.Model:
+    program = torch.onnx.export(
+        traced,
+        dynamo=True,
+        opset_version=OPSET,
+        optimize=False,
+        verbose=False,
+        input_names=[tensor.name for tensor in spec.inputs],
+        custom_translation_table={torch.ops.aten.to.dtype: _cast, torch.ops.aten.rsub.Scalar: _subtract_from},
+    )
     assert program is not None
     return program.model
+
+
+# Translations of what the exporter only knows taken apart.
+def _cast(x: Any, dtype: int, non_blocking: bool = False, copy: bool = False) -> Any:
+    return _op.Cast(x, to=dtype)
+
+
+def _subtract_from(x: Any, other: float) -> Any:
+    return _op.Sub(_op.CastLike(other, x), x)
 
 
 @contextmanager
@@ -111,20 +136,3 @@ def _symbols(graph: ir.Graph, spec: ExportSpec) -> dict[str, str]:
         for symbol, axis in zip(value.shape or (), tensor.axes, strict=True)
         if isinstance(symbol, ir.SymbolicDim) and isinstance(axis, str)
     }
-
-
-def _bypass_idle_slices(graph: ir.Graph) -> None:
-    """Let what reads ``x[:]`` read x: the exporter writes a Slice for every axis of an index, also for a bare colon."""
-    for node in graph:
-        if node.op_type != "Slice" or len(node.inputs) < 4:
-            continue
-        data = node.inputs[0]
-        starts, ends, _axes, *steps = map(_constant, node.inputs[1:])
-        if data is None or starts is None or ends is None or any(step is None or (step != 1).any() for step in steps):
-            continue
-        if not starts.any() and (ends == _TO_THE_END).all():
-            node.outputs[0].replace_all_uses_with(data)
-
-
-def _constant(value: ir.Value | None) -> NDArray | None:
-    return None if value is None or value.const_value is None else value.const_value.numpy()

@@ -1,11 +1,16 @@
 """The proof that a graph gives the answers of the PyTorch system it came from.
 
-The reference is the original system: unfolded, float32, in PyTorch. The graph runs in ONNX Runtime through the
+The reference is the original, unfolded system in PyTorch, in float32. The graph runs in ONNX Runtime through the
 runtime's own backend, from the file that goes into the bundle.
+
+Both round. A trained system keeps that near 1e-6, but deep towers of random weights blow PyTorch's own rounding up to
+4e-5, twice the tolerance. So where an error is over the tolerance, the original system also runs in float64; what its
+float32 answers are off by is allowed on top, because the checkpoint's answers are not known any better than that.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,32 +25,40 @@ from mmx.export.specs import Arrays, ExportSpec
 from mmx.runtime.backends import onnxruntime
 from mmx.runtime.errors import ParityError
 
+Errors = dict[str, float]
+
 
 @dataclass(frozen=True)
 class Parity:
-    """Relative errors of every output in every case.
+    """Relative errors by case and output.
 
-    An error is max|graph - reference| / max|reference|, over all values of one output in one case.
+    An error is max|x - reference| / max|reference|, over all values of one output in one case.
+
+    Attributes:
+        errors: the graph's, against PyTorch in float32.
+        rounding: of that reference, against float64; only for the cases where an error is over the tolerance.
     """
 
-    errors: dict[str, dict[str, float]]
+    errors: dict[str, Errors]
+    rounding: dict[str, Errors]
     tolerance: float
 
     @property
-    def worst(self) -> tuple[float, str, str]:
-        """The largest error, its case and its output. NaN is larger than any number."""
-        found = ((error, case, output) for case, outputs in self.errors.items() for output, error in outputs.items())
-        return max(found, key=lambda entry: (np.isnan(entry[0]), entry[0]))
+    def worst(self) -> float:
+        """The largest error of all; NaN if there is one."""
+        return float(np.max([error for outputs in self.errors.values() for error in outputs.values()]))
 
     def require(self, what: str) -> None:
-        """Raise ParityError unless the worst error is within the tolerance."""
-        error, case, output = self.worst
-        if not error <= self.tolerance:
-            raise ParityError(
-                f"{what} does not give PyTorch's answers: {output} is off by {error:.1e} (relative) on {case!r}, "
-                f"{self.tolerance:.0e} is allowed",
-                "nothing was written; this is a fault of mmx or of this ONNX Runtime version, please report it",
-            )
+        """Raise ParityError unless every error is within the tolerance, or within PyTorch's own rounding of it."""
+        for case, outputs in self.errors.items():
+            for output, error in outputs.items():
+                own = self.rounding.get(case, {}).get(output, 0.0)
+                if not error <= self.tolerance + own:
+                    raise ParityError(
+                        f"{what} does not give PyTorch's answers: {output} is off by {error:.1e} (relative) in the "
+                        f"case {case!r}, {self.tolerance + own:.0e} is allowed",
+                        "nothing was written; please report it, with the versions of torch and onnxruntime",
+                    )
 
     def record(self) -> dict[str, Any]:
         """What the manifest keeps."""
@@ -54,34 +67,43 @@ class Parity:
             "reference": f"the unfolded system in PyTorch {version('torch')}, float32",
             "engine": f"onnxruntime {version('onnxruntime')}, {onnxruntime.PROVIDER}",
             "tolerance": self.tolerance,
-            "worst": self.worst[0],
+            "worst": self.worst,
             "cases": self.errors,
+            "rounding_of_the_reference": self.rounding,
         }
 
 
 def measure(system: nn.Module, graph: Path, spec: ExportSpec) -> Parity:
     """Compare the graph at ``graph`` with ``system`` (in eval mode) on every case of ``spec``."""
+    errors: dict[str, Errors] = {}
+    rounding: dict[str, Errors] = {}
     with onnxruntime.load(graph) as backend:
-        errors = {}
         for case, inputs in spec.cases.items():
-            wanted, found = reference(system, inputs, spec), backend.run(inputs)
-            errors[case] = {name: relative_error(found[name], wanted[name]) for name in wanted}
-    return Parity(errors, spec.tolerance)
+            reference = run(system, inputs, spec)
+            errors[case] = _errors(backend.run(inputs), reference)
+            if not np.max([*errors[case].values()]) <= spec.tolerance:
+                rounding[case] = _errors(reference, run(copy.deepcopy(system).double(), inputs, spec))
+    return Parity(errors, rounding, spec.tolerance)
 
 
-def reference(system: nn.Module, inputs: Arrays, spec: ExportSpec) -> Arrays:
-    """The outputs of ``system`` by name, for the inputs of one case."""
+def run(system: nn.Module, inputs: Arrays, spec: ExportSpec) -> Arrays:
+    """The outputs of ``system`` by name, in the precision of its weights, for the inputs of one case."""
+    precision = next(system.parameters()).dtype
+    tensors = [torch.from_numpy(inputs[tensor.name]) for tensor in spec.inputs]
     with torch.no_grad():
-        outputs = system(*(torch.from_numpy(inputs[tensor.name]) for tensor in spec.inputs))
+        outputs = system(*(tensor.to(precision) if tensor.is_floating_point() else tensor for tensor in tensors))
     return {tensor.name: output.numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}
 
 
-def relative_error(found: NDArray, wanted: NDArray) -> float:
-    """max|found - wanted| / max|wanted|: 0 where both are all 0, infinite where shapes differ or only wanted is 0."""
-    if found.shape != wanted.shape:
+def relative_error(found: NDArray, reference: NDArray) -> float:
+    """max|found - reference| / max|reference|: 0 if both are all 0; infinite if shapes differ or it alone is 0."""
+    if found.shape != reference.shape:
         return float("inf")
-    difference = float(np.abs(found.astype(np.float64) - wanted).max())
-    if difference == 0:
-        return 0.0
-    largest = float(np.abs(wanted).max())
-    return difference / largest if largest else float("inf")
+    difference, largest = float(np.abs(found - reference).max()), float(np.abs(reference).max())
+    if largest == 0:
+        return 0.0 if difference == 0 else float("inf")
+    return difference / largest
+
+
+def _errors(found: Arrays, reference: Arrays) -> Errors:
+    return {name: relative_error(found[name], values) for name, values in reference.items()}
