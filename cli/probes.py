@@ -106,7 +106,7 @@ def _openvino() -> Iterator[Finding]:
             yield Finding(f"openvino {device}", "failed", str(e).splitlines()[0])
         else:
             version = importlib.metadata.version("openvino")
-            yield Finding(f"openvino {device}", "ok", f"{version}, ran a model on {full_name} ({' '.join(types)})")
+            yield Finding(f"openvino {device}", "ok", f"{version}, ran a model on {full_name} ({types})")
 
 
 def _pyav() -> Iterator[Finding]:
