@@ -51,8 +51,20 @@ class Window(click.ParamType[float | None]):
     "--window", type=Window(), default="utterance", show_default=True, help="Cut by utterance, or in fixed windows."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line and segment (see docs/predict.md).")
-@click.option("--backend", default="auto", show_default=True, help="auto, onnxruntime or openvino.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="auto, onnxruntime, openvino, onnxruntime-cuda, tensorrt-rtx or tensorrt.",
+)
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16, or another that the bundle holds.")
+@click.option(
+    "--on-mismatch",
+    type=click.Choice(["error", "rebuild", "onnx"]),
+    default="error",
+    show_default=True,
+    help="When the TensorRT engine is of another GPU, version or graph.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Segments at once.")
 def predict(
@@ -64,6 +76,7 @@ def predict(
     as_json: bool,
     backend: str,
     precision: str,
+    on_mismatch: str,
     threads: int | None,
     batch_size: int,
 ) -> int:
@@ -86,7 +99,14 @@ def predict(
         print_error(error.message, error.hint)
         codes.append(error.exit_code)
 
-    with Predictor(bundle, backend=backend, precision=precision, threads=threads, batch_size=batch_size) as predictor:
+    with Predictor(
+        bundle,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        batch_size=batch_size,
+        on_mismatch=on_mismatch,
+    ) as predictor:
         predictions = predictor.predict(
             files, text=text or None, transcript=transcript or None, window=window, on_error=report
         )

@@ -103,6 +103,10 @@ class Mismatch:
         return f"{self.what}: the engine has {self.engine}, here is {self.here}"
 
 
+class EngineMismatch(EnvironmentMissing):
+    """An engine that was built for another GPU, TensorRT or graph than those here."""
+
+
 def sidecar_path(engine: Path) -> Path:
     """Where the record of an engine file lies."""
     return engine.with_suffix(".json")
@@ -187,9 +191,9 @@ def rebuild_command(bundle: Path, record: EngineRecord) -> str:
     return f"mmx build-engine --{record.precision} --flavour {record.flavour} {bundle}"
 
 
-def mismatch_error(engine: Path, bundle: Path, record: EngineRecord, found: list[Mismatch]) -> EnvironmentMissing:
+def mismatch_error(engine: Path, bundle: Path, record: EngineRecord, found: list[Mismatch]) -> EngineMismatch:
     """The error that names both sides of every mismatch and the command that mends it."""
-    return EnvironmentMissing(
+    return EngineMismatch(
         f"{engine} does not fit: " + "; ".join(map(str, found)),
         f"{rebuild_command(bundle, record)}, or --on-mismatch rebuild, or --on-mismatch onnx",
     )

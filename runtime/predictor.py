@@ -27,7 +27,7 @@ class Predictor:
 
     Args:
         bundle: a bundle folder, or one that is open.
-        backend, precision, threads: see ``open_backend``. Face detection uses as many threads.
+        backend, precision, threads, on_mismatch: see ``open_backend``. Face detection uses as many threads.
         batch_size: segments that the network takes at once, at most. The first answer never waits: batches grow from
             1 (then 2, 4, ...) while a file is read.
 
@@ -47,11 +47,12 @@ class Predictor:
         precision: str = "fp32",
         threads: int | None = None,
         batch_size: int = 4,
+        on_mismatch: str = "error",
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be 1 or more")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.backend = open_backend(self.bundle, backend, precision, threads)
+        self.backend = open_backend(self.bundle, backend, precision, threads, on_mismatch)
         if not set(self.backend.inputs) <= set(INPUTS):
             self.backend.close()
             raise UsageError(

@@ -12,14 +12,20 @@ from typing import Protocol, Self
 from numpy.typing import NDArray
 
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.engines import EngineMismatch
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.manifest import GraphSpec
 
 # Each name's module has `load(path, precision, threads) -> Backend`.
 MODULES = {
     "onnxruntime": "mmx.runtime.backends.onnxruntime",
     "openvino": "mmx.runtime.backends.openvino",
+    "onnxruntime-cuda": "mmx.runtime.backends.onnxruntime_cuda",
 }
+ENGINES = ("tensorrt", "tensorrt-rtx")  # these run what `mmx build-engine` made
+NAMES = (*MODULES, *ENGINES)
+AUTO = (*ENGINES, "onnxruntime-cuda", "openvino", "onnxruntime")  # the fastest first
+ON_MISMATCH = ("error", "rebuild", "onnx")
 
 
 class Backend(Protocol):
@@ -59,40 +65,77 @@ class Backend(Protocol):
         self.close()
 
 
-def open_backend(bundle: Bundle, name: str = "auto", precision: str = "fp32", threads: int | None = None) -> Backend:
-    """Load a bundle's graph into an engine.
+def open_backend(
+    bundle: Bundle,
+    name: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+    on_mismatch: str = "error",
+) -> Backend:
+    """Load a bundle's graph or engine.
 
     Args:
         bundle: an opened bundle.
-        name: ``auto``, ``onnxruntime`` or ``openvino``.
-        precision: ``fp32``, or another that the bundle has a graph for; ``bf16`` is the FP32 graph computed in
-            bfloat16, which OpenVINO does on CPUs that have it.
+        name: one of ``NAMES``, or ``auto``: the first of ``AUTO`` that works here; ``Backend.why`` says what kept the
+            others.
+        precision: ``fp32``, or another that the bundle has a graph or engine for; ``bf16`` on OpenVINO is the FP32
+            graph computed in bfloat16, on CPUs that have it.
         threads: CPU threads; None leaves it to the engine (all cores).
+        on_mismatch: what to do when the engine is of another GPU, TensorRT or graph: ``error``, ``rebuild`` it here, or
+            run the ``onnx`` graph instead.
 
     Raises:
-        UsageError: an unknown name, no such graph in the bundle, or fewer threads than one.
-        EnvironmentMissing: the engine is not installed, or can't have that precision here.
-        BadDataError: the engine can't load the graph, or its names are not those of the manifest.
+        UsageError: an unknown name, no such graph or engine in the bundle, or fewer threads than one.
+        EnvironmentMissing: what was asked for is not installed, or can't have that precision here.
+        BadDataError: the graph can't be loaded, or its names are not those of the manifest.
     """
-    if name != "auto" and name not in MODULES:
-        raise UsageError(f"there is no backend {name!r}", f"choose one of: auto, {', '.join(MODULES)}")
+    if name != "auto" and name not in NAMES:
+        raise UsageError(f"there is no backend {name!r}", f"choose one of: auto, {', '.join(NAMES)}")
+    if on_mismatch not in ON_MISMATCH:
+        raise UsageError(f"--on-mismatch {on_mismatch} is unknown", f"choose one of: {', '.join(ON_MISMATCH)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; it must be 1 or more")
-    why = "asked for"
     if name == "auto":
-        name, why = _choose(precision)
-    stored = "fp32" if precision == "bf16" else precision
-    path = bundle.graph_path(stored)
-    backend: Backend = import_module(MODULES[name]).load(path, precision, threads)
-    backend.why = why
-    _check_names(backend, bundle.manifest.graphs[stored], str(path))
+        return _first_that_works(bundle, AUTO, precision, threads, on_mismatch)
+    try:
+        return _open(bundle, name, precision, threads, on_mismatch)
+    except EngineMismatch as e:
+        if on_mismatch != "onnx":
+            raise
+        graphs = tuple(other for other in AUTO if other not in ENGINES)
+        backend = _first_that_works(bundle, graphs, precision, threads, on_mismatch)
+        backend.why = f"--on-mismatch onnx: {e.message}"
+        return backend
+
+
+def _open(bundle: Bundle, name: str, precision: str, threads: int | None, on_mismatch: str) -> Backend:
+    backend: Backend
+    if name in ENGINES:
+        load = import_module("mmx.runtime.backends.tensorrt").load
+        backend = load(bundle, name, precision, rebuild=on_mismatch == "rebuild")
+    else:
+        stored = "fp32" if precision == "bf16" and name in ("openvino", "onnxruntime") else precision
+        backend = import_module(MODULES[name]).load(bundle.graph_path(stored), precision, threads)
+        _check_names(backend, bundle.manifest.graphs[stored], str(bundle.graph_path(stored)))
     return backend
 
 
-def _choose(precision: str) -> tuple[str, str]:
-    if precision == "bf16":
-        return "openvino", "auto: the only backend that computes in bf16"
-    return "onnxruntime", "auto: the default, installed with mmx itself"
+def _first_that_works(
+    bundle: Bundle, names: tuple[str, ...], precision: str, threads: int | None, on_mismatch: str
+) -> Backend:
+    """Open them in turn; one that is not there, or has no such precision, is passed over and its reason kept."""
+    passed: list[str] = []
+    for name in names:
+        try:
+            backend = _open(bundle, name, precision, threads, on_mismatch)
+        except (EnvironmentMissing, UsageError) as e:
+            if name == names[-1]:
+                raise
+            passed.append(f"no {name}, {e.message}")
+        else:
+            backend.why = "auto: " + "; ".join([f"{name} works here", *passed])
+            return backend
+    raise AssertionError("no backend was named")
 
 
 def _check_names(backend: Backend, graph: GraphSpec, path: str) -> None:

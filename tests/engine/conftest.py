@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from mmx.export.engine.build import Built, build_engine
 
+sys.path.insert(0, str(Path(__file__).parent))  # for stand_ins
 pytest.importorskip("tensorrt_rtx", reason="needs mmx[tensorrt-rtx]")
 
 

@@ -1,0 +1,249 @@
+"""TensorRT, full or for RTX, on a bundle's engine (``mmx build-engine``).
+
+One engine serves any number of threads: each ``run`` borrows a worker, which has its own execution context, stream and
+buffers. Workers are made when all others are busy, up to ``WORKERS``; further calls wait for one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.backends import Backend
+from mmx.runtime.backends.tensorrt_worker import Worker
+from mmx.runtime.bundle import ENGINES, Bundle
+from mmx.runtime.device.base import Device, open_device
+from mmx.runtime.device.trt import RTX, Flavour, flavour
+from mmx.runtime.engines import (
+    EngineRecord,
+    Profile,
+    check_file,
+    engines_of,
+    mismatch_error,
+    mismatches,
+    rebuild_command,
+)
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.splitting import batch_size, halves
+
+WORKERS = 4
+
+
+def load(bundle: Bundle, name: str, precision: str, rebuild: bool = False) -> TensorRtBackend:
+    """Load the bundle's newest engine of a flavour and precision that fits this machine.
+
+    Args:
+        bundle: an opened bundle.
+        name: tensorrt | tensorrt-rtx.
+        rebuild: build the engine again if it does not fit (``--on-mismatch rebuild``).
+
+    Raises:
+        EnvironmentMissing: not installed, no GPU, or no engine that fits; both sides and the command are named.
+        UsageError: there is no engine. BadDataError: the engine's file was changed.
+    """
+    kind = flavour(name)
+    version = kind.installed_version
+    if version is None:
+        kind.load()
+    device = open_device()
+    path, record = find_engine(bundle, kind, precision)
+    found = mismatches(record, bundle, str(version), device.capability)
+    if found and rebuild:
+        path, record = _rebuilt(bundle, kind, precision)
+        found = mismatches(record, bundle, str(version), device.capability)
+    if found:
+        raise mismatch_error(path, bundle.path, record, found)
+    check_file(path, record)
+    return TensorRtBackend(path, record, kind, device)
+
+
+def find_engine(bundle: Bundle, kind: Flavour, precision: str) -> tuple[Path, EngineRecord]:
+    """The bundle's newest engine of a flavour and precision.
+
+    Raises:
+        UsageError: there is none.
+    """
+    engines = engines_of(bundle)
+    for path, record in engines:
+        if record.flavour == kind.name and record.precision == precision:
+            return path, record
+    there = ", ".join(sorted({f"{record.flavour} {record.precision}" for _, record in engines})) or "none"
+    raise UsageError(
+        f"{bundle.path} has no {precision} engine for {kind.name} (its engines: {there})",
+        f"mmx build-engine --{precision} --flavour {kind.name} {bundle.path}",
+    )
+
+
+def _rebuilt(bundle: Bundle, kind: Flavour, precision: str) -> tuple[Path, EngineRecord]:
+    """Build for the GPU here, in a process of its own: the builder is not part of the runtime."""
+    command = [sys.executable, "-m", "mmx.cli.main", "build-engine", f"--{precision}", "--flavour", kind.name]
+    done = subprocess.run([*command, "--target", "native", str(bundle.path)], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise EnvironmentMissing(f"the engine could not be built again (exit code {done.returncode})", "see above")
+    return find_engine(bundle, kind, precision)
+
+
+class TensorRtBackend(Backend):
+    """One deserialised engine. ``run`` is thread-safe."""
+
+    def __init__(self, path: Path, record: EngineRecord, kind: Flavour, device: Device, workers: int = WORKERS) -> None:
+        trt = kind.load()
+        self.name, self.precision, self.why = kind.name, record.precision, "asked for"
+        self.device = f"{device.name} ({device.layer})"
+        self.inputs = tuple(spec.name for spec in record.inputs)
+        self.outputs = tuple(spec.name for spec in record.outputs)
+        self._record, self._device, self._trt = record, device, trt
+        device.use()
+        said: list[str] = []
+        self._logger = _logger(trt, said)
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise EnvironmentMissing(
+                f"{kind.title} cannot load {path}: {' | '.join(said[:3]) or 'it gave no reason'}",
+                rebuild_command(path.parent.parent, record),
+            )
+        _check_tensors(trt, self._engine, record, path)
+        self._config, self._cache, self._cache_path = self._runtime_config(kind)
+        self._free: deque[Worker] = deque()
+        self._made, self._most, self._closed = 0, workers, False
+        self._changed = threading.Condition()
+
+    def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
+        """See ``Backend.run``. A batch that no profile takes is cut in halves until one does.
+
+        Raises:
+            UsageError: a single sample is longer than every profile.
+        """
+        shapes = {name: inputs[name].shape for name in self.inputs}
+        number = self.profile_for(shapes)
+        if number is None:
+            if batch_size(inputs) == 1:
+                raise UsageError(
+                    f"no profile of the engine takes {_listed(shapes)}; its longest takes {self._limits()}",
+                    "shorten the segment (--window), or build an engine with --profiles FILE.json",
+                )
+            first, second = (self.run(half) for half in halves(inputs))
+            return {name: np.concatenate([first[name], second[name]]) for name in self.outputs}
+        with self._worker() as worker:
+            return worker.run({name: inputs[name] for name in self.inputs}, number)
+
+    def profile_for(self, shapes: dict[str, tuple[int, ...]]) -> int | None:
+        """The smallest profile that takes these shapes, by number; None where none does."""
+        fitting = [number for number, profile in enumerate(self._record.profiles) if profile.fits(shapes)]
+        return min(fitting, key=lambda number: _volume(self._record.profiles[number]), default=None)
+
+    def close(self) -> None:
+        """See ``Backend.close``. Waits for runs that are under way, and saves TensorRT-RTX's compiled kernels."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+            while len(self._free) < self._made:
+                self._changed.wait()
+            for worker in self._free:
+                worker.close()
+            self._free.clear()
+        self._save_cache()
+        self._config = self._cache = self._engine = self._runtime = None
+        self._device.close()
+
+    @contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        with self._changed:
+            while not self._closed and not self._free and self._made >= self._most:
+                self._changed.wait()
+            if self._closed:
+                raise RuntimeError("this backend is closed")
+            self._device.use()
+            if self._free:
+                worker = self._free.pop()
+            else:
+                worker = Worker(self._trt, self._context(), self._device, self._record, graphs=self._config is None)
+                self._made += 1
+        try:
+            yield worker
+        finally:
+            with self._changed:
+                self._free.append(worker)
+                self._changed.notify()
+
+    def _context(self) -> Any:
+        arguments = () if self._config is None else (self._config,)
+        context = self._engine.create_execution_context(*arguments)
+        if context is None:
+            raise EnvironmentMissing("the GPU has no memory for another execution context", "use fewer threads")
+        return context
+
+    def _runtime_config(self, kind: Flavour) -> tuple[Any, Any, Path | None]:
+        """TensorRT-RTX compiles kernels when it first meets a shape: have it use CUDA graphs, and keep them on disk."""
+        if kind is not RTX:
+            return None, None, None
+        config = self._engine.create_runtime_config()
+        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        cache = config.create_runtime_cache()
+        path = _cache_folder() / f"{self._record.key}-{self._device.capability}.cache"
+        if path.is_file():
+            cache.deserialize(path.read_bytes())
+        config.set_runtime_cache(cache)
+        return config, cache, path
+
+    def _save_cache(self) -> None:
+        if self._cache is None or self._cache_path is None:
+            return
+        with self._cache.serialize() as memory:
+            kernels = bytes(memory)
+        self._cache_path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._cache_path.with_suffix(f".{os.getpid()}.tmp")
+        new.write_bytes(kernels)
+        new.replace(self._cache_path)
+
+    def _limits(self) -> str:
+        largest = max(self._record.profiles, key=_volume)
+        return _listed({name: sizes.max for name, sizes in largest.shapes.items()})
+
+
+def _check_tensors(trt: Any, engine: Any, record: EngineRecord, path: Path) -> None:
+    """The engine's own inputs and outputs are those of its record."""
+    found: dict[Any, set[tuple[str, str]]] = {trt.TensorIOMode.INPUT: set(), trt.TensorIOMode.OUTPUT: set()}
+    for number in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(number)
+        found[engine.get_tensor_mode(name)].add((name, np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name))
+    for mode, specs in ((trt.TensorIOMode.INPUT, record.inputs), (trt.TensorIOMode.OUTPUT, record.outputs)):
+        if found[mode] != {(spec.name, spec.dtype) for spec in specs}:
+            raise BadDataError(f"{path}: its tensors are not those of its sidecar", "mmx build-engine --force")
+
+
+def _logger(trt: Any, said: list[str]) -> Any:
+    class Collector(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                said.append(message)
+
+    return Collector()
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmx" / ENGINES
+
+
+def _volume(profile: Profile) -> int:
+    return sum(int(np.prod(sizes.max)) for sizes in profile.shapes.values())
+
+
+def _listed(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())

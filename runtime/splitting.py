@@ -1,0 +1,47 @@
+"""One packed batch -> smaller ones, for an engine that takes no larger. Results do not depend on how it is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Inputs = dict[str, NDArray]
+
+# The index table of each ragged input (see DESIGN, the graph contract): its rows say which rows belong to a sample.
+RAGGED = {"faces": "face_index", "pieces": "piece_index"}
+TEXT = ("input_ids", "attention_mask")
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Samples in a packed batch."""
+    return next(len(array) for name, array in inputs.items() if name not in RAGGED)
+
+
+def halves(inputs: Inputs) -> tuple[Inputs, Inputs]:
+    """The first and the second half of a batch of two or more samples, each without what only the other needs."""
+    middle = batch_size(inputs) // 2
+    return part(inputs, 0, middle), part(inputs, middle, batch_size(inputs))
+
+
+def part(inputs: Inputs, start: int, stop: int) -> Inputs:
+    """Samples ``start`` to ``stop``: only their rows of the ragged inputs, padded only to their own longest.
+
+    A tower that none of them has anything for gets one row, as the graph contract asks.
+    """
+    tables = set(RAGGED.values())
+    cut = {name: array[start:stop] for name, array in inputs.items() if name not in RAGGED}
+    for name, table in RAGGED.items():
+        if name in inputs:
+            index = cut[table]
+            used = np.unique(index[index >= 0])
+            slots = max(1, int((index >= 0).sum(axis=1).max()))
+            position = np.searchsorted(used, index)
+            cut[table] = np.where(index >= 0, position, -1)[:, :slots].astype(index.dtype)
+            cut[name] = inputs[name][used] if len(used) else inputs[name][:1]
+    if all(name in cut for name in TEXT):
+        longest = max(1, int(cut["attention_mask"].sum(axis=1).max()))
+        cut |= {name: cut[name][:, :longest] for name in TEXT}
+    for name, array in cut.items():
+        if f"{name}_len" in cut and name not in tables:  # feature-based systems
+            cut[name] = array[:, : max(1, int(cut[f"{name}_len"].max()))]
+    return {name: np.ascontiguousarray(cut[name]) for name in inputs}
