@@ -150,7 +150,7 @@ def read_manifest(path: Path) -> Manifest:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise BadDataError(f"{path} is missing", "this folder is not a finished mmx bundle; run mmx export again") from e
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise BadDataError(f"{path} is not readable JSON: {e}", "run mmx export again") from e
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
