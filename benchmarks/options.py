@@ -66,6 +66,11 @@ class Options:
             raise UsageError(f"--threads {','.join(map(str, self.threads))} does not fit {cores} cores")
         if stray := sorted(set(self.checkpoints) - set(self.systems)):
             raise UsageError(f"--checkpoint is given for {stray[0]}, which is not among the systems", "see --systems")
+        if self.scope == "pipeline" and (self.data is not None or set(self.scenarios) != {"single-stream"}):
+            raise UsageError(
+                "--scope pipeline runs video files one at a time: neither --data nor another scenario fits it",
+                "leave --data and --scenario out",
+            )
         if "single-stream" not in self.scenarios:
             raise UsageError("the other scenarios build on single-stream", "add --scenario single-stream")
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from mmx.benchmarks.cache import keyed_folder, weights_key
 from mmx.benchmarks.environment import usable_cores
 from mmx.benchmarks.upstream import SEED
+from mmx.benchmarks.vocabulary import train_vocabulary
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.errors import MmxError
 
@@ -91,7 +92,8 @@ def prepare(system: str, dataset: str, preset: str = "full", checkpoint: Path | 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         file = Path(scratch) / f"{system}.pt"
         save_checkpoint(file, seeded_module(system, config, SEED), system, config, dataset=dataset)
-        export_bundle(file, bundle)
+        media = get_system(system).inputs == "media"
+        export_bundle(file, bundle, tokenizer=train_vocabulary(Path(scratch)) if media else None)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""One run of ``mmx bench`` on tensors (``--scope model``): prepare, open, interleave, and then the other scenarios."""
+"""One run of ``mmx bench``: prepare the systems, open the contenders, interleave them, then the other scenarios."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from functools import partial
 from typing import Any, Protocol
 
 from mmx.benchmarks import extras
+from mmx.benchmarks.clips import clip_folder, make_clip, source_video
 from mmx.benchmarks.contenders import BundleContender, open_contenders, precisions
 from mmx.benchmarks.environment import describe
 from mmx.benchmarks.options import FULLY_COMPARED, Options
 from mmx.benchmarks.peers import open_peer
+from mmx.benchmarks.pipeline import pipeline_makers, pipeline_stages
 from mmx.benchmarks.prepare import Prepared, prepare_all
 from mmx.benchmarks.report import EAGER, SCHEMA_VERSION, Report, Row, WorkloadInfo, best_rows
-from mmx.benchmarks.single_stream import BASELINE, Measured, Opened, measure
+from mmx.benchmarks.single_stream import BASELINE, MOST, Measured, Opened, measure
 from mmx.benchmarks.sources import Source, processed_source, synthetic_source
 from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.upstream import upstream_module
+from mmx.benchmarks.workloads import Workload, stratified
 
 INTERLEAVED_SHARE = 0.7  # of the time left once everything is open; the other scenarios share the rest
 UNLIMITED_S = 1e9
@@ -43,8 +46,7 @@ def run(options: Options, command: str, show: Display) -> Report:
     deadline = began + (options.minutes * 60 or UNLIMITED_S)
     environment = describe()
     systems = prepare_all(options.systems, options.dataset, show.say, options.preset, options.checkpoints)
-    source = processed_source(options.data, options.dataset, systems[0].bundle) if options.data else None
-    source = source or synthetic_source(options.dataset)
+    source = _source(options, systems, show)
     rows: list[Row] = []
     found: dict[str, Any] = {}
     part = source.workload
@@ -65,7 +67,10 @@ def run(options: Options, command: str, show: Display) -> Report:
             rows += _in_order(measured.rows + refused, options)
             if number == 0:
                 part = measured.workload
-                found = _while_open(options, opened, measured, source, systems, show)
+                if options.scope == "pipeline":
+                    found = {"stages": pipeline_stages([each.contender for each in opened], measured.rows)}
+                else:
+                    found = _while_open(options, opened, measured, source, systems, show)
         finally:
             for each in opened:
                 each.contender.close()
@@ -76,25 +81,37 @@ def run(options: Options, command: str, show: Display) -> Report:
         scope=options.scope,
         environment=environment,
         workload=WorkloadInfo(
-            options.dataset,
-            part.source,
-            part.total,
-            len(part.utterances),
-            sum(u.duration for u in source.workload.utterances),
-            options.passes,
+            options.dataset, part.source, part.total, len(part.utterances), source.workload.seconds, options.passes
         ),
-        notes=_notes(options, part.source, len(part.utterances) < part.total),
+        notes=_notes(options, part),
         rows=tuple(rows),
         **found,
     )
-    report = _afterwards(report, options, systems, source, show, deadline)
+    if options.scope == "model":
+        report = _afterwards(report, options, systems, source, show, deadline)
     return replace(report, seconds=time.perf_counter() - began)
+
+
+def _source(options: Options, systems: Sequence[Prepared], show: Display) -> Source:
+    """The samples: synthetic tensors, clips made from a video, or a real data set's tensors."""
+    if options.data is not None:
+        return processed_source(options.data, options.dataset, systems[0].bundle)
+    source = synthetic_source(options.dataset)
+    if options.scope == "model":
+        return source
+    video = source_video(options.clip)
+    folder = clip_folder(video, stratified(source.workload, options.samples or MOST))
+    show.say(f"clips are cut from {video} when needed and kept in {folder}")
+    return replace(source, make=lambda index: make_clip(video, folder, source.workload.utterances[index]))
 
 
 def _makers(
     options: Options, systems: Sequence[Prepared], threads: int
 ) -> Iterator[tuple[str, Callable[[], Contender]]]:
     """Every contender's key and how to open it, a system at a time: eager PyTorch, the other peers, mmx."""
+    if options.scope == "pipeline":
+        yield from pipeline_makers(systems, options.backends, threads)
+        return
     for prepared in systems:
         name = prepared.system
         module = upstream_module(name, prepared.preset, prepared.checkpoint)
@@ -177,22 +194,25 @@ def _afterwards(
     return report
 
 
-def _notes(options: Options, source: str, extrapolated: bool) -> tuple[str, ...]:
+def _notes(options: Options, part: Workload) -> tuple[str, ...]:
     """What a reader must know before the figures."""
-    seeded = [name for name in options.systems if name not in options.checkpoints]
     found = []
-    if source == "synthetic":
+    if options.scope == "pipeline":
+        found.append(
+            "The workload is synthetic: one talking face, cut to as many and as long clips as the test set has."
+        )
+    elif part.source == "synthetic":
         found.append(
             "The workload is synthetic: as many and as long utterances as the test set has, filled with noise."
         )
-    if seeded:
+    if seeded := [name for name in options.systems if name not in options.checkpoints]:
         found.append(
-            f"The weights of {', '.join(seeded)} are seeded noise: speed does not depend on them; scores "
-            "would, so there are none."
+            f"The weights of {', '.join(seeded)} are seeded noise: speed does not depend on them; scores would, so "
+            "there are none."
         )
     if options.preset != "full":
         found.append(f"The systems are the {options.preset} preset, not the published sizes.")
-    if extrapolated:
+    if part.is_subset:
         found.append("Seconds for the set are extrapolated from a stratified part of it.")
-    found.append("The paper's seconds are of an RTX 4090 and include what this scope leaves out: compare ratios.")
+    found.append("The paper's seconds are of an RTX 4090, video decoding and face detection included: compare ratios.")
     return tuple(found)

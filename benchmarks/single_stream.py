@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from mmx.benchmarks.report import EAGER, OK, PARITY_FAILED, Row
 from mmx.benchmarks.statistics import latency, speedup, total_speedup
 from mmx.benchmarks.timing import SHAPE_WARM_UP_BELOW_S, Contender, Timings, interleave, warm_up
 from mmx.benchmarks.workloads import Workload, stratified
-from mmx.runtime.types import Sample
 
 BASELINE = f"v2em/{EAGER}/fp32"
 FP32_TOLERANCE = 1e-3  # of max|logits - reference| / max|reference|
@@ -42,7 +42,7 @@ class Measured:
 def measure(
     opened: Sequence[Opened],
     whole: Workload,
-    make: Callable[[int], Sample],
+    make: Callable[[int], Any],
     *,
     threads: int,
     samples: int | None,

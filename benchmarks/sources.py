@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -29,13 +30,14 @@ IMAGE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "jpeg_pipe,im
 
 @dataclass(frozen=True)
 class Source:
-    """A set of utterances, a maker of an utterance's tensors by its index, and the true labels where they are known.
+    """A set of utterances, a maker of what contenders run by index, and the true labels where they are known.
 
+    ``make``: gives a Sample (or, for the pipeline, a Clip).
     ``truths``: int64 [utterances, labels].
     """
 
     workload: Workload
-    make: Callable[[int], Sample]
+    make: Callable[[int], Any]
     truths: NDArray[np.int64] | None = None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmx.benchmarks.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, PUBLISHED, TITLES
-from mmx.benchmarks.report import EAGER, OK, Report, Row
+from mmx.benchmarks.report import EAGER, OK, UNAVAILABLE, Report, Row
 from mmx.benchmarks.single_stream import BASELINE
 
 NONE = "-"
@@ -126,7 +126,9 @@ def _residual(report: Report) -> Table:
 
 def _contenders(report: Report, threads: int) -> Table:
     about = "~" if report.extrapolated else ""
-    rows = tuple(_contender(row, about) for row in report.rows if row.threads == threads)
+    mine = [row for row in report.rows if row.threads == threads]
+    rows = tuple(_contender(row, about) for row in mine if row.status != UNAVAILABLE)
+    lacking = dict.fromkeys((row.runner, row.precision, row.reason) for row in mine if row.status == UNAVAILABLE)
     return Table(
         f"Every contender, one sample at a time, {threads} thread(s)",
         (
@@ -151,6 +153,7 @@ def _contenders(report: Report, threads: int) -> Table:
             "Nothing is clipped.",
             "Parity: max|logits - PyTorch| / max|PyTorch|, and for less than fp32 the largest change of a probability.",
             "new shape: median of a first run of a shape, for contenders quick enough to be given one untimed.",
+            *(f"Not available: {runner} {precision}: {reason}." for runner, precision, reason in lacking),
         ),
     )
 

@@ -6,12 +6,10 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mmx.runtime.types import Sample
 
 # A contender quicker than this sees each sample once untimed before its timed run: an engine may prepare itself for a
 # shape it meets for the first time. For slower ones that is lost in the run and would double the bench's time.
@@ -22,14 +20,14 @@ WARM_UP_S = 20.0
 
 
 class Contender(Protocol):
-    """One way to run one system: tensors of samples in, fused logits [samples, labels] out.
+    """One way to run one system: samples in (tensors, or video clips), fused logits [samples, labels] out.
 
-    ``key`` names it in reports: ``system/peer`` or ``system/backend/precision``.
+    ``key`` names it in reports: ``system/runner/precision``, the runner a backend of mmx or a peer.
     """
 
     key: str
 
-    def run(self, samples: Sequence[Sample]) -> NDArray[np.float32]: ...
+    def run(self, samples: Sequence[Any]) -> NDArray[np.float32]: ...
 
     def close(self) -> None: ...
 
@@ -49,14 +47,14 @@ class Timings:
     logits: NDArray[np.float32]
 
 
-def timed(contender: Contender, samples: Sequence[Sample]) -> tuple[float, NDArray[np.float32]]:
+def timed(contender: Contender, samples: Sequence[Any]) -> tuple[float, NDArray[np.float32]]:
     """Seconds that one run takes, and its logits."""
     start = time.perf_counter()
     logits = contender.run(samples)
     return time.perf_counter() - start, logits
 
 
-def warm_up(contender: Contender, sample: Sample) -> float:
+def warm_up(contender: Contender, sample: Any) -> float:
     """Run one sample until two runs in a row agree within 10 % (or the limits are reached); seconds of the last run."""
     least, most = WARM_UP_RUNS
     began = time.perf_counter()
@@ -72,7 +70,7 @@ def warm_up(contender: Contender, sample: Sample) -> float:
 
 def interleave(
     contenders: Sequence[Contender],
-    samples: Sequence[Callable[[], Sample]],
+    samples: Sequence[Callable[[], Any]],
     passes: int,
     costs: dict[str, float],
     progress: Callable[[int], None] | None = None,

@@ -13,6 +13,7 @@ import click
 from mmx.benchmarks.options import (
     DEFAULT_PEERS,
     DEFAULT_SYSTEMS,
+    FULLY_COMPARED,
     SCENARIOS,
     SCOPES,
     Options,
@@ -102,7 +103,7 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 
 @click.command(name="bench")
 @click.argument("dataset", type=click.Choice(DATASETS))
-@click.option("--systems", default=",".join(DEFAULT_SYSTEMS), show_default=True, callback=names())
+@click.option("--systems", default="", callback=names(), help=f"[default: {','.join(DEFAULT_SYSTEMS)}]")
 @click.option("--backends", default=",".join(MODULES), show_default=True, callback=names(tuple(MODULES)))
 @click.option(
     "--peers",
@@ -111,7 +112,9 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     callback=names(PEERS),
     help="compile takes minutes more.",
 )
-@click.option("--scenario", "scenarios", default=",".join(SCENARIOS), show_default=True, callback=names(SCENARIOS))
+@click.option(
+    "--scenario", "scenarios", default="", callback=names(SCENARIOS), help=f"[default: {','.join(SCENARIOS)}]"
+)
 @click.option(
     "--scope",
     type=click.Choice(SCOPES),
@@ -163,6 +166,9 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 )
 def bench(
     dataset: str,
+    scope: str,
+    systems: tuple[str, ...],
+    scenarios: tuple[str, ...],
     trained: dict[str, Path],
     json_file: Path | None,
     markdown_file: Path | None,
@@ -180,7 +186,14 @@ def bench(
     from mmx.benchmarks.run import run
     from mmx.benchmarks.text_report import as_markdown, as_text
 
-    options = Options(dataset=dataset, checkpoints=trained, **asked)  # type: ignore[arg-type]
+    options = Options(
+        dataset=dataset,
+        scope=scope,
+        systems=systems or (DEFAULT_SYSTEMS if scope == "model" else FULLY_COMPARED),
+        scenarios=scenarios or (SCENARIOS if scope == "model" else SCENARIOS[:1]),
+        checkpoints=trained,
+        **asked,  # type: ignore[arg-type]
+    )
     options.check()
     report = run(options, command_line(), Terminal())
     click.echo(as_text(report))
