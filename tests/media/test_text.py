@@ -91,7 +91,7 @@ def test_both_file_kinds_agree(folder: Path, tokenizer: Tokenizer, tmp_path: Pat
     from_json = Tokenizer.load(_as_tokenizer_json(folder, tmp_path), LONG)
     rng = random.Random(0)
     text = (
-        "the of function (object) - string \"quoted\" 2015, 3.14, end. self.args x=1; £3 – 50% CAN'T Über ,, -- ... "
+        'the of function (object) - string "quoted" 2015, 3.14, end. self.args x=1; £3 – 50% CAN\'T Über ,, -- ... '
         "( ) [cls] [CLS] [SEP] <unk> <pad> \u2581 & @ # ``a'' 12,345, ﬁ ① 😀 日本 שלום a\x00b \u200b \ufffd"
     )
     words = text.split(" ")
