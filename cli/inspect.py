@@ -27,15 +27,20 @@ RESIDUAL = ("merge", "keep", "auto")
 @click.option("--dataset", help="For a checkpoint: what the labels are, where it does not say.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(path: Path, residual: str | None, system: str | None, dataset: str | None, as_json: bool) -> None:
-    """Show what is in PATH, a checkpoint (ckpt.pt) or a bundle (ckpt.mmx).
+    """Show what is in PATH: a checkpoint (ckpt.pt), a bundle (ckpt.mmx) or a TensorRT engine (x.engine).
 
     \b
     Both: what is folded and what is not and why; parameters and multiply-accumulates by trunk, before and after.
     A bundle also: its graphs with their inputs and outputs, the parity measured when it was made, its files
     (every hash is checked) and how it was made. Nothing is written.
     """
+    given = {"--residual": residual, "--system": system, "--dataset": dataset}
+    if path.suffix == ".engine":
+        if asked := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{asked[0]} is for checkpoints; {path} is an engine", f"mmx inspect {path}")
+        click.echo(_engine(path, as_json))
+        return
     if path.is_dir():
-        given = {"--residual": residual, "--system": system, "--dataset": dataset}
         if asked := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"{asked[0]} is for checkpoints; {path} is a bundle", f"mmx inspect {path}")
         found = inspect_bundle(path)
@@ -51,6 +56,15 @@ def inspect(path: Path, residual: str | None, system: str | None, dataset: str |
         raise BadDataError(problem, "mmx inspect --json shows it; run mmx export again") from e
     for line in lines:
         click.echo(printable(line))
+
+
+def _engine(path: Path, as_json: bool) -> str:
+    """What an engine's sidecar says. Errors: as ``describe_engine``."""
+    from mmx.runtime.engines import describe_engine, read_record
+
+    if as_json:
+        return read_record(path).to_json().rstrip()
+    return "\n".join(map(printable, describe_engine(path).splitlines()))
 
 
 def inspect_checkpoint(path: Path, residual: str, system: str | None, dataset: str | None) -> dict[str, Any]:
