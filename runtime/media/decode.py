@@ -1,18 +1,14 @@
 """One media file's picture and sound as two lazy tracks on one clock, decoded through PyAV.
 
-Files are hostile until shown otherwise: only real container formats on the local disk are opened (no playlist, no
-concat list, no URL), picture sizes and sample rates are capped, times that cannot be are not believed, and what fails
-to decode is counted and passed over. Each track reads the file through its own demuxer, so that memory stays bounded
-however the file is interleaved; every packet is still decoded only once.
+Each track reads the file through its own demuxer, so that memory stays bounded however the file is interleaved; every
+packet is still decoded only once. Times that cannot be are not believed, and what fails to decode is counted and passed
+over.
 """
 
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
@@ -20,102 +16,28 @@ from typing import Any, Self
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.container import InputContainer
 from av.error import FFmpegError
-from av.stream import Discard, Disposition
+from av.stream import Discard
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError
-
-# Containers that hold their own media. Left out on purpose: hls, dash, concat, image2, lavfi and other pointers.
-FORMATS = (
-    "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,flac,mp3,aac,aiff,caf,amr,au,mxf,gif,nut,ivf,dv,rm,h264,hevc,m4v"
+from mmx.runtime.media.container import (
+    MediaInfo,
+    audio_stream,
+    check_rate,
+    check_size,
+    declared_duration,
+    open_media,
+    probe,
+    video_stream,
 )
-MAX_PIXELS = 36_000_000  # 8K video is 33 million
-SAMPLE_RATES = (1_000, 768_000)  # Hz
+
+__all__ = ["MediaInfo", "SoundTrack", "VideoTrack", "probe", "resample_sound", "upright_rgb"]
+
 SLACK_S = 10.0  # a time further than this past the end that the file declares is not believed
 JITTER_S = 0.05  # sound within this of where the last sample ended follows it without a gap
 MIXED_SCALE = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63}
-
-
-@dataclass(frozen=True)
-class MediaInfo:
-    """What a file's header says. Times in seconds; None where the file does not tell; sizes as stored,
-    which is on its side where the file says that the picture is to be turned."""
-
-    path: Path
-    duration: float | None
-    has_video: bool
-    has_audio: bool
-    width: int
-    height: int
-    fps: float | None
-    sample_rate: int
-    channels: int
-
-
-def probe(path: str | Path) -> MediaInfo:
-    """Read a file's header, decode nothing.
-
-    Raises:
-        BadDataError: no such file, or none that can be read as media, or neither picture nor sound in it.
-    """
-    with open_media(path) as container:
-        video, audio = video_stream(container), audio_stream(container)
-        rate = video.average_rate or video.guessed_rate if video else None
-        return MediaInfo(
-            path=Path(path),
-            duration=_duration(container, [s for s in (video, audio) if s]),
-            has_video=video is not None,
-            has_audio=audio is not None,
-            width=video.width if video else 0,
-            height=video.height if video else 0,
-            fps=float(rate) if rate else None,
-            sample_rate=audio.rate or 0 if audio else 0,
-            channels=audio.channels if audio else 0,
-        )
-
-
-def open_media(path: str | Path) -> InputContainer:
-    """Open a local media file for reading; close it, or use it in a ``with``.
-
-    Raises:
-        BadDataError: as ``probe``.
-    """
-    path = Path(path)
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as e:
-        raise BadDataError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}", "check the path") from e
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise BadDataError(f"{path} is {kind}", "give a video or sound file")
-    if not status.st_size:
-        raise BadDataError(f"{path} is empty (0 bytes)", "copy or download it again")
-    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_streams": "100"}
-    try:
-        container = av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace")
-    except (FFmpegError, OSError, ValueError) as e:
-        reason, hint = _why_unreadable(path, e)
-        raise BadDataError(f"{path} cannot be read as media: {reason}", hint) from e
-    try:
-        _check(container, path)
-    except BaseException:
-        container.close()
-        raise
-    return container
-
-
-def video_stream(container: InputContainer) -> Any | None:
-    """The picture: the first video stream that has a decoder and is no cover art; None without one."""
-    still = Disposition.attached_pic | Disposition.timed_thumbnails
-    return next((s for s in container.streams.video if s.codec_context and not s.disposition & still), None)
-
-
-def audio_stream(container: InputContainer) -> Any | None:
-    """The sound: the first audio stream that has a decoder; None without one."""
-    return next((s for s in container.streams.audio if s.codec_context), None)
 
 
 def upright_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -137,8 +59,10 @@ def resample_sound(samples: NDArray, sample_rate: int, target_rate: int = 16000)
     """
     samples = np.atleast_2d(samples)
     if samples.ndim != 2 or samples.dtype.str[1:] not in {*MIXED_SCALE, "f2", "f4", "f8"}:
-        raise BadDataError(f"a sound is [n] or [channels, n], not {samples.dtype} {list(samples.shape)}")
-    _check_rate(sample_rate, "the sound")
+        raise BadDataError(
+            f"a sound of {samples.dtype} {list(samples.shape)}", "give [n] or [channels, n], as floats or integers"
+        )
+    check_rate(sample_rate, "the sound")
     resampler = _Resampler(sample_rate, target_rate)
     return np.concatenate([resampler.feed(_mean_of_channels(samples)), resampler.flush()])
 
@@ -184,7 +108,7 @@ class Track:
         stream.codec_context.thread_count = threads or 0
         self._stream = stream
         chosen = (video_stream(self._container), audio_stream(self._container))
-        self.duration = _duration(self._container, [s for s in chosen if s])
+        self.duration = declared_duration(self._container, [s for s in chosen if s])
         self._clock = _Clock((self._container.start_time or 0) / av.time_base, self.duration)
         self.end = 0.0
         self.decoded = 0
@@ -241,8 +165,7 @@ class VideoTrack(Track):
     def __iter__(self) -> Iterator[tuple[float, VideoFrame]]:
         last: float | None = None
         for frame in self._decode():
-            if frame.width * frame.height > MAX_PIXELS:
-                raise BadDataError(f"{self.path} has a picture of {frame.width}x{frame.height} pixels", _TOO_LARGE)
+            check_size(frame.width, frame.height, self.path)
             earliest, follows = (-math.inf, 0.0) if last is None else (last, last + self._step)
             last = self._clock.read(self._stamp(frame), frame.time_base, earliest, follows)
             self.end = last + self._step
@@ -272,7 +195,7 @@ class SoundTrack(Track):
         for frame in self._decode():
             if not frame.samples:
                 continue
-            _check_rate(frame.sample_rate, str(self.path))
+            check_rate(frame.sample_rate, str(self.path))
             follows = start + (taken / resampler.rate if resampler else 0.0)
             earliest = follows - JITTER_S if resampler else -math.inf
             time = self._clock.read(frame.pts, frame.time_base, earliest, follows)
@@ -325,9 +248,6 @@ class _Resampler:
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
-_TOO_LARGE = f"mmx decodes pictures of up to {MAX_PIXELS // 1_000_000} million pixels; scale it down first"
-
-
 def _mean_of_channels(channels: NDArray) -> NDArray[np.float32]:
     """[channels, n] of any sample format -> float32 [n] in -1..1; the mean, so that mono as stereo changes nothing."""
     scale = MIXED_SCALE.get(channels.dtype.str[1:])
@@ -335,62 +255,3 @@ def _mean_of_channels(channels: NDArray) -> NDArray[np.float32]:
     if scale is None:
         return mono
     return (mono - 128 if channels.dtype == np.uint8 else mono) * np.float32(scale)
-
-
-def _check(container: InputContainer, path: Path) -> None:
-    """Refuse a file without picture and sound, and sizes no real file has."""
-    video, audio = video_stream(container), audio_stream(container)
-    if video is None and audio is None:
-        raise BadDataError(f"{path} holds no picture and no sound that can be decoded", "give a video or sound file")
-    if video is not None and video.width * video.height > MAX_PIXELS:
-        raise BadDataError(f"{path} has a picture of {video.width}x{video.height} pixels", _TOO_LARGE)
-    if audio is not None and audio.rate:
-        _check_rate(audio.rate, str(path))
-
-
-def _check_rate(rate: int, what: str) -> None:
-    low, high = SAMPLE_RATES
-    if not low <= rate <= high:
-        raise BadDataError(f"{what} has a sample rate of {rate} Hz", f"mmx takes {low} to {high} Hz")
-
-
-def _duration(container: InputContainer, streams: list[Any]) -> float | None:
-    """The declared length in seconds from the file's start: of the chosen streams if they all tell, else the file's."""
-    origin = (container.start_time or 0) / av.time_base
-    ends = [float(((s.start_time or 0) + s.duration) * s.time_base) - origin for s in streams if s.duration]
-    all_tell = ends and len(ends) == len(streams)
-    longest = max(ends) if all_tell else (container.duration or 0) / av.time_base
-    return longest if longest > 0 else None
-
-
-def _why_unreadable(path: Path, error: Exception) -> tuple[str, str]:
-    """(reason, hint) in words for a file that FFmpeg would not open."""
-    if isinstance(error, av.error.ArgumentError):
-        return "a playlist, or a format that is not taken", "give the video or sound file itself"
-    with suppress(OSError), path.open("rb") as file:
-        head = file.read(512)
-        if head[4:8] == b"ftyp" and not _has_moov(path):
-            return "its index (moov) is missing", "the recording or the copy was cut short; record or copy it again"
-        if b"\0" not in head and head.isascii():
-            return "it is text", "give a video or sound file"
-    reason = getattr(error, "strerror", None) or str(error)
-    return reason[:1].lower() + reason[1:], "try to play it; convert it to MP4 if other programs can read it"
-
-
-def _has_moov(path: Path) -> bool:
-    """Whether an MP4 file's top-level boxes, walked by their sizes, include the index."""
-    size = path.stat().st_size
-    position = 0
-    with path.open("rb") as file:
-        while position + 8 <= size:
-            file.seek(position)
-            header = file.read(16)
-            length = int.from_bytes(header[:4], "big")
-            if header[4:8] == b"moov":
-                return position + length <= size
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            if length < 8:
-                return False
-            position += length
-    return False

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Preprocessing, VideoSpec
+from mmx.runtime.media.container import MediaInfo, probe
 from mmx.runtime.media.cuts import EPSILON_S, Cut, Cuts, plan_cuts
-from mmx.runtime.media.decode import MediaInfo, SoundTrack, VideoTrack, probe, upright_rgb
+from mmx.runtime.media.decode import SoundTrack, VideoTrack, upright_rgb
 from mmx.runtime.types import Span
 
 __all__ = ["Frame", "MediaInfo", "SegmentEnd", "probe", "read_segments"]
@@ -90,7 +91,7 @@ def read_segments(
 
     Raises:
         UsageError: spans or a window that make no sense.
-        BadDataError: a file that cannot be read (see ``decode.probe``), or in which nothing can be decoded.
+        BadDataError: a file that cannot be read (see ``container.probe``), or in which nothing can be decoded.
     """
     info = probe(path)
     cuts = plan_cuts(spans, window, info.duration, preprocessing.max_segment_s)

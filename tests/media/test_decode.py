@@ -12,7 +12,8 @@ import pytest
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Preprocessing
-from mmx.runtime.media.decode import SoundTrack, VideoTrack, probe, resample_sound, upright_rgb
+from mmx.runtime.media.container import probe
+from mmx.runtime.media.decode import SoundTrack, VideoTrack, resample_sound, upright_rgb
 from mmx.runtime.media.reader import Frame, read_segments
 
 MakeMedia = Callable[..., Path]
@@ -180,7 +181,7 @@ def test_a_picture_that_grows_past_the_limit(
     path = tmp_path / "grows.h264"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     assert {frame.rgb.shape for frame in _read(path)[0]} == {(64, 64, 3), (96, 128, 3)}
-    monkeypatch.setattr("mmx.runtime.media.decode.MAX_PIXELS", 64 * 64)
+    monkeypatch.setattr("mmx.runtime.media.container.MAX_PIXELS", 64 * 64)
     with pytest.raises(BadDataError, match="picture of 128x96 pixels"):
         _read(path)
 
