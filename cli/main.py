@@ -33,8 +33,11 @@ ENTRIES = {
     "doctor": Entry("Try what this machine can run; say what to install."),
     "systems": Entry("List the systems that mmx knows."),
     "synth": Entry("Make a synthetic data set to train, score and calibrate on."),
+    "train": Entry("Train a system on a processed data set.", "training", ("torch",)),
+    "eval": Entry("Score a checkpoint or a bundle on a data set, in every precision.", "training", ("torch",)),
     "bench": Entry("Measure systems against each other on this machine.", "export", ("torch", "onnx")),
     "profile": Entry("Show where a bundle spends its time, layer by layer.", "export", ("onnx",)),
+    "calibrate": Entry("Give a bundle an INT8 graph, if it is as good and faster.", "calibration", ("torch",)),
     "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),
 }
 

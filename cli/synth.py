@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -21,8 +22,13 @@ def synth(folder: Path, samples: int, seed: int, clips: int) -> None:
     from mmx.training.synthetic.ideal import ideal
     from mmx.training.synthetic.writer import NOTE, write_synthetic
 
-    with click.progressbar(length=samples, label="  drawing", file=click.get_text_stream("stderr")) as bar:
-        counts = write_synthetic(folder, samples, seed, clips=clips, progress=lambda done, total: bar.update(1))
+    terminal = sys.stderr.isatty()
+
+    def show(done: int, total: int) -> None:
+        if terminal:
+            click.echo(f"\r\x1b[K  drawing {done}/{total}", err=True, nl=done == total)
+
+    counts = write_synthetic(folder, samples, seed, clips=clips, progress=show)
     best = ideal()
     click.echo(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
     click.echo(f"  {NOTE}")

@@ -151,7 +151,8 @@ def ensure_variant(
             total=samples,
             report=report,
         )
-        return _add(bundle, variant), True
+        parity = {**variant.accuracy.to_dict(), **variant.summary}
+        return add_graph(bundle, variant.half, variant.model, parity), True
 
 
 @contextmanager
@@ -165,25 +166,29 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _add(bundle: Bundle, variant: Variant) -> Bundle:
-    """Write the graph, then the manifest that lists it. Killed at any moment, the bundle still opens."""
+def add_graph(bundle: Bundle, precision: str, model: onnx.ModelProto, parity: dict[str, Any]) -> Bundle:
+    """Put a precision's graph into a bundle that the caller holds (``locked``), replacing an older one.
+
+    Writes the graph, then the manifest that lists it. Killed at any moment, the bundle still opens.
+    """
     manifest = bundle.manifest
     fp32 = manifest.graphs["fp32"]
-    name = f"model.{variant.half}.onnx"
+    name = f"model.{precision}.onnx"
     staging = bundle.path / ENGINES
     staging.mkdir(exist_ok=True)
     graph, listing = staging / f"{name}.tmp", staging / f"{MANIFEST}.tmp"
     try:
-        onnx.save(variant.model, graph)
+        onnx.save(model, graph)
         digest = sha256_of(graph)
-        parity = {**variant.accuracy.to_dict(), **variant.summary, "source": manifest.files[fp32.file]}
-        spec = GraphSpec(name, variant.half, fp32.opset, fp32.inputs, fp32.outputs, parity)
+        spec = GraphSpec(
+            name, precision, fp32.opset, fp32.inputs, fp32.outputs, {**parity, "source": manifest.files[fp32.file]}
+        )
         updated = replace(
             manifest,
-            graphs={**manifest.graphs, variant.half: spec},
+            graphs={**manifest.graphs, precision: spec},
             files={**manifest.files, name: digest},
         )
-        for content in (_without(manifest, variant.half), updated):
+        for content in (_without(manifest, precision), updated):
             listing.write_text(content.to_json(), encoding="utf-8")
             listing.replace(bundle.path / MANIFEST)
             if content is not updated:  # the old listing is gone, the new one not yet written

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in FP32 or (where the CPU has it) bfloat16: ``pip install 'mmx[openvino]'``."""
+"""OpenVINO on the CPU, in FP32, INT8 or (where the CPU has it) bfloat16: ``pip install 'mmx[openvino]'``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmx.runtime.backends import Backend
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, missing_extra
 
 DEVICE = "CPU"
-HINTS = {"fp32": "f32", "bf16": "bf16"}
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what the graph does not quantise stays FP32
 
 
 def load(path: Path, precision: str = "fp32", threads: int | None = None) -> OpenVinoBackend:

@@ -127,7 +127,7 @@ def test_killed_while_adding_the_bundle_still_opens(
 
         if (child := os.fork()) == 0:
             monkeypatch.setattr(Path, "replace", replace_or_die)
-            variant._add(Bundle.open(path), again)
+            variant.add_graph(Bundle.open(path), again.half, again.model, again.accuracy.to_dict())
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
         return Bundle.open(path)
@@ -148,3 +148,20 @@ def test_a_graph_that_mmx_did_not_make(tmp_path: Path) -> None:
     broken.write_bytes(b"not a graph")
     with pytest.raises(BadDataError, match=r"broken\.onnx"):
         read_graph(broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["v2em", "fe2e", "v2em-visual+focal", "rfam+nest", "lf-lstm", "lf-trans", "mult"])
+def test_every_system_has_an_fp16_form(system: str, tmp_path: Path) -> None:
+    """In its tiny size: towers of every kind, recurrent systems, cross-modal attention."""
+    from mmx.export.exporter import export_bundle
+    from mmx.models.checkpoint import save_checkpoint, seeded_module
+    from mmx.models.registry import get_system
+
+    config = get_system(system).presets["tiny"]
+    save_checkpoint(tmp_path / "c.pt", seeded_module(system, config), system, config, dataset="iemocap")
+    export_bundle(tmp_path / "c.pt", tmp_path / "c.mmx")
+    bundle, made = ensure_variant(Bundle.open(tmp_path / "c.mmx"), "fp16", samples=32)
+    parity = bundle.manifest.graphs["fp16"].parity
+    assert made and parity["half_nodes"] > 10 and parity["max_error"] < 1e-2
+    assert all(error is not None for error in parity["scales"].values())

@@ -15,10 +15,10 @@ EXPRESSIONS: dict[str, Expression] = {
 }
 
 PROSODIES: dict[str, Prosody] = {
-    "anger": Prosody(pitch=1.15, lift=-2, swing=2.5, rate=1.15, loudness=9, tilt=-4, breath=0.02),
-    "disgust": Prosody(pitch=0.82, lift=-4, swing=1.5, rate=0.8, loudness=-1, tilt=4, tremor=0.6, breath=0.05),
-    "fear": Prosody(pitch=1.5, lift=1, swing=1.0, rate=1.35, loudness=-3, tilt=2, tremor=1.2, breath=0.35),
-    "happy": Prosody(pitch=1.3, lift=2, swing=3.5, rate=1.1, loudness=4, tilt=-1, breath=0.05),
-    "sad": Prosody(pitch=0.92, lift=-3, swing=0.5, rate=0.7, loudness=-9, tilt=7, breath=0.25),
-    "surprise": Prosody(pitch=1.6, lift=8, swing=2.5, rate=0.95, loudness=3, tilt=0, breath=0.1),
+    "anger": Prosody(pitch=1.15, lift=-2, swing=2.5, rate=1.15, loudness=9, tilt=-7, breath=0.02),
+    "disgust": Prosody(pitch=0.75, lift=-4, swing=1.5, rate=0.8, loudness=-1, tilt=1, tremor=0.6, breath=0.05),
+    "fear": Prosody(pitch=1.5, lift=1, swing=1.0, rate=1.35, loudness=-3, tilt=1, tremor=1.2, breath=0.5),
+    "happy": Prosody(pitch=1.3, lift=2, swing=3.5, rate=1.1, loudness=4, tilt=-3, breath=0.05),
+    "sad": Prosody(pitch=0.92, lift=-3, swing=0.5, rate=0.7, loudness=-9, tilt=9, breath=0.25),
+    "surprise": Prosody(pitch=1.8, lift=8, swing=2.5, rate=0.95, loudness=3, tilt=4, breath=0.1),
 }

@@ -39,7 +39,7 @@ EMOTIONS = LABELS["mosei"]
 PER_SPEAKER = 5  # utterances, about
 FRAME_S = 0.5
 CLIP_FPS = 10
-FACE_SPREAD, VOICE_SPREAD, FRAME_SPREAD = 0.3, 0.5, 0.1
+FACE_SPREAD, VOICE_SPREAD, FRAME_SPREAD = 0.3, 0.3, 0.1
 FEWEST = 30
 
 Progress = Callable[[int, int], None]

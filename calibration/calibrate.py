@@ -1,0 +1,218 @@
+"""``mmx calibrate``: measure ranges, quantise, give the worst layers back to FP32 until the gate holds, or say no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from mmx.calibration.gate import MAX_LOSS, Accuracy, Judge, Speed, measure_speed
+from mmx.calibration.layers import Layer, find_layers
+from mmx.calibration.quantize import quantise
+from mmx.calibration.ranges import SCHEMA_VERSION, Inputs, Record, measure_limits, read_record
+from mmx.calibration.sensitivity import layer_sqnr
+from mmx.export.precision.variant import add_graph, locked
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import ParityError
+from mmx.runtime.packing import pack
+from mmx.runtime.types import Sample
+from mmx.training.data import Utterances
+
+SQNR_SAMPLES = 16
+SPEED_SAMPLES = 24
+
+Say = Callable[[str, float], None]
+"""Called with what is being done, and how much of it is done (0..1)."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One round of the sweep: the layers kept in FP32, and what came of it."""
+
+    kept: tuple[str, ...]
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found.
+
+    Attributes:
+        bundle: as it is now. added: whether it has the INT8 graph. refusal: which part of the gate failed, or "".
+        record: the ranges, and where they were saved (``record_path``). reused: they were there already.
+        sqnr: by layer, worst first, in dB. tries: the sweep. speed: None where accuracy failed before.
+        sizes: bytes of the FP32 and the INT8 graph.
+        labelled: whether the truth was known; otherwise FP32's answers stood in for it.
+    """
+
+    bundle: Bundle
+    added: bool
+    refusal: str
+    record: Record
+    record_path: Path
+    reused: bool
+    layers: tuple[Layer, ...]
+    sqnr: dict[str, float]
+    tries: tuple[Try, ...]
+    speed: Speed | None
+    sizes: tuple[int, int]
+    labelled: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, without the bundle."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "bundle": str(self.bundle.path),
+            "added": self.added,
+            "refusal": self.refusal,
+            "method": self.record.method,
+            "samples": self.record.samples,
+            "layers": len(self.layers),
+            "sqnr_db": self.sqnr,
+            "tries": [asdict(each) for each in self.tries],
+            "milliseconds": None if self.speed is None else self.speed.milliseconds,
+            "bytes": {"fp32": self.sizes[0], "int8": self.sizes[1]},
+            "truth": "labels" if self.labelled else "the FP32 graph's answers",
+        }
+
+
+def record_of(bundle: Path) -> Path:
+    """Where a bundle's ranges are kept: ``ckpt.calibration.json`` beside ``ckpt.mmx``."""
+    return bundle.with_suffix(".calibration.json")
+
+
+def calibrate(
+    bundle: Bundle,
+    data: Utterances,
+    held_out: Utterances,
+    *,
+    method: str = "mse",
+    labelled: bool = True,
+    fresh: bool = False,
+    require_speed: bool = True,
+    say: Say = lambda what, share: None,
+) -> Calibration:
+    """Make a bundle's INT8 variant, if it passes the gate. Otherwise the bundle stays as it is.
+
+    Args:
+        data: samples to measure ranges on. held_out: samples of the gate, none of them in ``data``.
+        method: of ``ranges.METHODS``. labelled: whether ``held_out.truths`` are the bundle's labels.
+        fresh: measure ranges although there is a record of some.
+        require_speed: whether slower than what it replaces is a refusal; an engine for another machine is judged there.
+
+    Raises:
+        UsageError: the record beside the bundle is stale, or an argument is wrong.
+        BadDataError: the record is damaged, or a value is not finite.
+    """
+    with locked(bundle.path):
+        bundle = Bundle.open(bundle.path)
+        path = bundle.graph_path()
+        model = onnx.load(path)
+        layers = find_layers(model)
+        weights, digest = bundle.manifest.files[path.name], data.digest()
+        saved = record_of(bundle.path)
+        reused = saved.is_file() and not fresh
+        if reused:
+            record = read_record(saved, weights, digest, method)
+        else:
+            largest, limits, count = measure_limits(
+                model, layers, lambda: _inputs(bundle, data), method, lambda n: say("ranges", n / len(data))
+            )
+            record = Record(SCHEMA_VERSION, weights, digest, method, count, largest, limits)
+            record.write(saved)
+        say("layers", 0)
+        few = [data[i] for i in range(min(SQNR_SAMPLES, len(data)))]
+        sqnr = layer_sqnr(model, layers, record.limits, _inputs(bundle, few))
+        worst = sorted(sqnr, key=sqnr.__getitem__)
+        samples = [held_out[i] for i in range(len(held_out))]
+        judge = Judge(bundle, samples, held_out.truths if labelled else None)
+        tries, int8 = _sweep(model, layers, record.limits, worst, judge, say)
+        speed, refusal = None, ""
+        if not tries[-1].accuracy.holds:
+            refusal = _accuracy_refusal(tries[-1].accuracy)
+        else:
+            say("speed", 0)
+            speed = measure_speed(bundle, int8, _spread(samples, SPEED_SAMPLES))
+            if not speed.holds and require_speed:
+                refusal = (
+                    f"speed: INT8 takes {speed.milliseconds[speed.fastest]:.2f} ms ({speed.fastest}), "
+                    f"{speed.replaced} {speed.milliseconds[speed.replaced]:.2f} ms"
+                )
+        found = Calibration(
+            bundle,
+            not refusal,
+            refusal,
+            record,
+            saved,
+            reused,
+            tuple(layers),
+            {name: sqnr[name] for name in worst},
+            tries,
+            speed,
+            (path.stat().st_size, int8.ByteSize()),
+            labelled,
+        )
+        if refusal:
+            return found
+        parity = {name: value for name, value in found.to_dict().items() if name not in ("bundle", "added", "refusal")}
+        added = add_graph(bundle, "int8", int8, parity)
+        return Calibration(**{**_fields(found), "bundle": added})
+
+
+def require(found: Calibration) -> None:
+    """Raise ParityError if the gate refused.
+
+    Raises:
+        ParityError: naming the part that failed.
+    """
+    if found.refusal:
+        raise ParityError(
+            f"{found.bundle.path} keeps its precision: INT8 failed the gate on {found.refusal}",
+            "--method tries another way to choose ranges; --any-speed accepts a slower graph, for engines elsewhere",
+        )
+
+
+def _sweep(
+    model: onnx.ModelProto, layers: list[Layer], limits: dict[str, float], worst: list[str], judge: Judge, say: Say
+) -> tuple[tuple[Try, ...], onnx.ModelProto]:
+    """Keep no layer in FP32, then the worst 1, 2, 4, 8... until the gate holds; stops before nothing is left."""
+    tries: list[Try] = []
+    count = 0
+    while True:
+        kept = tuple(worst[:count])
+        say(f"gate, {count} layers kept", count / max(len(worst), 1))
+        int8 = quantise(model, layers, limits, kept)
+        tries.append(Try(kept, judge.accuracy(int8)))
+        count = max(1, 2 * count)
+        if tries[-1].accuracy.holds or count >= len(worst):
+            return tuple(tries), int8
+
+
+def _accuracy_refusal(found: Accuracy) -> str:
+    return (
+        f"accuracy: F1 {100 * found.f1[0]:.2f} -> {100 * found.f1[1]:.2f}, "
+        f"accuracy {100 * found.accuracy[0]:.2f} -> {100 * found.accuracy[1]:.2f}; {100 * MAX_LOSS:.1f} points may go"
+    )
+
+
+def _inputs(bundle: Bundle, samples: Utterances | list[Sample]) -> Iterator[Inputs]:
+    text = bundle.manifest.preprocessing.text
+    for i in range(len(samples)):
+        yield pack([samples[i]], text).inputs
+
+
+def _spread(samples: list[Sample], count: int) -> list[Sample]:
+    """At most ``count`` of the samples, from the shortest sound to the longest."""
+    order: Iterable[int] = np.argsort([len(sample.pieces) for sample in samples], kind="stable")
+    places: NDArray[np.int64] = np.unique(np.linspace(0, len(samples) - 1, count).round().astype(np.int64))
+    ranked = list(order)
+    return [samples[ranked[place]] for place in places]
+
+
+def _fields(found: Calibration) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in found.__dataclass_fields__}

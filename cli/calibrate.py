@@ -1,0 +1,141 @@
+"""``mmx calibrate``: a bundle gets an INT8 graph, if that is as good as FP32 and faster."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmx.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmx.calibration.calibrate import Calibration
+
+SYNTHETIC_SAMPLES = 200
+
+
+@click.command()
+@click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--data", metavar="DIR", type=click.Path(path_type=Path), help="A processed data set.")
+@click.option("--synth", is_flag=True, help="A synthetic data set, made now: for trying, or for speed and error alone.")
+@click.option("--dataset", type=click.Choice(["iemocap", "mosei"]), help="Which, where DIR holds both.")
+@click.option(
+    "--method", type=click.Choice(["minmax", "entropy", "percentile", "mse"]), default="mse", show_default=True
+)
+@click.option("--samples", type=click.IntRange(min=1), default=128, show_default=True, help="Of the training split.")
+@click.option(
+    "--held-out", type=click.Choice(["valid", "test"]), default="valid", show_default=True, help="The gate's."
+)
+@click.option("--fresh", is_flag=True, help="Measure ranges again although there is a record of some.")
+@click.option("--any-speed", is_flag=True, help="Accept a graph that is slower here: for an engine on another machine.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write everything that was found to this JSON file.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every layer, not only the worst.")
+def calibrate(
+    path: Path,
+    data: Path | None,
+    synth: bool,
+    dataset: str | None,
+    method: str,
+    samples: int,
+    held_out: str,
+    fresh: bool,
+    any_speed: bool,
+    cache: Path | None,
+    report: Path | None,
+    verbose: bool,
+) -> None:
+    """Make BUNDLE's INT8 graph (ckpt.mmx/model.int8.onnx).
+
+    The gate: on held-out data, mean F1 and mean accuracy within 0.5 points of FP32; and faster than what the bundle has
+    already, on this machine. The worst layers go back to FP32 until the first holds. If the gate does not hold, the
+    bundle stays as it was and the command says which of the two failed (exit code 3).
+    """
+    if (data is None) == (not synth):
+        raise UsageError("what to calibrate on?", "give --data DIR or --synth")
+    from mmx.calibration.calibrate import calibrate as run
+    from mmx.calibration.calibrate import require
+    from mmx.runtime.bundle import Bundle
+    from mmx.training.data import find_dataset
+    from mmx.training.evaluate import utterances_for
+
+    bundle = Bundle.open(path)
+    with _folder(data) as (folder, own):
+        found = find_dataset(dataset, folder) if dataset else find_dataset(folder)
+        labelled = set(found.labels) == set(bundle.manifest.labels)
+        if not labelled and not synth:
+            raise UsageError(
+                f"{path} tells {', '.join(bundle.manifest.labels)}; {folder} holds other labels", "--synth"
+            )
+        splits = [
+            utterances_for(bundle, found, split, samples=count, cache=own or cache, check_labels=labelled)
+            for split, count in (("train", samples), (held_out, None))
+        ]
+        result = run(
+            bundle,
+            *splits,
+            method=method,
+            labelled=labelled,
+            fresh=fresh or synth,
+            require_speed=not any_speed,
+            say=_say,
+        )
+    if report:
+        report.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    click.echo(render(result, verbose))
+    require(result)
+    click.echo(f"\nnext:\n  mmx eval {path} --data {data or 'DIR'}\n  mmx build-engine {path} --int8")
+
+
+def render(found: Calibration, verbose: bool = False) -> str:
+    """What was found, for people."""
+    last = found.tries[-1].accuracy
+    truth = "" if found.labelled else " (FP32's answers stand in for labels)"
+    lines = [
+        f"{found.bundle.path}: {len(found.layers)} layers, ranges by {found.record.method} over "
+        f"{found.record.samples} samples{' (from the record)' if found.reused else ''}, kept in {found.record_path}",
+        f"  size        {found.sizes[0] / 1e6:.1f} -> {found.sizes[1] / 1e6:.1f} MB",
+        f"  held out    {last.samples} samples{truth}",
+        f"  {'FP32 layers':12}{'F1':>16}{'accuracy':>18}{'logit error':>13}{'flips':>12}",
+    ]
+    for each in found.tries:
+        a = each.accuracy
+        lines.append(
+            f"  {len(each.kept):<12}{100 * a.f1[0]:7.2f} ->{100 * a.f1[1]:6.2f}{100 * a.accuracy[0]:9.2f} ->"
+            f"{100 * a.accuracy[1]:6.2f}{a.error:13.1e}{a.flips:6}/{a.decisions}"
+        )
+    kept = set(found.tries[-1].kept)
+    shown = list(found.sqnr) if verbose else list(found.sqnr)[: max(5, min(len(kept), 10))]
+    lines.append("  worst layers (dB of signal over quantisation noise)" if not verbose else "  layers")
+    lines += [f"    {found.sqnr[name]:6.1f}  {name}{'  kept in FP32' if name in kept else ''}" for name in shown]
+    if found.speed is not None:
+        lines.append("  ms for one utterance, single-threaded, interleaved")
+        lines += [f"    {ms:8.2f}  {key}" for key, ms in found.speed.milliseconds.items()]
+        lines.append(f"  speed       {found.speed.ratio:.2f}x of {found.speed.replaced} ({found.speed.fastest})")
+    lines.append(f"  gate        {'failed on ' + found.refusal if found.refusal else 'holds: model.int8.onnx added'}")
+    return "\n".join(lines)
+
+
+def _say(what: str, share: float) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K  {what} {share:.0%}", err=True, nl=what == "speed")
+
+
+@contextmanager
+def _folder(data: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """The data set, or one made for the moment, with a cache that goes with it."""
+    if data is not None:
+        yield data, None
+        return
+    from mmx.training.synthetic.writer import write_synthetic
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "synthetic"
+        write_synthetic(folder, SYNTHETIC_SAMPLES, progress=lambda done, total: _say("drawing", done / total))
+        yield folder, Path(scratch) / "cache"

@@ -1,0 +1,252 @@
+"""``mmx eval``: one table of scores and speed for a checkpoint, its graph, and every precision and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmx.benchmarks.contenders import precisions
+from mmx.benchmarks.timing import Contender, interleave, warm_up
+from mmx.export.assets import find_tokenizer
+from mmx.models.checkpoint import Checkpoint, load_checkpoint
+from mmx.models.registry import get_system
+from mmx.runtime.backends import NAMES
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.fusion import sigmoid
+from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.media.text import Tokenizer
+from mmx.runtime.predictor import Predictor
+from mmx.runtime.types import Sample
+from mmx.training.data import DataSet, Utterances
+from mmx.training.metrics import Scorecard, choose_thresholds, scorecard
+from mmx.training.session import face_nets
+from mmx.training.trainer import tensors
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run the system.
+
+    Attributes:
+        name: such as ``PyTorch`` or ``onnxruntime int8``. problem: why it did not run here ("" if it did).
+        card: its scores. error: largest difference of a fused logit from the first row's. flips: labels that differ
+            from the first row's. milliseconds: median of one utterance at a time, single-threaded, interleaved.
+    """
+
+    name: str
+    problem: str = ""
+    card: Scorecard | None = None
+    error: float = 0.0
+    flips: int = 0
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The table: rows in order, the first of which is what the others are compared with."""
+
+    data: str
+    split: str
+    samples: int
+    thresholds: tuple[float, ...]
+    rows: tuple[Row, ...]
+
+
+class TorchRunner:
+    """A checkpoint in PyTorch, in FP32."""
+
+    key = "PyTorch"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._module = checkpoint.module
+        weights = checkpoint.module.get_parameter("weighted_fusion.weight")[0].tolist()
+        self._weights = dict(zip(get_system(checkpoint.system).modalities, weights, strict=True))
+
+    def run(self, samples: Sequence[Sample]) -> Logits:
+        """Fused logits [samples, labels]."""
+        with torch.no_grad():
+            outputs = self._module(**tensors(samples, torch.device("cpu")))[1:]
+        logits = {name: output.numpy() for name, output in zip(self._weights, outputs, strict=True)}
+        return fuse_batch(logits, samples, self._weights)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class BundleRunner:
+    """A bundle's graph in an engine."""
+
+    def __init__(self, bundle: Bundle, backend: str, precision: str, threads: int | None) -> None:
+        self.key = f"{backend} {precision}"
+        self._predictor = Predictor(bundle, backend=backend, precision=precision, threads=threads)
+        self._weights = bundle.manifest.fusion_weights
+
+    def run(self, samples: Sequence[Sample]) -> Logits:
+        """Fused logits [samples, labels]."""
+        outputs = self._predictor.logits(samples)
+        return fuse_batch({name: outputs[f"logits_{name}"] for name in self._weights}, samples, self._weights)
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._predictor.close()
+
+
+def fuse_batch(logits: Mapping[str, Logits], samples: Sequence[Sample], weights: Mapping[str, float]) -> Logits:
+    """The sum of weight * logit over the modalities that each sample has, as ``runtime.fusion`` says."""
+    total = np.zeros_like(next(iter(logits.values())), np.float64)
+    for name, values in logits.items():
+        there = np.array([name in sample.modalities for sample in samples])[:, None]
+        total += np.where(there, weights[name] * values.astype(np.float64), 0.0)
+    return total.astype(np.float32)
+
+
+def utterances_for(
+    what: Bundle | Checkpoint,
+    data: DataSet,
+    split: str,
+    *,
+    samples: int | None = None,
+    cache: Path | None = None,
+    check_labels: bool = True,
+) -> Utterances:
+    """A split as a bundle's or a checkpoint's preprocessing makes samples of it; the first ``samples`` of it.
+
+    Its truths come in the order of the bundle's labels; with ``check_labels`` off they may be of other emotions.
+
+    Raises:
+        UsageError: the labels are not those of the data, or there is no tokenizer. BadDataError: damaged data.
+    """
+    labels = what.manifest.labels if isinstance(what, Bundle) else what.labels
+    same = set(labels) == set(data.labels)
+    if check_labels and not same:
+        raise UsageError(
+            f"{what.path} tells {', '.join(labels)}, {data.root} holds {', '.join(data.labels)}",
+            "use a checkpoint of this data set",
+        )
+    if isinstance(what, Bundle):
+        spec, folder, nets = what.manifest.preprocessing, what.tokenizer_dir, what.face_nets or face_nets()
+    else:
+        found = find_tokenizer(what.path)
+        spec, folder, nets = Preprocessing(), found and found.parent, face_nets()
+    if folder is None:
+        raise UsageError(f"{what.path} comes without a tokenizer", "put ALBERT's spiece.model beside the checkpoint")
+    made = Utterances(data.items(split)[:samples], spec, nets, Tokenizer.load(folder, spec.text), cache=cache)
+    if same:
+        made.truths = made.truths[:, [data.labels.index(label) for label in labels]]
+    return made
+
+
+def open_both(path: Path) -> tuple[Checkpoint | None, Bundle | None]:
+    """A checkpoint and its bundle from the path of either: ``ckpt.pt`` and ``ckpt.mmx`` beside each other.
+
+    The other one is None where it is not there, or is not of the same weights.
+    """
+    if path.is_dir():
+        bundle = Bundle.open(path)
+        beside = path.with_suffix(".pt")
+        checkpoint = load_checkpoint(beside) if beside.is_file() else None
+        same = checkpoint is not None and checkpoint.sha256 == checkpoint_of(bundle)
+        return checkpoint if same else None, bundle
+    checkpoint = load_checkpoint(path)
+    beside = path.with_suffix(".mmx")
+    other = Bundle.open(beside) if beside.is_dir() else None
+    return checkpoint, other if other is not None and checkpoint_of(other) == checkpoint.sha256 else None
+
+
+def checkpoint_of(bundle: Bundle) -> str:
+    """SHA-256 of the checkpoint that a bundle was made of; "" where it does not say."""
+    made_of = bundle.manifest.provenance.get("checkpoint", {})
+    return str(made_of.get("sha256", "")) if isinstance(made_of, dict) else ""
+
+
+def evaluate(
+    checkpoint: Checkpoint | None,
+    bundle: Bundle | None,
+    data: DataSet,
+    *,
+    split: str = "test",
+    backends: Sequence[str] = NAMES,
+    choose: bool = False,
+    samples: int | None = None,
+    cache: Path | None = None,
+    tick: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Score every way to run the system on one split, one utterance at a time, single-threaded and interleaved.
+
+    Args:
+        checkpoint, bundle: of the same weights; one may be None.
+        choose: choose thresholds on the validation split (with the first row) instead of taking the stored ones.
+        samples: only the split's first ones.
+    """
+    what = bundle or checkpoint
+    if what is None:
+        raise UsageError("there is nothing to evaluate", "mmx eval CKPT|BUNDLE --data DIR")
+    test = utterances_for(what, data, split, samples=samples, cache=cache)
+    test.prepare(None if tick is None else lambda done, total: tick("preparing", done, total))
+    runners, problems = open_runners(checkpoint, bundle, backends)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if not runners:
+            raise EnvironmentMissing("nothing of it runs here", "; ".join(problems.values()))
+        thresholds = what.manifest.thresholds if isinstance(what, Bundle) else what.thresholds
+        labels = what.manifest.labels if isinstance(what, Bundle) else what.labels
+        if choose:
+            valid = utterances_for(what, data, "valid", cache=cache)
+            answers = np.concatenate([runners[0].run([valid[i]]) for i in range(len(valid))])
+            thresholds = choose_thresholds(answers, valid.truths)
+        costs = {runner.key: warm_up(runner, test[0]) for runner in runners}
+        makers = [lambda i=i: test[i] for i in range(len(test))]
+        say = None if tick is None else lambda done: tick("running", done, len(test))
+        timed = interleave(runners, makers, 2, costs, say)
+    finally:
+        torch.set_num_threads(before)
+        for runner in runners:
+            runner.close()
+    first = timed[runners[0].key].logits
+    rows = [
+        Row(
+            name=key,
+            card=scorecard(result.logits, test.truths, thresholds, labels),
+            error=float(np.abs(result.logits - first).max()),
+            flips=flips(result.logits, first, thresholds),
+            milliseconds=float(np.median(result.seconds)) * 1000,
+        )
+        for key, result in timed.items()
+    ]
+    rows += [Row(name, problem) for name, problem in problems.items()]
+    return Evaluation(data.name, split, len(test), tuple(thresholds), tuple(rows))
+
+
+def open_runners(
+    checkpoint: Checkpoint | None, bundle: Bundle | None, backends: Sequence[str], threads: int | None = 1
+) -> tuple[list[Contender], dict[str, str]]:
+    """Every way to run the system here, and by name why the others do not."""
+    runners: list[Contender] = [] if checkpoint is None else [TorchRunner(checkpoint)]
+    problems: dict[str, str] = {}
+    if bundle is None:
+        return runners, problems
+    for backend in backends:
+        found = {}
+        for precision in dict.fromkeys(precisions(bundle, backend)):
+            try:
+                runners.append(BundleRunner(bundle, backend, precision, threads))
+            except (EnvironmentMissing, BadDataError, UsageError) as e:
+                found[f"{backend} {precision}"] = e.message
+        none_runs = not any(runner.key.startswith(f"{backend} ") for runner in runners)
+        problems |= {backend: next(iter(found.values()))} if none_runs else found
+    return runners, problems
+
+
+def flips(logits: Logits, first: Logits, thresholds: Sequence[float]) -> int:
+    """How many labels differ between two sets of logits."""
+    told = [sigmoid(x.astype(np.float64)) > np.asarray(thresholds) for x in (logits, first)]
+    return int((told[0] != told[1]).sum())

@@ -1,0 +1,254 @@
+"""One training from a data set to a checkpoint folder: everything around the loop.
+
+OUT/ckpt.pt          the best epoch so far, with its config, labels and the thresholds chosen on validation
+OUT/spiece.model     the tokenizer it was trained with; mmx export finds it there
+OUT/training.json    recipe, data, versions, and what each epoch came to
+OUT/training.pt      the state that --resume goes on from
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mmx.benchmarks.cache import bench_folder
+from mmx.export.assets import find_face_nets, find_tokenizer
+from mmx.export.face_nets import build_face_nets
+from mmx.models.checkpoint import save_checkpoint
+from mmx.models.config import FORMS, MultimodalConfig, to_dict
+from mmx.models.multimodal import MultimodalSystem
+from mmx.models.read_tensors import read_checkpoint_file
+from mmx.models.registry import get_system
+from mmx.runtime.bundle import FACE_NETS, sha256_of
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.media.text import Tokenizer
+from mmx.training.data import DataSet, Utterances, train_tokenizer
+from mmx.training.recipe import Recipe
+from mmx.training.trainer import Epoch, Trainer
+
+CHECKPOINT, STATE, RECORD = "ckpt.pt", "training.pt", "training.json"
+
+Tick = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train.
+
+    Attributes:
+        system, preset: of the registry. form: residual | reserved (rfam), None: the preset's own.
+        tokenizer: a folder; None: beside ``init``, in the Hugging Face cache, else learned from the training texts.
+        init: a checkpoint or state dict whose tensors of the same name and shape are taken over.
+        device: cpu, cuda, or auto (a GPU where there is one).
+    """
+
+    system: str = "ours"
+    preset: str = "full"
+    form: str | None = None
+    tokenizer: Path | None = None
+    init: Path | None = None
+    device: str = "auto"
+
+    def config(self) -> MultimodalConfig:
+        """The config of the system to train.
+
+        Raises:
+            UsageError: no such system, preset or form, or one that does not take media or cannot be trained.
+        """
+        spec = get_system(self.system)
+        if spec.inputs != "media":
+            raise UsageError(
+                f"{self.system} takes extracted features, which this data set does not hold", "mmx systems"
+            )
+        config: MultimodalConfig = spec.config(preset=self.preset)
+        forms = [form for form in FORMS[config.visual.block] if form != "deployed"]
+        form = self.form or (config.visual.form if config.visual.form in forms else None)
+        if form not in forms:
+            raise UsageError(f"{self.system} is not trained in the form {form or config.visual.form!r}", f"use {forms}")
+        return replace(config, visual=replace(config.visual, form=cast(Any, form)))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training made: its checkpoint, epochs, and what the user should know."""
+
+    checkpoint: Path
+    history: tuple[Epoch, ...]
+    notes: tuple[str, ...]
+
+
+def train_system(
+    data: DataSet,
+    out: Path,
+    plan: Plan,
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    tick: Tick | None = None,
+    report: Callable[[Epoch], None] = lambda epoch: None,
+) -> Trained:
+    """Train a system on ``data`` and leave its checkpoint in ``out``.
+
+    The same plan, recipe, data and machine give the same weights, also when the training is killed and resumed.
+
+    Raises:
+        UsageError: the plan makes no sense, ``out`` holds a training and ``resume`` is not set, or holds another one.
+        BadDataError: the data set is damaged. EnvironmentMissing: no such device, or no face nets.
+    """
+    config = plan.config()
+    device = _device(plan.device)
+    state = out / STATE
+    if state.exists() and not resume:
+        raise UsageError(f"{out} holds a training", "--resume goes on with it; --out names another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    notes: list[str] = []
+    texts = [item.text for item in data.items("train")]
+    tokenizer = _tokenizer(out, plan, texts, config.text.vocabulary, notes)
+    nets = face_nets()
+    splits = {}
+    for split in ("train", "valid"):
+        splits[split] = Utterances(data.items(split), Preprocessing(), nets, tokenizer, cache=cache)
+        splits[split].prepare(_part(tick, f"preparing {split}"))
+    with _deterministic(recipe.seed):
+        module = cast(MultimodalSystem, get_system(plan.system).build(config))
+        notes += _initialise(module, plan.init)
+        trainer = Trainer(module, recipe, splits["train"], splits["valid"], device)
+        about = {"system": plan.system, "config": to_dict(config), "tokenizer": sha256_of(_model_file(out))}
+        if state.exists():
+            trainer.load(state, about)
+        for epoch in trainer.run(lambda: trainer.save(state, about), _part(tick, "training")):
+            if epoch.best:
+                _write_checkpoint(out / CHECKPOINT, module, trainer, plan, config, data)
+            _write_record(out / RECORD, trainer, about, data)
+            report(epoch)
+    return Trained(out / CHECKPOINT, tuple(trainer.history), tuple(notes))
+
+
+def face_nets() -> dict[str, Path]:
+    """The face detector's nets as mmx runs them, made once and kept in the user's cache folder.
+
+    Raises:
+        EnvironmentMissing: the package that holds their weights is not installed.
+    """
+    source = find_face_nets()
+    key = "".join(sha256_of(source[net])[:8] for net in FACE_NETS)
+    folder = bench_folder().parent / f"face-nets-{key}-{version('mmx')}"
+    if not folder.is_dir():
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        build_face_nets(source, part)
+        part.rename(folder)
+    return {net: folder / f"{net}.onnx" for net in FACE_NETS}
+
+
+class _deterministic:
+    """Seeds torch and asks it for deterministic algorithms; puts the global choice back."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: object) -> None:
+        torch.use_deterministic_algorithms(self._before)
+
+
+def _part(tick: Tick | None, what: str) -> Callable[[int, int], None] | None:
+    if tick is None:
+        return None
+    say = tick
+    return lambda done, total: say(what, done, total)
+
+
+def _device(asked: str) -> str:
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentMissing("PyTorch finds no GPU", "--device cpu, or install a CUDA build of torch and a driver")
+    return asked
+
+
+def _model_file(folder: Path) -> Path:
+    """The tokenizer that ``_tokenizer`` put there."""
+    return next(path for name in ("spiece.model", "tokenizer.json") if (path := folder / name).is_file())
+
+
+def _tokenizer(out: Path, plan: Plan, texts: list[str], vocabulary: int, notes: list[str]) -> Tokenizer:
+    found = find_tokenizer(plan.init or out / CHECKPOINT, plan.tokenizer)
+    if found is None:
+        train_tokenizer(texts, out)
+        notes.append(f"no ALBERT tokenizer was found: a small one was learned from the {len(texts)} training texts")
+    elif found.parent != out:
+        shutil.copyfile(found, out / found.name)
+    tokenizer = Tokenizer.load(out, Preprocessing().text)
+    largest = max(int(tokenizer.encode(text)[0].max()) for text in texts)
+    if largest >= vocabulary:
+        raise UsageError(
+            f"{_model_file(out)} has ids up to {largest}, the system {vocabulary} embeddings", "--tokenizer"
+        )
+    return tokenizer
+
+
+def _initialise(module: MultimodalSystem, init: Path | None) -> list[str]:
+    """Equal fusion weights; then what ``init`` holds. Returns what to tell the user.
+
+    A bare ALBERT (Hugging Face's names) is taken for the text tower's.
+    """
+    nn.init.constant_(module.weighted_fusion.weight, 1 / 3)
+    if init is None:
+        return []
+    tensors, _, _ = read_checkpoint_file(init)
+    state = module.state_dict()
+    taken = {}
+    for name, value in tensors.items():
+        target = f"T.{name}" if f"T.{name}" in state else name
+        if target in state and state[target].shape == value.shape:
+            taken[target] = value.to(state[target].dtype)
+    if not taken:
+        raise BadDataError(f"{init} has no tensor that fits", "the names or the preset differ: mmx inspect it")
+    module.load_state_dict({**state, **taken})
+    return [f"{len(taken)} of {len(state)} tensors come from {init}; the rest is fresh"]
+
+
+def _write_checkpoint(
+    path: Path, module: nn.Module, trainer: Trainer, plan: Plan, config: MultimodalConfig, data: DataSet
+) -> None:
+    save_checkpoint(
+        path,
+        module,
+        plan.system,
+        config,
+        dataset=data.name,
+        labels=data.labels,
+        thresholds=trainer.best_thresholds,
+    )
+
+
+def _write_record(path: Path, trainer: Trainer, about: dict[str, Any], data: DataSet) -> None:
+    content = {
+        "schema_version": 1,
+        "data": {"name": data.name, "layout": data.layout, "labels": data.labels},
+        **about,
+        "recipe": asdict(trainer.recipe),
+        "thresholds": trainer.best_thresholds,
+        "epochs": [asdict(epoch) for epoch in trainer.history],
+        "versions": {package: version(package) for package in ("mmx", "torch", "numpy")},
+    }
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
