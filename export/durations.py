@@ -45,7 +45,7 @@ def sizes(duration: float, manifest: Manifest) -> Sizes:
     """
     preprocessing = manifest.preprocessing
     duration = min(duration, preprocessing.max_segment_s)
-    positions = int(manifest.config.get("text", {}).get("positions", preprocessing.text.max_tokens))
+    positions = text_size(manifest, "positions", preprocessing.text.max_tokens)
     mel = preprocessing.mel
     piece_s = mel.hop * mel.columns / mel.sample_rate
     return Sizes(
@@ -53,3 +53,9 @@ def sizes(duration: float, manifest: Manifest) -> Sizes:
         faces=max(1, math.ceil(duration / preprocessing.video.interval_s)),
         pieces=max(1, math.ceil(duration / piece_s)),
     )
+
+
+def text_size(manifest: Manifest, what: str, otherwise: int) -> int:
+    """A size of the text tower (``vocabulary``, ``positions``) by the system's config; other systems have none."""
+    text = manifest.config.get("text")
+    return int(text[what]) if isinstance(text, dict) and what in text else otherwise

@@ -97,5 +97,5 @@ def _axes(manifest: Manifest, tuned_s: float, most_s: float, tuned_batch: int, m
         "piece_slots": (1, tuned.pieces, most.pieces),
     }
     for spec in manifest.graphs["fp32"].inputs:
-        known |= {axis: steps for axis in spec.axes if isinstance(axis, str) and "length" in axis}
+        known |= {axis: steps for axis in spec.axes if isinstance(axis, str) and axis.endswith("_rows")}
     return known

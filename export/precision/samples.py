@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.export.durations import duration_at, sizes
+from mmx.export.durations import duration_at, sizes, text_size
 from mmx.runtime.manifest import Manifest, TensorSpec
 
 Inputs = dict[str, NDArray]
@@ -26,7 +26,7 @@ def utterances(manifest: Manifest, count: int, batch: int, seed: int = 0) -> Ite
     """
     random = np.random.default_rng(seed)
     durations = [duration_at(manifest.dataset, percent) for percent in (np.arange(count) + 0.5) * 100 / count]
-    vocabulary = int(manifest.config.get("text", {}).get("vocabulary", 30000))
+    vocabulary = text_size(manifest, "vocabulary", 30000)
     for start in random.permutation(np.arange(0, count, batch)):
         part = durations[start : start + batch]
         inputs = _towers(manifest, part, vocabulary, random)

@@ -11,12 +11,15 @@ import onnxruntime as ort
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
-def cpu_session(model: onnx.ModelProto, threads: int | None = None) -> ort.InferenceSession:
-    """Load ``model``; graphs over protobuf's 2 GB go through a temporary file with external weights."""
+def cpu_session(model: onnx.ModelProto, in_order: bool = False) -> ort.InferenceSession:
+    """Load ``model``; graphs over protobuf's 2 GB go through a temporary file with external weights.
+
+    ``in_order`` runs nodes as soon as they can, not when an output needs them, so that values are freed early.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if in_order:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     providers = ["CPUExecutionProvider"]
     if model.ByteSize() < _PROTOBUF_LIMIT:
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
