@@ -81,7 +81,7 @@ def summary(report: ExportReport) -> list[str]:
         f"  system      {manifest.system}, {manifest.form} form, {manifest.dataset}: {' '.join(manifest.labels)}",
         f"  folded      {folds or 'nothing'} (mmx inspect {_quoted(report.path)} says what and why)",
         f"  parameters  {parameters[0]:,} -> {parameters[1]:,}",
-        f"  arithmetic  {macs[0] / 1e9:.2f} -> {macs[1] / 1e9:.2f} GMAC for one utterance",
+        f"  arithmetic  {macs[0] / 1e6:,.0f} -> {macs[1] / 1e6:,.0f} million multiply-adds for one utterance",
         f"  parity      worst relative error {report.parity.worst:.1e} in {len(report.parity.errors)} cases",
         f"  size        {report.size / 1e6:.1f} MB",
         f"  time        {sum(report.seconds.values()):.1f} s",

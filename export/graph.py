@@ -99,7 +99,11 @@ def _translated(traced: torch.export.ExportedProgram, spec: ExportSpec) -> ir.Mo
         optimize=False,
         verbose=False,
         input_names=[tensor.name for tensor in spec.inputs],
-        custom_translation_table={torch.ops.aten.to.dtype: _cast, torch.ops.aten.rsub.Scalar: _subtract_from},
+        custom_translation_table={
+            torch.ops.aten.to.dtype: _cast,
+            torch.ops.aten.rsub.Scalar: _subtract_from,
+            torch.ops.aten.__and__.Tensor: _both,
+        },
     )
     assert program is not None
     return program.model
@@ -112,6 +116,10 @@ def _cast(x: Any, dtype: int, non_blocking: bool = False, copy: bool = False) ->
 
 def _subtract_from(x: Any, other: float) -> Any:
     return _op.Sub(_op.CastLike(other, x), x)
+
+
+def _both(x: Any, y: Any) -> Any:
+    return _op.And(x, y)
 
 
 @contextmanager

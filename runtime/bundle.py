@@ -127,7 +127,8 @@ def _check_manifest(manifest: Manifest, where: Path) -> None:
     need(0 < len(manifest.labels) == len(set(manifest.labels)), "labels: none, or one twice")
     need(len(manifest.thresholds) == len(manifest.labels), "thresholds: not one for each label")
     need(all(0 <= t <= 1 for t in manifest.thresholds), "thresholds: one is no probability")
-    need(set(manifest.fusion_weights) == set(manifest.modalities), "fusion_weights: not one for each modality")
+    fused = set(manifest.fusion_weights)  # empty for a system that does not fuse logits
+    need(not fused or fused == set(manifest.modalities), "fusion_weights: not one for each modality")
     need(all(map(math.isfinite, manifest.fusion_weights.values())), "fusion_weights: one is not finite")
     faces = [name for name in manifest.files if name.startswith("faces/")]
     expected = [f"faces/{net}.onnx" for net in FACE_NETS]
