@@ -14,8 +14,6 @@ from torch import nn
 
 from mmx.models.late_fusion import LateFusion
 from mmx.models.mult import Mult
-from mmx.models.late_fusion import LateFusion
-from mmx.models.mult import Mult
 from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.manifest import FaceSpec, MelSpec, TensorSpec
 from mmx.runtime.packing import INPUTS, pack
@@ -152,53 +150,8 @@ def _sequences(sizes: Mapping[str, int], rows: Sequence[tuple[int, int, int]], s
     return arrays
 
 
-def late_fusion(system: LateFusion) -> ExportSpec:
-    """LF-LSTM and LF-TRANS: three sequences of features, logits of each and fused."""
-    return _sequences(system, ("logits", "logits_text", "logits_visual", "logits_audio"))
-
-
-def mult(system: Mult) -> ExportSpec:
-    """MulT: the same sequences, no logits per modality."""
-    return _sequences(system, ("logits",))
-
-
-# text, audio and visual rows of each utterance
-_LENGTHS: dict[str, Sequence[tuple[int, int, int]]] = {
-    "one utterance": [(11, 37, 30)],
-    "batch of 2, padded": [(9, 14, 6), (5, 20, 2)],
-    "batch of 7, ragged": [(5, 9, 4), (21, 40, 33), (3, 1, 1), (2, 0, 8), (12, 30, 0), (7, 22, 1), (1, 2, 50)],
-    "one row each": [(1, 1, 1)],
-    "nothing but text": [(8, 0, 0)],
-}
-
-
-def _sequences(system: LateFusion | Mult, outputs: Sequence[str]) -> ExportSpec:
-    config = system.config
-    sizes = {"text": config.text, "audio": config.audio, "visual": config.visual}
-    rng = np.random.default_rng(21)
-
-    def batch(rows: Sequence[tuple[int, int, int]]) -> Arrays:
-        packed: Arrays = {}
-        for (name, size), lengths in zip(sizes.items(), np.array(rows, np.int64).T, strict=True):
-            packed[name] = rng.standard_normal((len(rows), max(lengths.max(), 1), size)).astype(np.float32)
-            packed[f"{name}_len"] = np.ascontiguousarray(lengths)
-        return packed
-
-    return ExportSpec(
-        inputs=(
-            *(TensorSpec(name, "float32", ("batch", f"{name}_rows", size)) for name, size in sizes.items()),
-            *(TensorSpec(f"{name}_len", "int64", ("batch",)) for name in sizes),
-        ),
-        outputs=tuple(TensorSpec(name, "float32", ("batch", config.labels)) for name in outputs),
-        cases={case: batch(rows) for case, rows in _LENGTHS.items()},
-        example="batch of 2, padded",
-        counted="one utterance",
-        limits={},
-    )
-
-
 _FAMILIES: dict[type[nn.Module], Callable[..., ExportSpec]] = {
     MultimodalSystem: multimodal,
-    LateFusion: late_fusion,
-    Mult: mult,
+    LateFusion: features,
+    Mult: features,
 }
