@@ -25,7 +25,7 @@ from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
 from mmx.runtime.manifest import GraphSpec, Manifest
 
 BATCH = 8
-TRIAL_SAMPLES, TRIAL_BATCH = 12, 4  # for the rules that measure
+TRIAL_SAMPLES, TRIAL_BATCH = 8, 2  # for the rules that measure
 REMEDY = "use --bf16, which has FP32's range, or --fp32; --tolerance sets what is accepted"
 
 Report = Callable[[str, float], None]  # what is being done, and how much of it is done (0..1)

@@ -51,6 +51,21 @@ class HostStream:
         assert not self.queue
 
 
+class HostEvent:
+    """Done when it is recorded and its stream has been emptied; waiting for it empties the stream."""
+
+    def record(self, stream: HostStream) -> None:
+        self.stream, self.at = stream, 0.0
+        stream.put(lambda: setattr(self, "at", time.perf_counter()))
+
+    def synchronize(self) -> None:
+        self.stream.synchronize()
+
+    def milliseconds_since(self, earlier: HostEvent) -> float:
+        assert earlier.at and self.at, "not reached yet"
+        return 1e3 * (self.at - earlier.at)
+
+
 class HostDevice:
     """``Device`` in host memory. ``open``: buffers not yet closed. ``captured``: CUDA graphs made."""
 
@@ -79,6 +94,9 @@ class HostDevice:
 
     def stream(self) -> HostStream:
         return HostStream(self)
+
+    def event(self) -> HostEvent:
+        return HostEvent()
 
     def capture(self, stream: HostStream, work: Callable[[], None]) -> Callable[[], None] | None:
         if not self.graphs:
