@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.report import EAGER, UNAVAILABLE, Row
+from mmx.benchmarks.report import EAGER, NO_TIME, UNAVAILABLE, Row
 from mmx.benchmarks.single_stream import Opened
 from mmx.benchmarks.timing import Contender
 from mmx.runtime.backends import open_backend
@@ -53,25 +53,37 @@ def precisions(bundle: Bundle, backend: str) -> Iterator[str]:
 
 
 def open_contenders(
-    makers: Iterable[tuple[str, Callable[[], Contender]]], threads: int, say: Callable[[str], None]
+    makers: Iterable[tuple[str, Callable[[], Contender]]],
+    threads: int,
+    say: Callable[[str], None],
+    leave_out: Callable[[str], bool] = lambda key: False,
 ) -> tuple[list[Opened], list[Row]]:
     """Open contenders by key, one after the other.
 
+    Args:
+        leave_out: whether there is no time left for a contender. A system whose eager is left out goes with all it has.
+
     Returns:
-        Those that opened, and a row that says why for each that this machine can't have.
+        Those that opened, and a row that says why for each that did not.
 
     Raises:
         MmxError: eager PyTorch, without which nothing can be compared, did not open.
     """
     opened: list[Opened] = []
     refused: list[Row] = []
+    without_reference: set[str] = set()
     for key, make in makers:
+        system, runner, precision = key.split("/")
+        if system in without_reference or leave_out(key):
+            refused.append(Row(system, runner, precision, threads, NO_TIME, "--minutes were running short"))
+            if runner == EAGER:
+                without_reference.add(system)
+            continue
         say(f"opening {key}")
         start = time.perf_counter()
         try:
             contender = make()
         except MmxError as e:
-            system, runner, precision = key.split("/")
             if runner == EAGER:
                 raise
             refused.append(Row(system, runner, precision, threads, UNAVAILABLE, e.message))

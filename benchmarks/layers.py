@@ -47,7 +47,9 @@ class Layer:
     def flops(self) -> float:
         """Floating-point operations of matrix products and convolutions; 0 for anything else, which moves bytes.
 
-        ONNX Runtime does not list weights that it packed beforehand, so a product is counted from its first input.
+        ONNX Runtime does not list weights that it packed beforehand, so a product is counted from its first input;
+        and it pads the channels of convolutions to whole vectors, which counts here as it takes time there.
+        OpenVINO's fused attention (Subgraph) is not counted.
         """
         if not self.inputs or not self.outputs:
             return 0.0

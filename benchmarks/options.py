@@ -9,7 +9,7 @@ from pathlib import Path
 from mmx.benchmarks.environment import usable_cores
 from mmx.benchmarks.paper import ABLATION, DATASETS
 from mmx.benchmarks.report import PEERS
-from mmx.runtime.backends import MODULES
+from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import UsageError
 
 SCENARIOS = ("single-stream", "offline", "server", "paper")
@@ -52,10 +52,15 @@ class Options:
     bound_ms: float = 500.0
     preset: str = "full"
 
+    @property
+    def essential(self) -> tuple[str, ...]:
+        """The systems that are measured first, and also when time runs short."""
+        return tuple(name for name in FULLY_COMPARED if name in self.systems) or self.systems
+
     def check(self) -> None:
         """Raise UsageError for what does not exist or does not fit together."""
         _known("data set", (self.dataset,), DATASETS)
-        _known("backend", self.backends, tuple(MODULES))
+        _known("backend", self.backends, NAMES)
         _known("peer", self.peers, PEERS)
         _known("scenario", self.scenarios, SCENARIOS)
         _known("scope", (self.scope,), SCOPES)

@@ -45,28 +45,39 @@ class Prepared:
 
 
 def prepare_all(
-    systems: Sequence[str], dataset: str, say: Say, preset: str = "full", checkpoints: Mapping[str, Path] | None = None
+    systems: Sequence[str],
+    dataset: str,
+    say: Say,
+    preset: str = "full",
+    checkpoints: Mapping[str, Path] | None = None,
+    leave_out: Callable[[str], bool] = lambda system: False,
 ) -> list[Prepared]:
     """Every system's bundle, from the cache or exported now.
+
+    Args:
+        systems: in the order of their importance.
+        leave_out: asked when a system's export would begin; those for which there is no time do not come back.
 
     Raises:
         MmxError: an export failed.
     """
     given = checkpoints or {}
     places = {name: _folder(name, preset, given.get(name)) for name in systems}
-    missing = [name for name in systems if not (places[name] / "system.mmx").is_dir()]
+    missing = [name for name, place in places.items() if not (place / "system.mmx").is_dir()]
     if missing:
         root = next(iter(places.values())).parent
         say(f"exporting {', '.join(missing)}, up to a minute each, once; bundles are kept in {root}")
+
+        def export(name: str) -> None:
+            if not leave_out(name):
+                _prepare_elsewhere(name, dataset, preset, given.get(name), say)
+
         with ThreadPoolExecutor(min(AT_ONCE, usable_cores())) as pool:
-            jobs = {
-                name: pool.submit(_prepare_elsewhere, name, dataset, preset, given.get(name), say) for name in missing
-            }
-        for job in jobs.values():
-            job.result()
+            list(pool.map(export, missing))
     return [
         Prepared(name, place, Bundle.open(place / "system.mmx", verify=False), preset, given.get(name))
         for name, place in places.items()
+        if (place / "system.mmx").is_dir()
     ]
 
 

@@ -85,17 +85,21 @@ def profile(
     """Time a bundle's graph with and without the engine's profiler.
 
     Raises:
-        UsageError: the system does not take media. MmxError: this backend or precision can't be had here.
+        UsageError: the system does not take media, or there is no such graph.
+        MmxError: this backend or precision can't be had here.
     """
-    graph = bundle.manifest.graphs["fp32" if precision == "bf16" else precision]
+    stored = "fp32" if precision == "bf16" else precision  # bf16 is the fp32 graph, computed so
+    path = bundle.graph_path(stored)
+    graph = bundle.manifest.graphs[stored]
     if not {tensor.name for tensor in graph.inputs} <= set(INPUTS):
         raise UsageError(f"{bundle.path} holds {bundle.manifest.system}, which takes features; profile a media system")
     wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
     with open_backend(bundle, backend, precision, threads) as engine:
         name = engine.name
+        if name not in ("onnxruntime", "openvino"):
+            raise UsageError(f"layers can't be timed on {name}", "--backend onnxruntime or openvino")
         engine.run(wanted)
         wall = [clock(lambda: engine.run(wanted)) for _ in range(runs + 1)][1:]
-    path = bundle.graph_path("fp32" if precision == "bf16" else precision)
     if name == "openvino":
         from mmx.benchmarks import profile_openvino
 

@@ -15,7 +15,7 @@ from mmx.benchmarks.statistics import Latency, Ratio
 from mmx.runtime.errors import BadDataError
 
 SCHEMA_VERSION = 1
-OK, PARITY_FAILED, UNAVAILABLE = "ok", "parity failed", "not available"
+OK, PARITY_FAILED, UNAVAILABLE, NO_TIME = "ok", "parity failed", "not available", "not run"
 EAGER = "eager"  # PyTorch as upstream runs it: the reference of every parity check, and V2EM's is the baseline
 PEERS = (EAGER, "compile", "plain-onnx", "openvino-own")  # see benchmarks.peers
 
@@ -27,7 +27,9 @@ class Row:
     Attributes:
         system, runner, precision: registry name; peer or backend; what it computes in.
         threads: CPU threads it was given.
-        status: ok | parity failed | not available; of the last two no speed is given, and ``reason`` says why.
+        status: ok | parity failed | not available | not run; of all but the first no speed is given, and ``reason``
+        says
+            why.
         error: max|logits - reference| / max|reference|; shift: the largest change of a probability. The reference is
         this
             system in eager PyTorch, on the same samples.
@@ -105,6 +107,7 @@ class Report:
 
     Attributes:
         command: as it was given. created: ISO time, UTC. scope: model | pipeline. seconds: how long the run took.
+        peak_rss_mb: of this process, with every contender open at once.
         notes: what a reader must know before the figures: what is synthetic, extrapolated, left out.
         rows: single-stream, by system. offline, server: by contender key. whole_program: the paper's scenario.
         stages: milliseconds by stage, by contender key. residual: merge over keep, by engine.
@@ -127,6 +130,7 @@ class Report:
     parameters: dict[str, dict[str, int]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_rss_mb: float | None = None
 
     @property
     def extrapolated(self) -> bool:

@@ -12,18 +12,19 @@ from typing import Any, Protocol
 from mmx.benchmarks import extras
 from mmx.benchmarks.clips import clip_folder, make_clip, source_video
 from mmx.benchmarks.contenders import BundleContender, open_contenders, precisions
-from mmx.benchmarks.environment import describe
+from mmx.benchmarks.environment import describe, peak_rss_mb
 from mmx.benchmarks.options import FULLY_COMPARED, Options
 from mmx.benchmarks.peers import open_peer
 from mmx.benchmarks.pipeline import pipeline_makers, pipeline_stages
 from mmx.benchmarks.prepare import Prepared, prepare_all
-from mmx.benchmarks.report import EAGER, SCHEMA_VERSION, Report, Row, WorkloadInfo, best_rows
+from mmx.benchmarks.report import EAGER, PEERS, SCHEMA_VERSION, Report, Row, WorkloadInfo, best_rows
 from mmx.benchmarks.single_stream import BASELINE, MOST, Measured, Opened, measure
 from mmx.benchmarks.sources import Source, processed_source, synthetic_source
 from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.upstream import upstream_module
 from mmx.benchmarks.workloads import Workload, stratified
 
+PREPARING_SHARE = 0.45  # of the time; what is not exported and open by then is left out, but for the essential
 INTERLEAVED_SHARE = 0.7  # of the time left once everything is open; the other scenarios share the rest
 UNLIMITED_S = 1e9
 
@@ -45,14 +46,23 @@ def run(options: Options, command: str, show: Display) -> Report:
     began = time.perf_counter()
     deadline = began + (options.minutes * 60 or UNLIMITED_S)
     environment = describe()
-    systems = prepare_all(options.systems, options.dataset, show.say, options.preset, options.checkpoints)
+    preparing_ends = began + PREPARING_SHARE * (deadline - began)
+
+    def leave_out(key: str) -> bool:
+        """Past its share of the time, preparation goes on for what the comparison can't do without."""
+        system, _, runner = key.partition("/")
+        needed = system in options.essential and runner.split("/")[0] not in PEERS[1:]
+        return not needed and time.perf_counter() > preparing_ends
+
+    order = sorted(options.systems, key=lambda name: name not in options.essential)
+    systems = prepare_all(order, options.dataset, show.say, options.preset, options.checkpoints, leave_out)
     source = _source(options, systems, show)
     rows: list[Row] = []
     found: dict[str, Any] = {}
     part = source.workload
     for number, threads in enumerate(options.threads):
         left = (deadline - time.perf_counter()) / (len(options.threads) - number)
-        opened, refused = open_contenders(_makers(options, systems, threads), threads, show.say)
+        opened, refused = open_contenders(_makers(options, systems, threads), threads, show.say, leave_out)
         try:
             measured = measure(
                 opened,
@@ -83,13 +93,13 @@ def run(options: Options, command: str, show: Display) -> Report:
         workload=WorkloadInfo(
             options.dataset, part.source, part.total, len(part.utterances), source.workload.seconds, options.passes
         ),
-        notes=_notes(options, part),
+        notes=_notes(options, part, [prepared.system for prepared in systems]),
         rows=tuple(rows),
         **found,
     )
     if options.scope == "model":
         report = _afterwards(report, options, systems, source, show, deadline)
-    return replace(report, seconds=time.perf_counter() - began)
+    return replace(report, seconds=time.perf_counter() - began, peak_rss_mb=peak_rss_mb())
 
 
 def _source(options: Options, systems: Sequence[Prepared], show: Display) -> Source:
@@ -194,7 +204,7 @@ def _afterwards(
     return report
 
 
-def _notes(options: Options, part: Workload) -> tuple[str, ...]:
+def _notes(options: Options, part: Workload, prepared: Sequence[str]) -> tuple[str, ...]:
     """What a reader must know before the figures."""
     found = []
     if options.scope == "pipeline":
@@ -214,5 +224,7 @@ def _notes(options: Options, part: Workload) -> tuple[str, ...]:
         found.append(f"The systems are the {options.preset} preset, not the published sizes.")
     if part.is_subset:
         found.append("Seconds for the set are extrapolated from a stratified part of it.")
+    if absent := [name for name in options.systems if name not in prepared]:
+        found.append(f"Not exported, as time was short: {', '.join(absent)}; run again, or give more --minutes.")
     found.append("The paper's seconds are of an RTX 4090, video decoding and face detection included: compare ratios.")
     return tuple(found)

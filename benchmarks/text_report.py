@@ -18,7 +18,10 @@ def header(report: Report) -> list[str]:
         f"{work.media_seconds:.0f} s of media; scope {report.scope}",
         *report.notes,
         *report.environment.lines(),
-        f"{report.command}   ({report.created}, {report.seconds / 60:.1f} minutes)",
+        f"{report.command}   ({report.created}, {report.seconds / 60:.1f} minutes"
+        + (
+            f", peak memory {report.peak_rss_mb / 1024:.1f} GB with all contenders open)" if report.peak_rss_mb else ")"
+        ),
     ]
 
 

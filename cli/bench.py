@@ -20,7 +20,7 @@ from mmx.benchmarks.options import (
 )
 from mmx.benchmarks.paper import DATASETS
 from mmx.benchmarks.report import PEERS
-from mmx.runtime.backends import MODULES
+from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import MmxError, UsageError
 
 LINE_EVERY_S = 15.0
@@ -104,7 +104,7 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.command(name="bench")
 @click.argument("dataset", type=click.Choice(DATASETS))
 @click.option("--systems", default="", callback=names(), help=f"[default: {','.join(DEFAULT_SYSTEMS)}]")
-@click.option("--backends", default=",".join(MODULES), show_default=True, callback=names(tuple(MODULES)))
+@click.option("--backends", default=",".join(MODULES), show_default=True, callback=names(NAMES))
 @click.option(
     "--peers",
     default=",".join(DEFAULT_PEERS),
