@@ -9,6 +9,7 @@ from pathlib import Path
 from mmx.benchmarks.environment import usable_cores
 from mmx.benchmarks.paper import ABLATION, DATASETS
 from mmx.benchmarks.report import PEERS
+from mmx.models.registry import get_system
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import UsageError
 
@@ -64,6 +65,12 @@ class Options:
         _known("peer", self.peers, PEERS)
         _known("scenario", self.scenarios, SCENARIOS)
         _known("scope", (self.scope,), SCOPES)
+        for name in self.systems:
+            if get_system(name).inputs != "media":
+                raise UsageError(
+                    f"{name} takes features that were extracted beforehand; the paper gives no time for it",
+                    f"choose from {', '.join(DEFAULT_SYSTEMS)}",
+                )
         cores = usable_cores()
         if (self.samples is not None and self.samples < 1) or self.passes < 1:
             raise UsageError("--samples and --passes take a number from 1 up")

@@ -1,0 +1,88 @@
+"""The commands as a user gives them: refusals at once, and (slow) whole runs of small systems."""
+
+import json
+
+import pytest
+
+from mmx.benchmarks.cache import keyed_folder, weights_key
+from mmx.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["imdb"], "imdb"),
+        (["iemocap", "--systems", "resnet"], "resnet"),
+        (["iemocap", "--systems", "lf-lstm"], "features"),
+        (["iemocap", "--backends", "tflite"], "tflite"),
+        (["iemocap", "--peers", "jax"], "jax"),
+        (["iemocap", "--scenario", "batchy"], "batchy"),
+        (["iemocap", "--scenario", "server"], "single-stream"),
+        (["iemocap", "--threads", "many"], "many"),
+        (["iemocap", "--threads", "0"], "--threads 0"),
+        (["iemocap", "--checkpoint", "ours"], "--checkpoint ours"),
+        (["iemocap", "--scope", "pipeline", "--scenario", "single-stream,paper"], "pipeline"),
+        (["iemocap", "--fail-if-slower", "much"], "much"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMX_CACHE", str(tmp_path))
+    assert main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_cache_changes_with_what_a_bundle_depends_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMX_CACHE", str(tmp_path))
+    assert weights_key("ours", "full") == weights_key("ours", "full") != weights_key("v2em", "full")
+    old = keyed_folder("ours-full", "0" * 12)
+    other = keyed_folder("ours-full-x", "1" * 12)
+    for folder in (old, other):
+        folder.mkdir(parents=True)
+    new = keyed_folder("ours-full", "2" * 12)
+    assert new.name == "ours-full-222222222222"
+    assert not old.exists()
+    assert other.exists()
+
+
+@pytest.mark.slow
+def test_a_whole_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MMX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    base = ["bench", "iemocap", "--preset", "tiny", "--systems", "v2em,ours", "--peers", "eager,plain-onnx"]
+    base += ["--backends", "onnxruntime", "--samples", "8", "--minutes", "0"]
+    assert main([*base, "--json", "a.json", "--html", "a.html", "--markdown", "a.md"]) == 0
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert {row["status"] for row in report["rows"]} == {"ok"}
+    assert {row["runner"] for row in report["rows"]} == {"eager", "plain-onnx", "onnxruntime"}
+    assert max(row["error"] for row in report["rows"]) < 1e-4
+    assert {each["key"] for each in report["whole_program"]} >= {"v2em/eager/fp32", "ours/onnxruntime/fp32"}
+    lean, heavy = (
+        next(p["peak_rss_mb"] for p in report["whole_program"] if p["key"] == key)
+        for key in ("ours/onnxruntime/fp32", "v2em/eager/fp32")
+    )
+    assert lean < heavy  # a bundle's process never imports torch
+    assert set(report["stages"]) == {"v2em/onnxruntime/fp32", "ours/onnxruntime/fp32"}
+    assert report["offline"]
+    assert report["server"]
+    assert "synthetic" in " ".join(report["notes"])
+    assert "seeded noise" in capsys.readouterr().out
+    assert main([*base, "--scenario", "single-stream", "--compare", "a.json", "--fail-if-slower", "90%"]) == 0
+    assert "change" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_whole_run_from_video(tmp_path, monkeypatch):
+    pytest.importorskip("facenet_pytorch")
+    monkeypatch.setenv("MMX_CACHE", str(tmp_path / "cache"))
+    command = ["bench", "iemocap", "--preset", "tiny", "--systems", "ours", "--scope", "pipeline"]
+    command += ["--backends", "onnxruntime", "--samples", "3", "--json", str(tmp_path / "a.json")]
+    assert main(command) == 0
+    report = json.loads((tmp_path / "a.json").read_text())
+    rows = {row["runner"]: row for row in report["rows"]}
+    assert rows["onnxruntime"]["status"] == "ok"
+    assert rows["onnxruntime"]["error"] < 1e-4  # from the file to the logits, against facenet-pytorch and PyTorch
+    assert set(report["stages"]["ours/eager/fp32"]) == {"decode", "faces", "mel", "text", "network"}
+    assert set(report["stages"]["ours/onnxruntime/fp32"]) == {"decode", "faces", "mel", "text", "network"}
