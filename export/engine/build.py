@@ -254,7 +254,7 @@ def _require_graph(bundle: Bundle, precision: str) -> None:
     if precision not in bundle.manifest.graphs:
         raise UsageError(
             f"{bundle.path} has no {precision} graph, and building an engine does not make one",
-            "an INT8 or FP8 graph comes from calibration on data of your own; --fp16 needs none",
+            f"mmx calibrate {bundle.path} --data DIR makes an INT8 graph; --fp16 needs no data",
         )
 
 

@@ -24,7 +24,7 @@ from mmx.export.precision.view import GraphView, read_graph
 from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
 from mmx.runtime.manifest import GraphSpec, Manifest
 
-BATCH = 8
+BATCH = 4
 TRIAL_SAMPLES, TRIAL_BATCH = 8, 2  # for the rules that measure
 REMEDY = "use --bf16, which has FP32's range, or --fp32; --tolerance sets what is accepted"
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -20,6 +21,7 @@ from mmx.export.engine.evidence import prove_precision
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.engines import describe_engine, engines_of, read_record, sidecar_path
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.manifest import TensorSpec
 
 ASKED = {"target": "rtx4090", "profiles": ("short",), "samples": 8}
 
@@ -121,6 +123,28 @@ def _graph(node: onnx.NodeProto) -> onnx.ModelProto:
     graph = helper.make_graph([node], "g", values[:1], values[1:])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.example", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def test_a_quantised_graph_builds_and_is_proved_int8(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["x", "sx", "zero"], ["xq"], "x/quantize"),
+        node("DequantizeLinear", ["xq", "sx", "zero"], ["xd"], "x/dequantize"),
+        node("DequantizeLinear", ["w", "sw", "zeros"], ["wd"], "w/dequantize", axis=1),
+        node("MatMul", ["xd", "wd"], ["y"], "product"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 64]) for name in "xy"]
+    weights = np.random.default_rng(0).integers(-127, 128, (64, 64), np.int8)
+    constants = {"sx": np.float32(0.05), "zero": np.int8(0), "w": weights}
+    constants |= {"sw": np.full(64, 0.01, np.float32), "zeros": np.zeros(64, np.int8)}
+    tensors = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    found = child.run_build(_job(tmp_path, model, [4, 64]), lambda *_: None)
+    outputs = [TensorSpec("y", "float32", ("n", 64))]
+    prove_precision("int8", found, outputs, "g.onnx")
+    with pytest.raises(BadDataError, match="it is not fp16"):
+        prove_precision("fp16", found, outputs, "g.onnx")
 
 
 def test_a_layer_that_tensorrt_does_not_know_is_named(tmp_path: Path) -> None:
