@@ -63,15 +63,17 @@ def measure(
     thresholds: Sequence[float],
     tolerance: float,
     progress: Callable[[int], None] | None = None,
-) -> Accuracy:
-    """Compare ``variant`` with ``fp32``.
+) -> tuple[Accuracy, Inputs | None]:
+    """Compare ``variant`` with ``fp32``. Stops at the first batch over the tolerance.
 
     Args:
         batches: the inputs that count for the errors and flips.
         loud: inputs to run again at each of ``SCALES``.
         thresholds: probability per label; a logit over its logit is a label. Empty: no decisions are counted.
-        tolerance: recorded, see ``require``.
         progress: called with the number of samples done.
+
+    Returns:
+        What was measured, and the batch that was over the tolerance, if one was.
     """
     exact, half = cpu_session(fp32), cpu_session(rounded(variant))
     names = [output.name for output in exact.get_outputs()]
@@ -79,6 +81,7 @@ def measure(
     limits = np.log(np.clip(thresholds, 1e-6, 1 - 1e-6)) - np.log1p(-np.clip(thresholds, 1e-6, 1 - 1e-6))
     samples = decisions = flips = ties = values = 0
     total = nearest = 0.0
+    breach: Inputs | None = None
     outputs = dict.fromkeys(names, 0.0)
     for inputs in batches:
         want, got = exact.run(None, inputs), half.run(None, inputs)
@@ -95,10 +98,13 @@ def measure(
         samples += len(want[0])
         if progress:
             progress(samples)
+        if not max(outputs[names[i]] for i in chosen) <= tolerance:
+            breach = inputs
+            break
     worst = max(outputs[names[i]] for i in chosen)
     scales = {str(scale): _at_scale(exact, half, loud, scale) for scale in SCALES}
     mean = total / values if values else 0.0
-    return Accuracy(samples, worst, mean, outputs, decisions, flips, ties, nearest, tolerance, scales)
+    return Accuracy(samples, worst, mean, outputs, decisions, flips, ties, nearest, tolerance, scales), breach
 
 
 def deciding(outputs: Sequence[str]) -> list[str]:
