@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> training, calibration -> benchmarks -> export -> models -> runtime."""
+"""Imports point one way: cli -> calibration -> training -> benchmarks -> export -> models -> runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BELOW = {
     "runtime": set(),
     "models": {"runtime"},
     "export": {"runtime", "models"},
-    "calibration": {"runtime", "models", "export", "benchmarks"},
+    "calibration": {"runtime", "models", "export", "benchmarks", "training"},
     "training": {"runtime", "models", "export", "benchmarks"},
     "benchmarks": {"runtime", "models", "export"},
     "cli": {"runtime", "models", "export", "calibration", "training", "benchmarks"},
