@@ -26,6 +26,7 @@ from mmx.runtime.types import Sample
 from mmx.training.synthetic.writer import is_synthetic
 
 SPLITS = ("train", "valid", "test")
+HELD_BYTES = 2**30  # samples kept in memory, for sets that fit
 _CACHE_VERSION = 1  # raised when the preprocessing code changes what it makes
 _WHERE = "name the folder that holds IEMOCAP_RAW_PROCESSED or MOSEI_RAW_PROCESSED and the *_SPLIT beside it"
 
@@ -111,12 +112,22 @@ class Utterances:
         nets = {name: sha256_of(path) for name, path in face_nets.items()}
         self._key = json.dumps([_CACHE_VERSION, spec, nets], sort_keys=True)
         self._detector: FaceDetector | None = None
+        self._held: dict[int, Sample] = {}
+        self._room = HELD_BYTES
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        item = self.items[index]
+        if index in self._held:
+            return self._held[index]
+        sample = self._load(self.items[index])
+        self._room -= sample.faces.nbytes + sample.pieces.nbytes
+        if self._room > 0:
+            self._held[index] = sample
+        return sample
+
+    def _load(self, item: Item) -> Sample:
         path = self._folder / f"{self._digest(item)}.npz"
         arrays = _read(path)
         if arrays is None:

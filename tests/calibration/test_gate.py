@@ -1,0 +1,135 @@
+"""The gate lets through what is as good and faster, says which of the two failed, and leaves the bundle as it was."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmx.calibration import calibrate as module_under_test
+from mmx.calibration.calibrate import Calibration, calibrate, record_of, require
+from mmx.calibration.gate import Accuracy, Speed
+from mmx.export.precision.samples import mel_powers, pictures
+from mmx.runtime.backends import open_backend
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import ParityError, UsageError
+from mmx.runtime.packing import pack
+from mmx.runtime.types import Sample
+
+
+class Samples:
+    """Real-shaped utterances that need no media."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.truths = random.integers(0, 2, (count, 6))
+        self._samples = [
+            Sample(
+                np.array([2, *random.integers(13, 900, 8), 3]),
+                pictures(2 + i % 2, 48, random),
+                mel_powers(2 + i % 3, 128, 32, random),
+            )
+            for i in range(count)
+        ]
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
+
+    def digest(self) -> str:
+        return f"{self._seed:064}"
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
+    """A bundle of one's own."""
+    return Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "tiny.mmx"))
+
+
+def run(bundle: Bundle, **options: object) -> Calibration:
+    return calibrate(bundle, Samples(8, 0), Samples(12, 1), method="minmax", labelled=False, **options)  # type: ignore
+
+
+def verdict(monkeypatch: pytest.MonkeyPatch, fp32_ms: float, int8_ms: float) -> None:
+    """Decide what the stopwatch says; whether this machine is quick today is not what is tested."""
+    times = {"onnxruntime fp32": fp32_ms, "onnxruntime int8": int8_ms}
+    monkeypatch.setattr(module_under_test, "measure_speed", lambda *_: Speed(times))
+
+
+def allow(monkeypatch: pytest.MonkeyPatch, points: float) -> None:
+    """Accept this loss: seeded weights have logits that are all near their thresholds."""
+    monkeypatch.setattr("mmx.calibration.gate.MAX_LOSS", points)
+
+
+def test_what_passes_is_added_and_runs_on_both_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict(monkeypatch, 2.0, 1.0)
+    allow(monkeypatch, 1.0)
+    found = run(bundle)
+    require(found)
+    opened = Bundle.open(bundle.path)
+    assert found.added and opened.graph_path("int8").stat().st_size < opened.graph_path().stat().st_size
+    assert opened.manifest.graphs["int8"].parity["source"] == opened.manifest.files["model.onnx"]
+    assert opened.manifest.graphs["int8"].parity["tries"][0]["accuracy"]["decisions"] == 72
+    inputs = pack([Samples(1, 5)[0]]).inputs
+    with open_backend(opened, "onnxruntime", "fp32", 1) as exact:
+        wanted = exact.run(inputs)["logits_text"]
+    for engine in ("onnxruntime", "openvino"):
+        with open_backend(opened, engine, "int8", 1) as backend:
+            error = np.abs(backend.run(inputs)["logits_text"] - wanted).max()
+        assert 0 < error < 0.2 * np.abs(wanted).max(), engine
+
+
+def test_a_slow_graph_is_refused_unless_it_is_for_elsewhere(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict(monkeypatch, 1.0, 1.5)
+    allow(monkeypatch, 1.0)
+    before = (bundle.path / "manifest.json").read_bytes()
+    found = run(bundle)
+    with pytest.raises(ParityError, match=r"failed the gate on speed: INT8 takes 1\.50 ms"):
+        require(found)
+    assert (bundle.path / "manifest.json").read_bytes() == before
+    assert "int8" not in Bundle.open(bundle.path).manifest.graphs
+    assert run(bundle, require_speed=False).added
+
+
+def test_a_worse_graph_is_refused_after_the_sweep(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    allow(monkeypatch, -1.0)  # nothing can be that good
+    found = run(bundle)
+    with pytest.raises(ParityError, match="failed the gate on accuracy: F1"):
+        require(found)
+    assert [len(each.kept) for each in found.tries] == [0, 1, 2, 4, 8, 16, 32, 64]
+    worst = list(found.sqnr)
+    assert found.tries[3].kept == tuple(worst[:4])
+    assert list(found.sqnr.values()) == sorted(found.sqnr.values())
+    assert found.tries[-1].accuracy.error < found.tries[0].accuracy.error
+    assert found.speed is None and "int8" not in Bundle.open(bundle.path).manifest.graphs
+
+
+def test_the_record_is_reused_and_a_stale_one_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict(monkeypatch, 2.0, 1.0)
+    allow(monkeypatch, 1.0)
+    first = run(bundle)
+    assert not first.reused and record_of(bundle.path).is_file()
+    again = run(bundle)
+    assert again.reused and again.record == first.record
+    with pytest.raises(UsageError, match="stale: measured for other data"):
+        calibrate(bundle, Samples(8, 2), Samples(12, 1), method="minmax", labelled=False)  # type: ignore[arg-type]
+    assert not run(bundle, fresh=True).reused
+
+
+def test_half_a_point_is_what_may_go() -> None:
+    fine = Accuracy(100, f1=(0.8, 0.7951), accuracy=(0.9, 0.8951), error=0.1, flips=3, decisions=600)
+    assert fine.holds
+    assert not replace(fine, f1=(0.8, 0.7949)).holds
+    assert not replace(fine, accuracy=(0.9, 0.8949)).holds
+
+
+def test_int8_must_beat_the_fastest_that_is_there() -> None:
+    times = {"onnxruntime fp32": 3.0, "onnxruntime int8": 2.5, "openvino fp32": 2.0, "openvino int8": 1.9}
+    assert Speed(times).holds and Speed(times).ratio == pytest.approx(2 / 1.9)
+    assert not Speed({**times, "openvino int8": 2.1}).holds
