@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.benchmarks.paper import DATASETS, SAMPLES
+from mmx.export.durations import PERCENT, QUANTILES_S
 from mmx.runtime.errors import UsageError
 from mmx.runtime.types import Sample
 
@@ -24,18 +25,6 @@ PIECE_S = 0.4
 TOKENS_PER_WORD = 1.3  # an assumption: SentencePiece pieces of spoken English, punctuation included
 MAX_TOKENS = 100
 FIRST_WORD_ID, LAST_WORD_ID = 13, 29999  # ALBERT's vocabulary without its special ids
-
-PERCENT = (0, 1, 2.5, 5, *range(10, 100, 5), 97.5, 99, 99.5, 100)
-QUANTILES_S: dict[str, tuple[float, ...]] = {
-    "iemocap": (
-        *(0.73, 1.12, 1.29, 1.42, 1.72, 1.97, 2.21, 2.38, 2.62, 2.85, 3.11, 3.35, 3.69),
-        *(4.07, 4.43, 4.96, 5.57, 6.14, 6.75, 7.80, 8.91, 11.33, 13.23, 15.34, 16.95, 34.14),
-    ),
-    "mosei": (
-        *(0.31, 1.75, 2.12, 2.50, 3.13, 3.64, 4.18, 4.54, 4.91, 5.32, 5.81, 6.23, 6.75),
-        *(7.28, 7.74, 8.32, 8.92, 9.65, 10.64, 11.98, 13.83, 17.28, 21.03, 25.69, 28.91, 104.63),
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.workloads import PERCENT, QUANTILES_S, make_sample, stratified, synthetic
+from mmx.benchmarks.workloads import make_sample, stratified, synthetic
+from mmx.export.durations import PERCENT, QUANTILES_S
 from mmx.runtime.errors import UsageError
 
 
