@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
 
-from mmx.runtime.bundle import FACE_NETS
-from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
+from sentencepiece import SentencePieceProcessor
 
-# SentencePiece first: tokenizer.json splits some punctuation differently from the model ALBERT was trained with.
+from mmx.runtime.bundle import FACE_NETS
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError, missing_extra
+from mmx.runtime.manifest import TextSpec
+from mmx.runtime.media.text import Tokenizer
+
+# SentencePiece first: the runtime reads it without another package.
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
 _HUB_NAMES = ("models--albert--albert-base-v2", "models--albert-base-v2")
 
@@ -34,6 +39,25 @@ def find_tokenizer(checkpoint: Path, given: Path | None = None) -> Path | None:
         if (found := _tokenizer_in(folder)) is not None:
             return found
     return None
+
+
+def check_tokenizer(file: Path, vocabulary: int) -> None:
+    """Make sure that the tokenizer can be read, and that the system has an embedding for every id it gives.
+
+    Raises:
+        BadDataError: it is no tokenizer for this system.
+        EnvironmentMissing: a tokenizer.json without the package that reads it.
+    """
+    Tokenizer.load(file.parent, TextSpec())
+    if file.name == "spiece.model":
+        size = SentencePieceProcessor(model_file=str(file)).vocab_size()
+    else:
+        size = len(json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"])
+    if size > vocabulary:
+        raise BadDataError(
+            f"{file} has {size:,} pieces, the checkpoint has embeddings for {vocabulary:,}",
+            "give --tokenizer the one that the checkpoint was trained with",
+        )
 
 
 def find_face_nets() -> dict[str, Path]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
-from mmx.runtime.bundle import MANIFEST, UNFINISHED, sha256_of
+from mmx.runtime.bundle import ADDED_LATER, MANIFEST, UNFINISHED, sha256_of
 from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
 from mmx.runtime.manifest import Manifest
 
@@ -75,7 +75,7 @@ def _check_replaceable(out: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UsageError(f"{out} exists and is not an mmx bundle", f"remove it, or {_OTHER_OUT}") from e
     for name in sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()):
-        if name != MANIFEST and name not in listed and not name.startswith("engines/"):
+        if name != MANIFEST and name not in listed and not ADDED_LATER.fullmatch(name):
             raise UsageError(f"{out} holds {name}, which mmx did not write", f"move it away, or {_OTHER_OUT}")
 
 

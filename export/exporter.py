@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from mmx.export import parity
-from mmx.export.assets import copy_tokenizer, find_face_nets, find_tokenizer
+from mmx.export.assets import check_tokenizer, copy_tokenizer, find_face_nets, find_tokenizer
 from mmx.export.bundle_writer import bundle_folder, hash_files, write_manifest
 from mmx.export.describe import GRAPH, describe
 from mmx.export.face_nets import build_face_nets
@@ -21,8 +21,10 @@ from mmx.export.graph import to_onnx
 from mmx.export.specs import spec_for
 from mmx.models.checkpoint import load_checkpoint
 from mmx.models.registry import get_system
+from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import Manifest
 
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 STAGES = ("load the checkpoint", "fold", "export the graph", "write the graph", "prove parity", "finish the bundle")
 
 Progress = Callable[[str, float | None], None]
@@ -54,6 +56,11 @@ class ExportReport:
     seconds: dict[str, float]
 
 
+def default_out(checkpoint: Path) -> Path:
+    """``ckpt.mmx`` beside ``ckpt.pt``; ``run.7.mmx`` beside ``run.7``, so that no two checkpoints share a bundle."""
+    return checkpoint.with_name((checkpoint.stem if checkpoint.suffix in SUFFIXES else checkpoint.name) + ".mmx")
+
+
 def export_bundle(
     checkpoint: Path | str,
     out: Path | str | None = None,
@@ -80,7 +87,7 @@ def export_bundle(
         After any of them, and after Ctrl-C, nothing new is on the disk.
     """
     checkpoint = Path(checkpoint)
-    out = checkpoint.with_suffix(".mmx") if out is None else Path(out)
+    out = default_out(checkpoint) if out is None else Path(out)
     asked = {"residual": residual if residual != "auto" else None, "dataset": dataset, "system": system}
     seconds: dict[str, float] = {}
 
@@ -97,12 +104,15 @@ def export_bundle(
         loaded = load_checkpoint(checkpoint, system=system, dataset=dataset)
         spec = spec_for(loaded.module)
         notes = list(loaded.notes)
-        text, nets = None, {}
-        if get_system(loaded.system).inputs == "media":
-            nets = find_face_nets()
-            text = find_tokenizer(checkpoint, None if tokenizer is None else Path(tokenizer))
-            if text is None:
-                notes.append(NO_TOKENIZER)
+        media = get_system(loaded.system).inputs == "media"
+        if tokenizer is not None and not media:
+            raise UsageError(f"{loaded.system} takes features, not text", "leave --tokenizer out")
+        nets = find_face_nets() if media else {}
+        text = find_tokenizer(checkpoint, None if tokenizer is None else Path(tokenizer)) if media else None
+        if text is not None:
+            check_tokenizer(text, loaded.config["text"]["vocabulary"])
+        elif media:
+            notes.append(NO_TOKENIZER)
     with bundle_folder(out, needs=2 * checkpoint.stat().st_size) as folder:
         with stage("fold"):
             folded, folds = fold(loaded.module, residual)
@@ -114,7 +124,7 @@ def export_bundle(
         with stage("prove parity"):
             proof = parity.measure(loaded.module, folder / GRAPH, spec)
             proof.require(f"the graph of {checkpoint}")
-            notes += [f"parity allowed for PyTorch's own float32 rounding: {case}" for case in proof.rounding]
+            notes += [f"PyTorch's own float32 rounding was allowed for in the case {case!r}" for case in proof.rounding]
         with stage("finish the bundle"):
             if text is not None:
                 copy_tokenizer(text, folder)

@@ -23,7 +23,7 @@ FACE_NETS = ("pnet", "rnet", "onet")
 UNFINISHED = ".tmp-"  # in the name of a folder that an export is still writing, or was killed writing
 ENGINES = "engines"  # the folder of built engines; each has its own sidecar with its SHA-256
 # Nothing here is loaded on the manifest's word: engines go by their sidecar, a variant is listed once it is whole.
-_ADDED_LATER = re.compile(rf"{ENGINES}/[^/]+|model\.[a-z0-9]+\.onnx")
+ADDED_LATER = re.compile(rf"{ENGINES}/[^/]+|model\.[a-z0-9]+\.onnx")
 _MANIFEST_LIMIT = 16 * 2**20
 _AGAIN = "run mmx export again"
 
@@ -165,7 +165,7 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
         if not stat.S_ISREG(mode):
             kind = "a symbolic link" if stat.S_ISLNK(mode) else "no plain file"
             raise BadDataError(f"{path} is {kind}; a bundle holds plain files", _AGAIN)
-        if name != MANIFEST and name not in manifest.files and not _ADDED_LATER.fullmatch(name):
+        if name != MANIFEST and name not in manifest.files and not ADDED_LATER.fullmatch(name):
             raise BadDataError(f"{path} is not in the manifest", f"remove it, or {_AGAIN}")
         present.add(name)
     if absent := sorted(set(manifest.files) - present):

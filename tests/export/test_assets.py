@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mmx.export.assets import find_face_nets, find_tokenizer
-from mmx.runtime.errors import EnvironmentMissing, UsageError
+from mmx.export.assets import check_tokenizer, find_face_nets, find_tokenizer
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,16 @@ def test_a_cache_with_links_and_without_snapshots(tmp_path: Path, empty_cache: P
     link.parent.mkdir(parents=True)
     link.symlink_to(blob)
     assert find_tokenizer(tmp_path / "ckpt.pt") == link
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer_dir: Path, tmp_path: Path):
+    check_tokenizer(tokenizer_dir / "spiece.model", 2000)
+    with pytest.raises(BadDataError, match="has 2,000 pieces, the checkpoint has embeddings for 1,999"):
+        check_tokenizer(tokenizer_dir / "spiece.model", 1999)
+    with pytest.raises(BadDataError, match="spiece"):
+        check_tokenizer(put(tmp_path / "spiece.model"), 30000)
+    with pytest.raises(BadDataError, match="tokenizer"):
+        check_tokenizer(put(tmp_path / "json" / "tokenizer.json"), 30000)
 
 
 def test_the_face_nets_are_found_without_importing_their_package():

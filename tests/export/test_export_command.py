@@ -104,6 +104,11 @@ def test_exporting_twice_gives_the_same_bundle(traced_already: None, tiny_checkp
     assert first == (tmp_path / "c.mmx" / "manifest.json").read_bytes()
 
 
+def test_no_two_checkpoints_share_a_bundle():
+    names = {"a/ckpt.pt": "a/ckpt.mmx", "run.7": "run.7.mmx", "run.8": "run.8.mmx", "x.y.pth": "x.y.mmx", "c": "c.mmx"}
+    assert {name: str(exporter.default_out(Path(name))) for name in names} == names
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_export_leaves_nothing_that_loads(tiny_checkpoint: Path, tmp_path: Path, sent: signal.Signals):
     out = tmp_path / "ckpt.mmx"
