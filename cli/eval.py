@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mmx.runtime.errors import UsageError
+
 if TYPE_CHECKING:
+    from mmx.runtime.bundle import Bundle
+    from mmx.training.data import DataSet
     from mmx.training.evaluate import Evaluation, Row
 
 SCHEMA_VERSION = 1
+CALIBRATION_SAMPLES = 128
 COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("auc", "AUC"))
 
 
@@ -24,6 +33,9 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
 @click.option("--backend", "backends", multiple=True, help="Engines to run. Default: all there are.")
 @click.option("--choose-thresholds", is_flag=True, help="Choose thresholds on the validation split, now.")
+@click.option(
+    "--variants", is_flag=True, help="Also make FP16 and INT8 graphs, in a copy of the bundle, and score them."
+)
 @click.option("--samples", type=click.IntRange(min=1), help="Only the split's first utterances.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the tables.")
@@ -34,6 +46,7 @@ def eval(
     split: str,
     backends: tuple[str, ...],
     choose_thresholds: bool,
+    variants: bool,
     samples: int | None,
     cache: Path | None,
     as_json: bool,
@@ -54,18 +67,44 @@ def eval(
         if terminal:
             click.echo(f"\r\x1b[K  {what} {done}/{total}", err=True, nl=done == total)
 
-    result = evaluate(
-        checkpoint,
-        bundle,
-        found,
-        split=split,
-        backends=backends or NAMES,
-        choose=choose_thresholds,
-        samples=samples,
-        cache=cache,
-        tick=tick,
-    )
+    if variants and bundle is None:
+        raise UsageError(f"{path} has no bundle to make variants of", f"mmx export {path}")
+    with with_variants(bundle, found, cache) if variants and bundle else nullcontext(bundle) as bundle:
+        result = evaluate(
+            checkpoint,
+            bundle,
+            found,
+            split=split,
+            backends=backends or NAMES,
+            choose=choose_thresholds,
+            samples=samples,
+            cache=cache,
+            tick=tick,
+        )
     click.echo(to_json(result) if as_json else render(result))
+
+
+@contextmanager
+def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator[Bundle]:
+    """A copy of the bundle, for as long as the block runs, with an FP16 and an INT8 graph whatever their speed."""
+    from mmx.calibration.calibrate import calibrate
+    from mmx.export.precision.variant import ensure_variant
+    from mmx.runtime.bundle import Bundle
+    from mmx.training.evaluate import utterances_for
+
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(shutil.copytree(bundle.path, Path(scratch) / bundle.path.name))
+        made, _ = ensure_variant(Bundle.open(copy), "fp16", samples=32)
+        if "int8" not in made.manifest.graphs:
+            train, valid = (
+                utterances_for(made, data, split, samples=count, cache=cache)
+                for split, count in (("train", CALIBRATION_SAMPLES), ("valid", None))
+            )
+            found = calibrate(made, train, valid, require_speed=False)
+            if found.refusal:
+                click.echo(f"note: no INT8 row, it failed the gate on {found.refusal}", err=True)
+            made = found.bundle
+        yield made
 
 
 def to_json(result: Evaluation) -> str:
@@ -86,7 +125,7 @@ def render(result: Evaluation) -> str:
     lines = [f"{result.data}, {result.split} split, {result.samples} utterances; means over the emotions"]
     if result.data == "synthetic":
         lines.append("a made-up test bed: these figures say nothing about people")
-    lines += ["", f"{'':{width}}{head}{'logit error':>13}{'flips':>7}{'ms':>8}{'speed':>7}"]
+    lines += ["", f"{'':{width}}{head}{'MB':>9}{'logit error':>13}{'flips':>7}{'ms':>8}{'speed':>7}"]
     lines += [_line(row, result.rows[0], width) for row in result.rows]
     card = result.rows[0].card
     if card is not None:
@@ -103,7 +142,8 @@ def _line(row: Row, first: Row, width: int) -> str:
         return f"{row.name:{width}}  not here: {row.problem}"
     values = "".join(_percent(row.card.mean(metric)) for metric, _ in COLUMNS)
     speed = first.milliseconds / row.milliseconds
-    return f"{row.name:{width}}{values}{row.error:13.1e}{row.flips:7}{row.milliseconds:8.2f}{speed:6.2f}x"
+    figures = f"{row.megabytes:9.1f}{row.error:13.1e}{row.flips:7}{row.milliseconds:8.2f}{speed:6.2f}x"
+    return f"{row.name:{width}}{values}{figures}"
 
 
 def _percent(share: float) -> str:

@@ -37,13 +37,15 @@ class Row:
 
     Attributes:
         name: such as ``PyTorch`` or ``onnxruntime int8``. problem: why it did not run here ("" if it did).
-        card: its scores. error: largest difference of a fused logit from the first row's. flips: labels that differ
-            from the first row's. milliseconds: median of one utterance at a time, single-threaded, interleaved.
+        card: its scores. megabytes: of its weights and graph on disk.
+        error: largest difference of a fused logit from the first row's. flips: labels that differ from the first row's.
+        milliseconds: median of one utterance at a time, single-threaded, interleaved.
     """
 
     name: str
     problem: str = ""
     card: Scorecard | None = None
+    megabytes: float = 0.0
     error: float = 0.0
     flips: int = 0
     milliseconds: float = 0.0
@@ -216,6 +218,7 @@ def evaluate(
         Row(
             name=key,
             card=scorecard(result.logits, test.truths, thresholds, labels),
+            megabytes=_megabytes(key, checkpoint, bundle),
             error=float(np.abs(result.logits - first).max()),
             flips=flips(result.logits, first, thresholds),
             milliseconds=float(np.median(result.seconds)) * 1000,
@@ -224,6 +227,15 @@ def evaluate(
     ]
     rows += [Row(name, problem) for name, problem in problems.items()]
     return Evaluation(data.name, split, len(test), tuple(thresholds), tuple(rows))
+
+
+def _megabytes(key: str, checkpoint: Checkpoint | None, bundle: Bundle | None) -> float:
+    """Size of the file that a row runs; OpenVINO's bf16 runs the FP32 graph."""
+    if key == TorchRunner.key and checkpoint is not None:
+        return checkpoint.path.stat().st_size / 1e6
+    assert bundle is not None
+    precision = key.split()[-1]
+    return bundle.graph_path(precision if precision in bundle.manifest.graphs else "fp32").stat().st_size / 1e6
 
 
 def open_runners(
