@@ -15,7 +15,7 @@ STYLE = """
   --c0: #8a94a6; --c1: #d9822b; --c2: #1f6feb; --c3: #2a9d70; --c4: #a855c7; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --paper: #12161c; --soft: #98a2b3; --rule: #2a313c;
   --card: #181d25; --c0: #8a94a6; --c1: #e89a4c; --c2: #5b9bff; --c3: #4cc493; --c4: #c58be0; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1140px;
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1280px;
   margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 ul.facts { color: var(--soft); padding-left: 1.1rem; } .note { color: var(--soft); font-size: .88rem; margin: .3rem 0; }
