@@ -26,6 +26,7 @@ from mmx.runtime.device.base import Device, open_device
 from mmx.runtime.device.trt import RTX, Flavour, flavour
 from mmx.runtime.engines import (
     EngineRecord,
+    Mismatch,
     Profile,
     check_file,
     engines_of,
@@ -56,27 +57,32 @@ def load(bundle: Bundle, name: str, precision: str, rebuild: bool = False) -> Te
     if version is None:
         kind.load()
     device = open_device()
-    path, record = find_engine(bundle, kind, precision)
-    found = mismatches(record, bundle, str(version), device.capability)
+    path, record, found = find_engine(bundle, kind, precision, str(version), device.capability)
     if found and rebuild:
-        path, record = _rebuilt(bundle, kind, precision)
-        found = mismatches(record, bundle, str(version), device.capability)
+        _rebuild(bundle, kind, precision)
+        path, record, found = find_engine(bundle, kind, precision, str(version), device.capability)
     if found:
         raise mismatch_error(path, bundle.path, record, found)
     check_file(path, record)
     return TensorRtBackend(path, record, kind, device)
 
 
-def find_engine(bundle: Bundle, kind: Flavour, precision: str) -> tuple[Path, EngineRecord]:
-    """The bundle's newest engine of a flavour and precision.
+def find_engine(
+    bundle: Bundle, kind: Flavour, precision: str, version: str, capability: str
+) -> tuple[Path, EngineRecord, list[Mismatch]]:
+    """The bundle's newest engine of a flavour and precision that fits, or the newest and why it does not.
 
     Raises:
         UsageError: there is none.
     """
     engines = engines_of(bundle)
-    for path, record in engines:
-        if record.flavour == kind.name and record.precision == precision:
-            return path, record
+    candidates = [
+        (path, record, mismatches(record, bundle, version, capability))
+        for path, record in engines
+        if record.flavour == kind.name and record.precision == precision
+    ]
+    if candidates:
+        return min(candidates, key=lambda candidate: len(candidate[2]) > 0)  # the first of the best
     there = ", ".join(sorted({f"{record.flavour} {record.precision}" for _, record in engines})) or "none"
     raise UsageError(
         f"{bundle.path} has no {precision} engine for {kind.name} (its engines: {there})",
@@ -84,13 +90,12 @@ def find_engine(bundle: Bundle, kind: Flavour, precision: str) -> tuple[Path, En
     )
 
 
-def _rebuilt(bundle: Bundle, kind: Flavour, precision: str) -> tuple[Path, EngineRecord]:
+def _rebuild(bundle: Bundle, kind: Flavour, precision: str) -> None:
     """Build for the GPU here, in a process of its own: the builder is not part of the runtime."""
     command = [sys.executable, "-m", "mmx.cli.main", "build-engine", f"--{precision}", "--flavour", kind.name]
     done = subprocess.run([*command, "--target", "native", str(bundle.path)], stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise EnvironmentMissing(f"the engine could not be built again (exit code {done.returncode})", "see above")
-    return find_engine(bundle, kind, precision)
 
 
 class TensorRtBackend(Backend):

@@ -21,7 +21,7 @@ from mmx.runtime.backends.onnxruntime_cuda import require_provider
 from mmx.runtime.backends.tensorrt import TensorRtBackend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.device.probe import Gpu
-from mmx.runtime.device.trt import FULL
+from mmx.runtime.device.trt import FULL, RTX
 from mmx.runtime.engines import SCHEMA_VERSION, EngineMismatch, EngineRecord, mismatches, sidecar_path
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.splitting import batch_size, part
@@ -218,6 +218,18 @@ def test_on_mismatch_error_says_both_sides_before_loading(doctored: Path) -> Non
     with pytest.raises(EngineMismatch, match=r"the engine has 1\.0\.0, here is 1\.\d") as refused:
         open_backend(Bundle.open(doctored), "tensorrt-rtx", "fp16")
     assert f"mmx build-engine --fp16 --flavour tensorrt-rtx {doctored}" in refused.value.hint
+
+
+def test_an_older_engine_that_fits_is_taken_before_a_newer_that_does_not(own: Path, built) -> None:
+    newer = replace(built.record, capabilities=("8.6",), engine="newer.engine")
+    (own / "engines" / "newer.engine").write_bytes(b"")
+    (own / "engines" / "newer.json").write_text(newer.to_json())
+    bundle, version = Bundle.open(own), built.record.version
+    for capability, name in (("8.9", built.record.engine), ("8.6", "newer.engine")):
+        path, _, found = tensorrt.find_engine(bundle, RTX, "fp16", version, capability)
+        assert path.name == name and not found
+    path, _, found = tensorrt.find_engine(bundle, RTX, "fp16", version, "12.0")
+    assert path.name == "newer.engine" and [mismatch.engine for mismatch in found] == ["8.6"]
 
 
 def test_on_mismatch_onnx_runs_the_graph_and_says_so(doctored: Path) -> None:
