@@ -149,7 +149,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
-        raise BadDataError(f"{path} is missing", "this folder is not a finished mmx bundle; run mmx export again") from e
+        raise BadDataError(
+            f"{path} is missing", "this folder is not a finished mmx bundle; run mmx export again"
+        ) from e
     except (OSError, ValueError, RecursionError) as e:
         raise BadDataError(f"{path} is not readable JSON: {e}", "run mmx export again") from e
     version = raw.get("schema_version") if isinstance(raw, dict) else None
