@@ -36,6 +36,7 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
 @click.option(
     "--variants", is_flag=True, help="Also make FP16 and INT8 graphs, in a copy of the bundle, and score them."
 )
+@click.option("--speed/--no-speed", default=True, help="Also time it, one utterance at a time.  [default: yes]")
 @click.option("--samples", type=click.IntRange(min=1), help="Only the split's first utterances.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the tables.")
@@ -47,6 +48,7 @@ def eval(
     backends: tuple[str, ...],
     choose_thresholds: bool,
     variants: bool,
+    speed: bool,
     samples: int | None,
     cache: Path | None,
     as_json: bool,
@@ -77,6 +79,7 @@ def eval(
             split=split,
             backends=backends or NAMES,
             choose=choose_thresholds,
+            speed=speed,
             samples=samples,
             cache=cache,
             tick=tick,
@@ -125,7 +128,9 @@ def render(result: Evaluation) -> str:
     lines = [f"{result.data}, {result.split} split, {result.samples} utterances; means over the emotions"]
     if result.data == "synthetic":
         lines.append("a made-up test bed: these figures say nothing about people")
-    lines += ["", f"{'':{width}}{head}{'MB':>9}{'logit error':>13}{'flips':>7}{'ms':>8}{'speed':>7}"]
+    timed = any(row.milliseconds for row in result.rows)
+    timing = f"{'ms':>8}{'speed':>7}" if timed else ""
+    lines += ["", f"{'':{width}}{head}{'MB':>9}{'logit error':>13}{'flips':>7}{timing}"]
     lines += [_line(row, result.rows[0], width) for row in result.rows]
     card = result.rows[0].card
     if card is not None:
@@ -133,7 +138,9 @@ def render(result: Evaluation) -> str:
         for place, label in enumerate(card.labels):
             values = "".join(_percent(getattr(card, metric)[place]) for metric, _ in COLUMNS)
             lines.append(f"{label:{width + 10}}{values}{result.thresholds[place]:13.2f}")
-    lines += ["", "ms: median of one utterance, single-threaded, interleaved. Errors and flips: against the first row."]
+    lines += ["", "Errors and flips: against the first row."]
+    if timed:
+        lines.append("ms: median of one utterance, single-threaded, interleaved.")
     return "\n".join(lines)
 
 
@@ -141,8 +148,9 @@ def _line(row: Row, first: Row, width: int) -> str:
     if row.card is None:
         return f"{row.name:{width}}  not here: {row.problem}"
     values = "".join(_percent(row.card.mean(metric)) for metric, _ in COLUMNS)
-    speed = first.milliseconds / row.milliseconds
-    figures = f"{row.megabytes:9.1f}{row.error:13.1e}{row.flips:7}{row.milliseconds:8.2f}{speed:6.2f}x"
+    figures = f"{row.megabytes:9.1f}{row.error:13.1e}{row.flips:7}"
+    if row.milliseconds and first.milliseconds:
+        figures += f"{row.milliseconds:8.2f}{first.milliseconds / row.milliseconds:6.2f}x"
     return f"{row.name:{width}}{values}{figures}"
 
 

@@ -21,6 +21,7 @@ from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.fusion import sigmoid
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
+from mmx.runtime.packing import split as split_samples
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.types import Sample
 from mmx.training.data import DataSet, Utterances
@@ -39,7 +40,8 @@ class Row:
         name: such as ``PyTorch`` or ``onnxruntime int8``. problem: why it did not run here ("" if it did).
         card: its scores. megabytes: of its weights and graph on disk.
         error: largest difference of a fused logit from the first row's. flips: labels that differ from the first row's.
-        milliseconds: median of one utterance at a time, single-threaded, interleaved.
+        milliseconds: median of one utterance at a time, single-threaded, interleaved;
+            None where speed was not asked for.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Row:
     megabytes: float = 0.0
     error: float = 0.0
     flips: int = 0
-    milliseconds: float = 0.0
+    milliseconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -177,16 +179,17 @@ def evaluate(
     split: str = "test",
     backends: Sequence[str] = NAMES,
     choose: bool = False,
+    speed: bool = True,
     samples: int | None = None,
     cache: Path | None = None,
     tick: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """Score every way to run the system on one split, one utterance at a time, single-threaded and interleaved.
+    """Score every way to run the system on one split; timed one utterance at a time, single-threaded, interleaved.
 
     Args:
         checkpoint, bundle: of the same weights; one may be None.
         choose: choose thresholds on the validation split (with the first row) instead of taking the stored ones.
-        samples: only the split's first ones.
+        speed: also time it; otherwise samples run in batches, once. samples: only the split's first ones.
     """
     what = bundle or checkpoint
     if what is None:
@@ -205,25 +208,32 @@ def evaluate(
             valid = utterances_for(what, data, "valid", cache=cache)
             answers = np.concatenate([runners[0].run([valid[i]]) for i in range(len(valid))])
             thresholds = choose_thresholds(answers, valid.truths)
-        costs = {runner.key: warm_up(runner, test[0]) for runner in runners}
-        makers = [lambda i=i: test[i] for i in range(len(test))]
         say = None if tick is None else lambda done: tick("running", done, len(test))
-        timed = interleave(runners, makers, 2, costs, say)
+        if speed:
+            costs = {runner.key: warm_up(runner, test[0]) for runner in runners}
+            makers = [lambda i=i: test[i] for i in range(len(test))]
+            timed = interleave(runners, makers, 2, costs, say)
+            logits = {key: result.logits for key, result in timed.items()}
+            times = {key: float(np.median(result.seconds)) * 1000 for key, result in timed.items()}
+        else:
+            groups = list(split_samples(test[i] for i in range(len(test))))
+            logits = {runner.key: np.concatenate([runner.run(group) for group in groups]) for runner in runners}
+            times = {}
     finally:
         torch.set_num_threads(before)
         for runner in runners:
             runner.close()
-    first = timed[runners[0].key].logits
+    first = logits[runners[0].key]
     rows = [
         Row(
             name=key,
-            card=scorecard(result.logits, test.truths, thresholds, labels),
+            card=scorecard(found, test.truths, thresholds, labels),
             megabytes=_megabytes(key, checkpoint, bundle),
-            error=float(np.abs(result.logits - first).max()),
-            flips=flips(result.logits, first, thresholds),
-            milliseconds=float(np.median(result.seconds)) * 1000,
+            error=float(np.abs(found - first).max()),
+            flips=flips(found, first, thresholds),
+            milliseconds=times.get(key),
         )
-        for key, result in timed.items()
+        for key, found in logits.items()
     ]
     rows += [Row(name, problem) for name, problem in problems.items()]
     return Evaluation(data.name, split, len(test), tuple(thresholds), tuple(rows))
