@@ -54,7 +54,7 @@ def test_it_learns_what_the_words_say(in_memory: type) -> None:
     history = list(made.run())
     assert history[-1].loss < 0.8 * history[0].loss
     made.module.load_state_dict(made.best)
-    told = predict(made.module, made.valid)["logits_text"].argmax(axis=1)
+    told = predict(made.module, made.valid)["logits"].argmax(axis=1)
     assert (told == made.valid.truths.argmax(axis=1)).mean() > 0.8
 
 
