@@ -74,7 +74,7 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
-    default=240,
+    default=300,
     show_default=True,
     help="Stop proving after so long; what is printed is what was run.",
 )

@@ -59,7 +59,7 @@ def build_engine(
     batch: int = 8,
     settings: Settings = Settings(),
     samples: int = 256,
-    seconds: float = 240,
+    seconds: float = 300,
     tolerance: float | None = None,
     force: bool = False,
     report: Report | None = None,

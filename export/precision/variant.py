@@ -122,7 +122,7 @@ def ensure_variant(
     half: Half,
     *,
     samples: int = 256,
-    seconds: float = 240,
+    seconds: float = 300,
     tolerance: float | None = None,
     report: Report | None = None,
 ) -> tuple[Bundle, bool]:
