@@ -19,7 +19,7 @@ from torch import nn
 
 from mmx.export.naming import name_axes, name_everything, name_folded_weights
 from mmx.export.specs import ExportSpec
-from mmx.export.tidy import bypass_idle_slices, fix_reshape_targets
+from mmx.export.tidy import bypass_idle_slices, drop_zero_biases, fix_reshape_targets
 from mmx.runtime.manifest import TensorSpec
 
 OPSET = 20  # the first with Gelu as one operator
@@ -41,6 +41,7 @@ def to_onnx(system: nn.Module, spec: ExportSpec, name: str) -> onnx.ModelProto:
     weights = name_folded_weights(graph)
     optimizer.fold_constants(model, should_fold=lambda node: True if node.op_type == "Transpose" else None)
     bypass_idle_slices(graph)
+    drop_zero_biases(graph)
     fix_reshape_targets(graph)
     for tidy in (
         common.IdentityEliminationPass(),

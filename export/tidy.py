@@ -41,6 +41,15 @@ def bypass_idle_slices(graph: ir.Graph) -> None:
             node.outputs[0].replace_all_uses_with(data)
 
 
+def drop_zero_biases(graph: ir.Graph) -> None:
+    """Take away the biases of zeros that the exporter gives to convolutions without one."""
+    for node in graph:
+        if node.op_type == "Conv" and len(node.inputs) == 3:
+            bias = _constant(node.inputs[2])
+            if bias is not None and not bias.any():
+                node.resize_inputs(2)
+
+
 def _target(node: ir.Node) -> tuple[int, ...] | None:
     """The constant that says the same as a Reshape's computed target; None if there is none."""
     data, after = node.inputs[0], node.outputs[0].shape
