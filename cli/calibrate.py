@@ -17,7 +17,7 @@ from mmx.runtime.errors import UsageError
 if TYPE_CHECKING:
     from mmx.calibration.calibrate import Calibration
 
-SYNTHETIC_SAMPLES = 200
+SYNTHETIC_SAMPLES = 90
 
 
 @click.command()
