@@ -187,3 +187,17 @@ def test_every_system_has_an_fp16_form(system: str, tmp_path: Path) -> None:
     parity = bundle.manifest.graphs["fp16"].parity
     assert made and parity["half_nodes"] > 10 and parity["max_error"] < 1e-2
     assert all(error is not None for error in parity["scales"].values())
+
+
+@pytest.mark.slow
+def test_ours_at_full_size_flips_no_label_on_256_utterances(tmp_path: Path) -> None:
+    from mmx.export.exporter import export_bundle
+    from mmx.models.checkpoint import save_checkpoint, seeded_module
+    from mmx.models.registry import get_system
+
+    config = get_system("ours").presets["full"]
+    save_checkpoint(tmp_path / "c.pt", seeded_module("ours", config), "ours", config, dataset="iemocap")
+    export_bundle(tmp_path / "c.pt", tmp_path / "c.mmx")
+    bundle, _ = ensure_variant(Bundle.open(tmp_path / "c.mmx"), "fp16", samples=256, seconds=3600)
+    parity = bundle.manifest.graphs["fp16"].parity
+    assert parity["samples"] == 256 and parity["max_error"] < 1e-2 and parity["label_flips"] == 0
