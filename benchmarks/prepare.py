@@ -1,8 +1,9 @@
 """From a system's name (or a checkpoint) to what the bench runs: the bundle that mmx makes of it, kept in the cache.
 
-    python -m mmx.benchmarks.prepare SYSTEM DATASET PRESET [CHECKPOINT]
+    python -m mmx.benchmarks.prepare FOLDER SYSTEM DATASET PRESET [CHECKPOINT]
 
-prepares one system; ``prepare_all`` starts several such processes side by side, since an export keeps one core busy.
+exports one system into FOLDER; ``prepare_all`` starts several such processes side by side, since an export keeps one
+core busy.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def prepare_all(
         MmxError: an export failed.
     """
     given = checkpoints or {}
-    places = {name: _folder(name, preset, given.get(name)) for name in systems}
+    places = {name: _folder(name, dataset, preset, given.get(name)) for name in systems}
     missing = [name for name, place in places.items() if not (place / "system.mmx").is_dir()]
     if missing:
         root = next(iter(places.values())).parent
@@ -70,7 +71,8 @@ def prepare_all(
 
         def export(name: str) -> None:
             if not leave_out(name):
-                _prepare_elsewhere(name, dataset, preset, given.get(name), say)
+                _export_elsewhere(places[name], name, dataset, preset, given.get(name))
+                say(f"exported {name}")
 
         with ThreadPoolExecutor(min(AT_ONCE, usable_cores())) as pool:
             list(pool.map(export, missing))
@@ -81,8 +83,8 @@ def prepare_all(
     ]
 
 
-def prepare(system: str, dataset: str, preset: str = "full", checkpoint: Path | None = None) -> Path:
-    """Export the system into its folder of the cache, unless its bundle is there; the folder.
+def export_into(folder: Path, system: str, dataset: str, preset: str, checkpoint: Path | None = None) -> None:
+    """Export the checkpoint, or seeded weights, to ``folder/system.mmx``.
 
     Raises:
         MmxError: what ``export_bundle`` raises.
@@ -91,30 +93,26 @@ def prepare(system: str, dataset: str, preset: str = "full", checkpoint: Path | 
     from mmx.models.checkpoint import save_checkpoint, seeded_module
     from mmx.models.registry import get_system
 
-    folder = _folder(system, preset, checkpoint)
     bundle = folder / "system.mmx"
-    if bundle.is_dir():
-        return folder
     folder.mkdir(parents=True, exist_ok=True)
     if checkpoint is not None:
         export_bundle(checkpoint, bundle, system=system, dataset=dataset)
-        return folder
+        return
     config = get_system(system).config(preset=preset)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         file = Path(scratch) / f"{system}.pt"
         save_checkpoint(file, seeded_module(system, config, SEED), system, config, dataset=dataset)
-        media = get_system(system).inputs == "media"
-        export_bundle(file, bundle, tokenizer=train_vocabulary(Path(scratch)) if media else None)
-    return folder
+        export_bundle(file, bundle, tokenizer=train_vocabulary(Path(scratch)))
 
 
-def _folder(system: str, preset: str, checkpoint: Path | None) -> Path:
-    weights = sha256_of(checkpoint) if checkpoint else f"seed {SEED}"
+def _folder(system: str, dataset: str, preset: str, checkpoint: Path | None) -> Path:
+    """Seeded weights serve every data set; a checkpoint's labels are the data set's."""
+    weights = f"{sha256_of(checkpoint)} {dataset}" if checkpoint else f"seed {SEED}"
     return keyed_folder(f"{system}-{'checkpoint' if checkpoint else preset}", weights_key(system, preset, weights))
 
 
-def _prepare_elsewhere(system: str, dataset: str, preset: str, checkpoint: Path | None, say: Say) -> None:
-    command = [sys.executable, "-m", "mmx.benchmarks.prepare", system, dataset, preset]
+def _export_elsewhere(folder: Path, system: str, dataset: str, preset: str, checkpoint: Path | None) -> None:
+    command = [sys.executable, "-m", "mmx.benchmarks.prepare", str(folder), system, dataset, preset]
     done = subprocess.run(
         [*command, str(checkpoint)] if checkpoint else command,
         capture_output=True,
@@ -124,9 +122,8 @@ def _prepare_elsewhere(system: str, dataset: str, preset: str, checkpoint: Path 
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise MmxError(f"exporting {system} failed: {last}", "mmx export on a checkpoint of it says more")
-    say(f"exported {system}")
 
 
 if __name__ == "__main__":
-    _, name, dataset, preset, *rest = sys.argv
-    prepare(name, dataset, preset, Path(rest[0]) if rest else None)
+    _, place, name, dataset, preset, *rest = sys.argv
+    export_into(Path(place), name, dataset, preset, Path(rest[0]) if rest else None)

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.datasets import Item, read_processed
+from mmx.benchmarks.datasets import LABELS, Item, read_processed
 from mmx.benchmarks.workloads import Utterance, Workload, make_sample, synthetic
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
@@ -51,12 +51,18 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
     """The test split of a processed data set, preprocessed as ``bundle`` says: faces found, mel made, text tokenised.
 
     Raises:
-        UsageError: the bundle lacks the tokenizer or the face nets. BadDataError: a file of the set is damaged.
+        UsageError: the bundle lacks the tokenizer or the face nets, or has other labels.
+        BadDataError: a file of the set is damaged.
     """
     if bundle.tokenizer_dir is None or bundle.face_nets is None:
         raise UsageError(
             f"{bundle.path} has no tokenizer or no face nets, and --data needs both",
             "give a --checkpoint that was exported with them: put ALBERT's spiece.model beside it",
+        )
+    if bundle.manifest.labels != LABELS[dataset]:
+        raise UsageError(
+            f"{bundle.path} tells {', '.join(bundle.manifest.labels)}; {dataset} is labelled {', '.join(LABELS[dataset])}",
+            "give a --checkpoint that was trained on this data set",
         )
     spec = bundle.manifest.preprocessing
     items = read_processed(root, dataset)

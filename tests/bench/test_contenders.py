@@ -2,6 +2,7 @@
 
 import pickle
 import wave
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from mmx.benchmarks.contenders import BundleContender, precisions
+from mmx.benchmarks.datasets import LABELS
 from mmx.benchmarks.peers import open_peer
 from mmx.benchmarks.single_stream import parity
 from mmx.benchmarks.sources import processed_source, read_image
@@ -92,7 +94,11 @@ def mosei(tmp_path):
 
 
 def test_a_processed_data_set_becomes_samples_and_truths(mosei, tiny_bundle):
-    source = processed_source(mosei, "mosei", Bundle.open(tiny_bundle))
+    bundle = Bundle.open(tiny_bundle)
+    with pytest.raises(UsageError, match="ang, exc"):  # it was trained on the other data set
+        processed_source(mosei, "mosei", bundle)
+    bundle = replace(bundle, manifest=replace(bundle.manifest, labels=LABELS["mosei"]))
+    source = processed_source(mosei, "mosei", bundle)
     (utterance,) = source.workload.utterances
     sample = source.make(0)
     assert utterance.duration == pytest.approx(2.0)
