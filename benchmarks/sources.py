@@ -61,7 +61,7 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
         )
     if bundle.manifest.labels != LABELS[dataset]:
         raise UsageError(
-            f"{bundle.path} tells {', '.join(bundle.manifest.labels)}; {dataset} is labelled {', '.join(LABELS[dataset])}",
+            f"{bundle.path} tells {', '.join(bundle.manifest.labels)}; {dataset} has {', '.join(LABELS[dataset])}",
             "give a --checkpoint that was trained on this data set",
         )
     spec = bundle.manifest.preprocessing
