@@ -144,16 +144,15 @@ class UpstreamPipeline:
 
 
 def pipeline_makers(
-    systems: Sequence[Prepared], backends: Sequence[str], threads: int
+    prepared: Prepared, backends: Sequence[str], threads: int
 ) -> Iterator[tuple[str, Callable[[], Contender]]]:
-    """Every contender's key and how to open it, a system at a time."""
-    for prepared in systems:
-        name, bundle = prepared.system, prepared.bundle
-        module = upstream_module(name, prepared.preset, prepared.checkpoint)
-        yield f"{name}/{EAGER}/fp32", partial(UpstreamPipeline, name, module, bundle, threads)
-        for backend in backends:
-            for precision in precisions(bundle, backend):
-                yield f"{name}/{backend}/{precision}", partial(MmxPipeline, name, bundle, backend, precision, threads)
+    """Each contender's key and how to open it."""
+    name, bundle = prepared.system, prepared.bundle
+    module = upstream_module(name, prepared.preset, prepared.checkpoint)
+    yield f"{name}/{EAGER}/fp32", partial(UpstreamPipeline, name, module, bundle, threads)
+    for backend in backends:
+        for precision in precisions(bundle, backend):
+            yield f"{name}/{backend}/{precision}", partial(MmxPipeline, name, bundle, backend, precision, threads)
 
 
 def pipeline_stages(contenders: Sequence[Contender], rows: Sequence[Row]) -> dict[str, dict[str, float]]:

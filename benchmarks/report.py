@@ -91,12 +91,11 @@ class WholeProgram:
 
 @dataclass(frozen=True)
 class WorkloadInfo:
-    """What was run: data set, where it came from, utterances in it and used, and its seconds of media."""
+    """What was run: data set, where it came from, utterances in it, its seconds of media, and timed visits of each."""
 
     dataset: str
     source: str
     total: int
-    used: int
     media_seconds: float
     passes: int
 
@@ -107,7 +106,7 @@ class Report:
 
     Attributes:
         command: as it was given. created: ISO time, UTC. scope: model | pipeline. seconds: how long the run took.
-        peak_rss_mb: of this process, with every contender open at once.
+        peak_rss_mb: of this process, with a system's contenders open at once.
         notes: what a reader must know before the figures: what is synthetic, extrapolated, left out.
         rows: single-stream, by system. offline, server: by contender key. whole_program: the paper's scenario.
         stages: milliseconds by stage, by contender key. residual: merge over keep, by engine.
@@ -133,9 +132,15 @@ class Report:
     peak_rss_mb: float | None = None
 
     @property
+    def used(self) -> str:
+        """How many utterances were run; one system's number may differ from another's."""
+        counts = sorted({len(row.points) for row in self.rows if row.points})
+        return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
+
+    @property
     def extrapolated(self) -> bool:
         """Whether totals for the set come from a part of it."""
-        return self.workload.used < self.workload.total
+        return any(len(row.points) < self.workload.total for row in self.rows if row.points)
 
     @property
     def main_rows(self) -> list[Row]:

@@ -69,7 +69,7 @@ def _systems(report: Report, title: str, systems: tuple[str, ...]) -> Table:
     threads = report.main_rows[0].threads
     notes = [
         f"Seconds for the set of {report.workload.total}; here: {report.scope} scope, {threads} thread(s)"
-        + (f", extrapolated (~) from {report.workload.used} samples." if report.extrapolated else "."),
+        + (f", extrapolated (~) from {report.used} samples." if report.extrapolated else "."),
         f"Upstream-style: PyTorch eager, text padded to 100. Speed-ups: {TITLES['v2em']} so over this, both here, "
         "with the 95 % bootstrap interval.",
     ]
@@ -135,6 +135,7 @@ def _contenders(report: Report, threads: int) -> Table:
             "system",
             "run by",
             "precision",
+            "samples",
             "mean ms",
             "p50",
             "p90",
@@ -161,13 +162,14 @@ def _contenders(report: Report, threads: int) -> Table:
 def _contender(row: Row, about: str) -> tuple[str, ...]:
     name = (row.system, row.runner, row.precision)
     if row.status != OK or row.latency is None:
-        return (*name, *[NONE] * 10, f"{row.status}: {row.reason}")
+        return (*name, *[NONE] * 11, f"{row.status}: {row.reason}")
     latency = row.latency
     parity = "reference" if row.runner == EAGER else f"{row.error:.0e}"
     if row.precision != "fp32":
         parity += f", {row.shift:.3f}"
     return (
         *name,
+        str(len(row.points)),
         *(f"{ms:.1f}" for ms in (latency.mean, latency.p50, latency.p90, latency.p99)),
         about + seconds(row.set_seconds),
         f"{row.realtime:.1f}" if row.realtime else NONE,

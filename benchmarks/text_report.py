@@ -12,16 +12,14 @@ from mmx.benchmarks.text_table import text_table
 def header(report: Report) -> list[str]:
     """What must be known before the figures, a line each."""
     work = report.workload
-    used = "all" if not report.extrapolated else f"{work.used} of"
+    used = "all" if not report.extrapolated else f"{report.used} of"
     return [
         f"{work.dataset.upper()} test set, {work.source}: {used} {work.total} utterances, "
         f"{work.media_seconds:.0f} s of media; scope {report.scope}",
         *report.notes,
         *report.environment.lines(),
         f"{report.command}   ({report.created}, {report.seconds / 60:.1f} minutes"
-        + (
-            f", peak memory {report.peak_rss_mb / 1024:.1f} GB with all contenders open)" if report.peak_rss_mb else ")"
-        ),
+        + (f", peak memory {report.peak_rss_mb / 1024:.1f} GB)" if report.peak_rss_mb else ")"),
     ]
 
 

@@ -62,7 +62,7 @@ def make_report():
             created="2026-01-01T00:00:00+00:00",
             scope="model",
             environment=describe(),
-            workload=WorkloadInfo(dataset, "synthetic", part.total, 20, 7027.0, 1),
+            workload=WorkloadInfo(dataset, "synthetic", part.total, 7027.0, 1),
             notes=("The workload is synthetic.",),
             rows=tuple(rows),
             offline={"ours/openvino/bf16": Offline({1: 10.0, 2: 12.0, 4: 13.0}, 4)},
