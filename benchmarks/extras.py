@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -12,7 +13,7 @@ from mmx.benchmarks.environment import usable_cores
 from mmx.benchmarks.paper import PARAMETERS
 from mmx.benchmarks.prepare import Prepared
 from mmx.benchmarks.profiling import PARTS, profile
-from mmx.benchmarks.report import Row, WholeProgram
+from mmx.benchmarks.report import PEERS, Row, WholeProgram
 from mmx.benchmarks.scenarios import BATCHES, Offline, Server, offline, server
 from mmx.benchmarks.scoring import score
 from mmx.benchmarks.single_stream import Measured
@@ -28,8 +29,8 @@ from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
 
 OFFLINE_S = 15.0
-SERVER_S = 10.0
-WHOLE_PROGRAM_SAMPLES = 6
+SERVER_S = 8.0
+WHOLE_PROGRAM_SAMPLES, OF_A_PEER = 24, 6
 RESIDUAL_ROUNDS = 12
 PROFILE_RUNS = 5
 
@@ -58,7 +59,7 @@ def whole_programs(keys: Sequence[str], systems: Sequence[Prepared], dataset: st
             key,
             str(prepared.folder),
             dataset,
-            WHOLE_PROGRAM_SAMPLES,
+            OF_A_PEER if key.split("/")[1] in PEERS else WHOLE_PROGRAM_SAMPLES,
             usable_cores(),
             prepared.preset,
             checkpoint,
@@ -88,7 +89,9 @@ def residual_ablation() -> dict[str, Ratio]:
 
     torch.set_num_threads(1)
     merged, kept = (fold(visual_trunk(), form)[0] for form in ("merge", "keep"))
-    graphs = to_onnx(merged), to_onnx(kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about its own internals
+        graphs = to_onnx(merged), to_onnx(kept)
     engines = {
         "PyTorch eager": (eager(merged), eager(kept)),
         "ONNX Runtime": (in_onnxruntime(graphs[0]), in_onnxruntime(graphs[1])),

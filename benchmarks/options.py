@@ -46,7 +46,7 @@ class Options:
     samples: int | None = None
     passes: int = 1
     threads: tuple[int, ...] = (1,)
-    minutes: float = 8.5
+    minutes: float = 9.0
     data: Path | None = None
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
     clip: Path | None = None

@@ -24,8 +24,8 @@ from mmx.benchmarks.upstream import upstream_module
 
 # Parts of the time after which something optional is no longer begun: a peer of the essential systems, another system.
 LAST_PEER, LAST_ROUND = 0.6, 0.8
-INTERLEAVED_SHARE = 0.7  # of the time left before the first round; opening and the other scenarios share the rest
-ROUND_WEIGHT = 3  # of a fully compared system's round, against 1 of another's
+INTERLEAVED_SHARE = 0.45  # of the time left before the first round; opening and the other scenarios share the rest
+ROUND_WEIGHT = 2  # of a fully compared system's round, against 1 of another's
 UNLIMITED_S = 1e9
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmx.benchmarks.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, PUBLISHED, TITLES
-from mmx.benchmarks.report import EAGER, OK, UNAVAILABLE, Report, Row
+from mmx.benchmarks.report import EAGER, NO_TIME, OK, PEERS, UNAVAILABLE, Report, Row
 from mmx.benchmarks.single_stream import BASELINE
 
 NONE = "-"
@@ -127,7 +127,8 @@ def _residual(report: Report) -> Table:
 def _contenders(report: Report, threads: int) -> Table:
     about = "~" if report.extrapolated else ""
     mine = [row for row in report.rows if row.threads == threads]
-    rows = tuple(_contender(row, about) for row in mine if row.status != UNAVAILABLE)
+    rows = tuple(_contender(row, about) for row in mine if row.status not in (UNAVAILABLE, NO_TIME))
+    short = [row.key for row in mine if row.status == NO_TIME and row.runner in PEERS]
     lacking = dict.fromkeys((row.runner, row.precision, row.reason) for row in mine if row.status == UNAVAILABLE)
     return Table(
         f"Every contender, one sample at a time, {threads} thread(s)",
@@ -155,6 +156,7 @@ def _contenders(report: Report, threads: int) -> Table:
             "Parity: max|logits - PyTorch| / max|PyTorch|, and for less than fp32 the largest change of a probability.",
             "new shape: median of a first run of a shape, for contenders quick enough to be given one untimed.",
             *(f"Not available: {runner} {precision}: {reason}." for runner, precision, reason in lacking),
+            *((f"Not run, as --minutes were running short: {', '.join(short)}.",) if short else ()),
         ),
     )
 
@@ -198,7 +200,10 @@ def _whole_programs(report: Report) -> Table:
         "The paper's way: the whole program from start to exit, all cores",
         ("program", "threads", "start s", "whole set s", "vs V2EM upstream-style", "peak RSS MB"),
         rows,
-        ("Start: interpreter, imports, load; upstream's includes making its seeded weights. The set is extrapolated.",),
+        (
+            "Start: interpreter, imports, load; upstream's includes making its seeded weights. The set is extrapolated.",
+            "Each program ran a few samples, so every shape was new to its engine; in the whole set shapes come back.",
+        ),
     )
 
 

@@ -130,7 +130,7 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.option(
     "--minutes",
     type=click.FloatRange(0),
-    default=8.5,
+    default=9.0,
     show_default=True,
     help="What the run may take, roughly; 0: no limit.",
 )
