@@ -201,7 +201,7 @@ def _whole_programs(report: Report) -> Table:
         ("program", "threads", "start s", "whole set s", "vs V2EM upstream-style", "peak RSS MB"),
         rows,
         (
-            "Start: interpreter, imports, load; upstream's includes making its seeded weights. The set is extrapolated.",
+            "Start: interpreter, imports and load; upstream's also makes its seeded weights. The set is extrapolated.",
             "Each program ran a few samples, so every shape was new to its engine; in the whole set shapes come back.",
         ),
     )
