@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-CODE   := cli models export runtime benchmarks training calibration
+CODE   := cli models export runtime benchmarks training calibration serving
 SOURCE := $(CODE) demo tests
 
 .PHONY: demo test test-all lint bench clean

@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> calibration -> training -> benchmarks -> export -> models -> runtime."""
+"""Imports point one way: cli -> calibration -> training -> benchmarks -> export -> models -> runtime <- serving."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BELOW = {
     "runtime": set(),
+    "serving": {"runtime"},
     "models": {"runtime"},
     "export": {"runtime", "models"},
     "calibration": {"runtime", "models", "export", "benchmarks", "training"},
     "training": {"runtime", "models", "export", "benchmarks"},
     "benchmarks": {"runtime", "models", "export"},
-    "cli": {"runtime", "models", "export", "calibration", "training", "benchmarks"},
+    "cli": {"runtime", "models", "export", "calibration", "training", "benchmarks", "serving"},
 }
 FOLDERS = [name for name in BELOW if (ROOT / name).is_dir()]
 

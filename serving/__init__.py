@@ -1,0 +1,1 @@
+"""A bundle for many people (server), for many files (batch, Ray), and packed for Triton or Docker."""
