@@ -177,9 +177,10 @@ class Predictor:
             contributions=fused.contributions,
             modalities=fused.modalities,
             left_out=segment.absent,
-            faces_found=segment.faces_found,
+            faces_found=len(segment.faces),
             frames_seen=segment.frames_seen,
             text=segment.span.text,
+            faces=segment.faces,
             timings_ms={**segment.timings_ms, "network": network_ms},
             flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
         )

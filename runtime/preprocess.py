@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
-from mmx.runtime.media.faces import FaceDetector
+from mmx.runtime.media.faces import Face, FaceDetector
 from mmx.runtime.media.mel import mel_pieces
 from mmx.runtime.media.reader import Frame, SegmentEnd, probe, read_segments
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import read_transcript
 from mmx.runtime.packing import FACE_SHAPE
-from mmx.runtime.types import Sample, Span
+from mmx.runtime.types import Sample, SeenFace, Span
 
 # Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
 CHUNK_FRAMES = 32
@@ -38,7 +38,7 @@ class Segment:
     Attributes:
         file: path as the caller gave it. span: its stretch of the file, with what is said in it.
         sample: the network's input. absent: why it lacks each modality that the system takes and it has not.
-        faces_found, frames_seen: frames with a detected face, and frames looked at.
+        faces: the largest face of each frame that has one. frames_seen: how many frames were looked at.
         flags: quality flags. timings_ms: milliseconds by stage (decode, faces, mel, text).
     """
 
@@ -46,7 +46,7 @@ class Segment:
     span: Span
     sample: Sample
     absent: dict[str, str]
-    faces_found: int
+    faces: tuple[SeenFace, ...]
     frames_seen: int
     flags: tuple[str, ...]
     timings_ms: dict[str, float]
@@ -57,7 +57,7 @@ class _Faces:
     """The face crops of a segment whose frames are still coming."""
 
     crops: list[NDArray[np.float32]] = field(default_factory=list)
-    found: int = 0
+    seen: list[SeenFace] = field(default_factory=list)
     ms: float = 0.0
 
 
@@ -162,7 +162,8 @@ class Preprocessor:
         for frame, crop in zip(frames, crops, strict=True):
             mine = faces[frame.segment]
             mine.ms += each_ms
-            mine.found += crop.face is not None
+            if crop.face is not None:
+                mine.seen.append(_seen(frame, crop.face))
             if crop.pixels is not None:
                 mine.crops.append(crop.pixels)
 
@@ -190,7 +191,7 @@ class Preprocessor:
         timings["text"] = _ms_since(started)
 
         crops = faces.crops
-        if end.frames and not faces.found:
+        if end.frames and not faces.seen:
             flags.append("no_face")
             # The public demo feeds its fallback crops even if it never saw a face; they say nothing about a face.
             crops = crops if self._spec.compat == "upstream" else []
@@ -203,7 +204,7 @@ class Preprocessor:
             span=Span(end.span.start, end.span.end, text),
             sample=Sample(token_ids, np.stack(crops) if crops else np.empty((0, *FACE_SHAPE), np.float32), pieces),
             absent={modality: why for modality, why in absent.items() if modality in system},
-            faces_found=faces.found,
+            faces=tuple(faces.seen),
             frames_seen=end.frames,
             flags=tuple(flags),
             timings_ms=timings,
@@ -236,6 +237,13 @@ def _what_is_said(text: str | None, transcript: Transcript | None) -> str | Sequ
     if isinstance(transcript, (str, Path)):
         return read_transcript(transcript)
     return text if transcript is None else transcript
+
+
+def _seen(frame: Frame, face: Face) -> SeenFace:
+    """The face in fractions of its frame: what an overlay on the picture needs at any size."""
+    height, width = frame.rgb.shape[:2]
+    left, top, right, bottom = np.clip(face.box / (width, height, width, height), 0, 1).tolist()
+    return SeenFace(frame.time, (left, top, right, bottom), face.probability)
 
 
 def _ms_since(started: float) -> float:

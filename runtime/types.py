@@ -49,6 +49,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class SeenFace:
+    """A face in a frame at ``time`` (seconds); its box: left, top, right, bottom in fractions of the picture, 0..1."""
+
+    time: float
+    box: tuple[float, float, float, float]
+    probability: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What the model says of one segment of one file.
 
@@ -63,6 +72,7 @@ class Prediction:
         modalities: the modalities that took part in the fusion, in the system's order.
         left_out: why each of the others did not, by modality.
         faces_found, frames_seen: frames with a detected face, and frames looked at.
+        faces: the largest face of each frame that has one, in time order.
         text: the transcript of the segment, if there was one.
         timings_ms: milliseconds by stage (decode, faces, mel, text, network).
         flags: quality flags, such as ``no_face`` or ``truncated_text``.
@@ -83,3 +93,4 @@ class Prediction:
     text: str | None
     timings_ms: dict[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    faces: tuple[SeenFace, ...] = ()

@@ -52,7 +52,7 @@ def test_each_segment_is_one_line_of_the_documented_json(tiny_bundle: Path, soun
     documented = re.findall(
         r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", DOCS.read_text().split("## `--json`")[1], re.M))
     )
-    fields = documented[: documented.index("flags") + 1]
+    fields = documented[: documented.index("faces") + 1]
     for line in lines:
         assert list(line) == fields
         for label, probability in line["probabilities"].items():

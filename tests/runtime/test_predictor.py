@@ -78,7 +78,8 @@ def test_pytorch_gives_the_same_logits_for_a_real_clip(
     np.testing.assert_allclose(list(prediction.probabilities.values()), torch.sigmoid(fused.double())[0], atol=1e-6)
     assert prediction.modalities == ("text", "visual", "audio") and prediction.left_out == {}
     assert prediction.frames_seen == len(sample.faces) == 20  # 9.98 s, one each half second
-    assert prediction.faces_found >= 18
+    assert prediction.faces_found == len(prediction.faces) >= 18
+    assert all(0 <= a < b <= 1 for face in prediction.faces for a, b in (face.box[::2], face.box[1::2]))
     assert set(prediction.timings_ms) == {"decode", "faces", "mel", "text", "network"}
     assert all(ms > 0 for ms in prediction.timings_ms.values())
     assert (prediction.file, prediction.start, prediction.text) == (str(path), 0.0, text)
