@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from mmx.benchmarks import environment, gpu_device
-from mmx.benchmarks.contenders import BundleContender
+from mmx.benchmarks.contenders.bundles import BundleContender
+from mmx.benchmarks.contenders.prepare import Prepared, prepare_all
 from mmx.benchmarks.gpu_contenders import Maker, makers
-from mmx.benchmarks.prepare import Prepared, prepare_all
-from mmx.benchmarks.scenarios import offline
+from mmx.benchmarks.measure.scenarios import offline
 from mmx.benchmarks.statistics import latency
 from mmx.benchmarks.timing import Contender, interleave, warm_up
-from mmx.benchmarks.workloads import make_sample, stratified, synthetic
+from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.runtime.device.base import LAYERS, open_device
 from mmx.runtime.device.probe import DriverProblem, ask_driver, find_gpu
 from mmx.runtime.device.trt import FLAVOURS

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.contenders import BundleContender
-from mmx.benchmarks.prepare import Prepared
+from mmx.benchmarks.contenders.bundles import BundleContender
+from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.timing import Contender
 from mmx.runtime.device.trt import FLAVOURS
 from mmx.runtime.errors import EnvironmentMissing, UsageError
@@ -53,7 +53,7 @@ class TorchOnGpu:
             raise EnvironmentMissing(f"torch {torch.__version__} sees no GPU", "install torch's CUDA build")
         if any(spec.name not in INPUTS for spec in prepared.bundle.manifest.graphs["fp32"].inputs):
             raise UsageError(f"{prepared.system} takes features", "it is compared on the CPU by mmx bench")
-        from mmx.benchmarks.upstream import upstream_module
+        from mmx.benchmarks.contenders.upstream import upstream_module
         from mmx.export.folding.fold import fold
 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmx.benchmarks.environment import usable_cores
-from mmx.benchmarks.paper import ABLATION, DATASETS
-from mmx.benchmarks.report import PEERS
+from mmx.benchmarks.reports.paper import ABLATION, DATASETS
+from mmx.benchmarks.reports.report import PEERS
 from mmx.models.registry import get_system
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import UsageError

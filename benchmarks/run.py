@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mmx.benchmarks import extras
-from mmx.benchmarks.clips import clip_folder, make_clip, source_video
+from mmx.benchmarks.contenders.prepare import Prepared, prepare_all
 from mmx.benchmarks.environment import describe, peak_rss_mb
+from mmx.benchmarks.measure import extras
+from mmx.benchmarks.measure.rounds import Clock, Display, Rounds
+from mmx.benchmarks.measure.single_stream import BASELINE, MOST
 from mmx.benchmarks.options import FULLY_COMPARED, Options
-from mmx.benchmarks.prepare import Prepared, prepare_all
-from mmx.benchmarks.report import SCHEMA_VERSION, Report, WorkloadInfo, best_rows
-from mmx.benchmarks.rounds import Clock, Display, Rounds
-from mmx.benchmarks.single_stream import BASELINE, MOST
-from mmx.benchmarks.sources import Source, processed_source, synthetic_source
-from mmx.benchmarks.workloads import Workload, stratified
+from mmx.benchmarks.reports.report import SCHEMA_VERSION, Report, WorkloadInfo, best_rows
+from mmx.benchmarks.workload.clips import clip_folder, make_clip, source_video
+from mmx.benchmarks.workload.sources import Source, processed_source, synthetic_source
+from mmx.benchmarks.workload.utterances import Workload, stratified
 
 LAST_EXPORT = 0.45  # the part of the time after which no other than the essential systems is exported
 

@@ -18,8 +18,8 @@ from mmx.benchmarks.options import (
     SCOPES,
     Options,
 )
-from mmx.benchmarks.paper import DATASETS
-from mmx.benchmarks.report import PEERS
+from mmx.benchmarks.reports.paper import DATASETS
+from mmx.benchmarks.reports.report import PEERS
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import MmxError, UsageError
 
@@ -181,10 +181,10 @@ def bench(
 
     Without --data the workload is synthetic: as many utterances as the real test set, as long as its are.
     """
-    from mmx.benchmarks.compare import compare_reports
-    from mmx.benchmarks.report import write_text
+    from mmx.benchmarks.reports.compare import compare_reports
+    from mmx.benchmarks.reports.report import write_text
+    from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
-    from mmx.benchmarks.text_report import as_markdown, as_text
 
     options = Options(
         dataset=dataset,
@@ -202,7 +202,7 @@ def bench(
     if markdown_file:
         write_text(markdown_file, as_markdown(report))
     if html_file:
-        from mmx.benchmarks.html_report import as_html
+        from mmx.benchmarks.reports.html import as_html
 
         write_text(html_file, as_html(report))
     if compare:

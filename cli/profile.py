@@ -35,10 +35,10 @@ def profile(
     The utterance is synthetic: a face each 0.5 s, a mel piece each 0.4 s, words as fast as people speak. Rates are held
     against what this machine reaches in a large matrix product of the same engine, and in a large copy.
     """
-    from mmx.benchmarks.profile_text import describe_profile
-    from mmx.benchmarks.profiling import profile as measure
-    from mmx.benchmarks.report import write_text
-    from mmx.benchmarks.workloads import make_sample, utterance_of
+    from mmx.benchmarks.profiling.profile import profile as measure
+    from mmx.benchmarks.profiling.text import describe_profile
+    from mmx.benchmarks.reports.report import write_text
+    from mmx.benchmarks.workload.utterances import make_sample, utterance_of
     from mmx.runtime.bundle import Bundle
     from mmx.runtime.packing import pack
 

@@ -15,8 +15,8 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from mmx.benchmarks.cache import bench_folder
-from mmx.benchmarks.datasets import LABELS, Item, read_processed
-from mmx.benchmarks.sources import read_utterance
+from mmx.benchmarks.workload.datasets import LABELS, Item, read_processed
+from mmx.benchmarks.workload.sources import read_utterance
 from mmx.runtime.bundle import sha256_of
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.manifest import Preprocessing

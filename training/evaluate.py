@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmx.benchmarks.contenders import precisions
+from mmx.benchmarks.contenders.bundles import precisions
 from mmx.benchmarks.timing import Contender, interleave, warm_up
 from mmx.export.assets import find_tokenizer
 from mmx.models.checkpoint import Checkpoint, load_checkpoint

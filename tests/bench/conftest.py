@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mmx.benchmarks.environment import describe
-from mmx.benchmarks.report import OK, PARITY_FAILED, UNAVAILABLE, Report, Row, WholeProgram, WorkloadInfo
-from mmx.benchmarks.scenarios import Offline, Server
+from mmx.benchmarks.measure.scenarios import Offline, Server
+from mmx.benchmarks.reports.report import OK, PARITY_FAILED, UNAVAILABLE, Report, Row, WholeProgram, WorkloadInfo
 from mmx.benchmarks.statistics import Ratio, latency, total_speedup
-from mmx.benchmarks.workloads import stratified, synthetic
+from mmx.benchmarks.workload.utterances import stratified, synthetic
 
 SPEEDS = {  # seconds per second of speech
     "fe2e/eager/fp32": 0.14,

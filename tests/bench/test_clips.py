@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from mmx.benchmarks import clips
-from mmx.benchmarks.clips import clip_folder, make_clip, source_video
-from mmx.benchmarks.vocabulary import speech
-from mmx.benchmarks.workloads import synthetic, utterance_of
+from mmx.benchmarks.workload import clips
+from mmx.benchmarks.workload.clips import clip_folder, make_clip, source_video
+from mmx.benchmarks.workload.utterances import synthetic, utterance_of
+from mmx.benchmarks.workload.vocabulary import speech
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.media.decode import probe
 

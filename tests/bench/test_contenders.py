@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmx.benchmarks.contenders import BundleContender, precisions
-from mmx.benchmarks.datasets import LABELS
-from mmx.benchmarks.peers import open_peer
-from mmx.benchmarks.single_stream import parity
-from mmx.benchmarks.sources import processed_source, read_image
-from mmx.benchmarks.upstream import upstream_inputs, upstream_module
-from mmx.benchmarks.workloads import make_sample, utterance_of
+from mmx.benchmarks.contenders.bundles import BundleContender, precisions
+from mmx.benchmarks.contenders.peers import open_peer
+from mmx.benchmarks.contenders.upstream import upstream_inputs, upstream_module
+from mmx.benchmarks.measure.single_stream import parity
+from mmx.benchmarks.workload.datasets import LABELS
+from mmx.benchmarks.workload.sources import processed_source, read_image
+from mmx.benchmarks.workload.utterances import make_sample, utterance_of
 from mmx.models.checkpoint import load_checkpoint
 from mmx.models.repvgg import RepVGGBlock
 from mmx.runtime.bundle import Bundle

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmx.benchmarks.datasets import read_processed
-from mmx.benchmarks.plain_pickle import load_plain
+from mmx.benchmarks.workload.datasets import read_processed
+from mmx.benchmarks.workload.plain_pickle import load_plain
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import VideoSpec
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from mmx.benchmarks import profile_onnxruntime, profile_openvino
-from mmx.benchmarks.layers import TOWER_OF_INPUT, Layer, towers
-from mmx.benchmarks.profile_text import describe_profile
-from mmx.benchmarks.profiling import profile
-from mmx.benchmarks.roofline import Roof
-from mmx.benchmarks.workloads import make_sample, utterance_of
+from mmx.benchmarks.profiling import onnxruntime_layers, openvino_layers
+from mmx.benchmarks.profiling.layers import TOWER_OF_INPUT, Layer, towers
+from mmx.benchmarks.profiling.profile import profile
+from mmx.benchmarks.profiling.roofline import Roof
+from mmx.benchmarks.profiling.text import describe_profile
+from mmx.benchmarks.workload.utterances import make_sample, utterance_of
 from mmx.cli.main import main
 from mmx.export.folding.fold import fold
 from mmx.models.checkpoint import load_checkpoint
@@ -70,9 +70,9 @@ def test_layers_hold_all_the_arithmetic_that_pytorch_counts(engine, tiny_bundle,
     path = Bundle.open(tiny_bundle).graph_path()
     if engine == "openvino":
         pytest.importorskip("openvino")
-        layers = profile_openvino.profile(path, inputs, "fp32", 1, 2)
+        layers = openvino_layers.profile(path, inputs, "fp32", 1, 2)
     else:
-        layers = profile_onnxruntime.profile(path, inputs, 1, 2)
+        layers = onnxruntime_layers.profile(path, inputs, 1, 2)
     folded, _ = fold(load_checkpoint(tiny_checkpoint).module)
     counted = count(folded, utterance(SIZES.tokens, SIZES.faces, SIZES.pieces))
     found = {tower: sum(x.flops for x in layers if x.tower == tower) for tower in ("text", "visual", "audio")}

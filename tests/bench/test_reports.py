@@ -7,11 +7,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mmx.benchmarks.compare import compare_reports
-from mmx.benchmarks.html_report import as_html
-from mmx.benchmarks.svg import Scale
-from mmx.benchmarks.tables import tables
-from mmx.benchmarks.text_report import as_markdown, as_text
+from mmx.benchmarks.reports.compare import compare_reports
+from mmx.benchmarks.reports.html import as_html
+from mmx.benchmarks.reports.svg import Scale
+from mmx.benchmarks.reports.tables import tables
+from mmx.benchmarks.reports.text import as_markdown, as_text
 from mmx.runtime.errors import BadDataError, UsageError
 
 

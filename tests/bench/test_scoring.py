@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.scoring import score
+from mmx.benchmarks.measure.scoring import score
 
 
 def test_accuracy_and_f1_are_the_references(reference):

@@ -5,11 +5,11 @@ import time
 import numpy as np
 import pytest
 
-from mmx.benchmarks.contenders import open_contenders
-from mmx.benchmarks.report import OK, PARITY_FAILED, UNAVAILABLE
-from mmx.benchmarks.single_stream import BASELINE, Opened, affordable, measure
+from mmx.benchmarks.contenders.bundles import open_contenders
+from mmx.benchmarks.measure.single_stream import BASELINE, Opened, affordable, measure
+from mmx.benchmarks.reports.report import OK, PARITY_FAILED, UNAVAILABLE
 from mmx.benchmarks.timing import interleave, warm_up
-from mmx.benchmarks.workloads import make_sample, synthetic
+from mmx.benchmarks.workload.utterances import make_sample, synthetic
 from mmx.runtime.errors import EnvironmentMissing
 
 

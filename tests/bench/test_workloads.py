@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.workloads import make_sample, stratified, synthetic
+from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.export.durations import PERCENT, QUANTILES_S
 from mmx.runtime.errors import UsageError
 

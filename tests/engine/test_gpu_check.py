@@ -10,9 +10,9 @@ import pytest
 from stand_ins import HostDevice
 
 from mmx.benchmarks import gpu_check, gpu_device
-from mmx.benchmarks.contenders import BundleContender
-from mmx.benchmarks.prepare import Prepared
-from mmx.benchmarks.workloads import make_sample, stratified, synthetic
+from mmx.benchmarks.contenders.bundles import BundleContender
+from mmx.benchmarks.contenders.prepare import Prepared
+from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.device.probe import find_gpu
 from mmx.runtime.errors import EnvironmentMissing

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmx.benchmarks.datasets import LABELS, read_processed
-from mmx.benchmarks.sources import read_image
+from mmx.benchmarks.workload.datasets import LABELS, read_processed
+from mmx.benchmarks.workload.sources import read_image
 from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import FaceSpec, Preprocessing
 from mmx.runtime.media.faces import FaceDetector

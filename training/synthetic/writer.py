@@ -24,7 +24,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.datasets import LABELS
+from mmx.benchmarks.workload.datasets import LABELS
 from mmx.runtime.errors import UsageError
 from mmx.training.synthetic.emotions import EXPRESSIONS, PROSODIES
 from mmx.training.synthetic.face import Person, View, draw

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.benchmarks.environment import Environment, describe
-from mmx.benchmarks.layers import CONSTANT, Layer
-from mmx.benchmarks.roofline import Roof, measure
+from mmx.benchmarks.profiling.layers import CONSTANT, Layer
+from mmx.benchmarks.profiling.roofline import Roof, measure
 from mmx.benchmarks.statistics import Latency, latency
 from mmx.benchmarks.timing import clock
 from mmx.runtime.backends import open_backend
@@ -101,13 +101,13 @@ def profile(
         engine.run(wanted)
         wall = [clock(lambda: engine.run(wanted)) for _ in range(runs + 1)][1:]
     if name == "openvino":
-        from mmx.benchmarks import profile_openvino
+        from mmx.benchmarks.profiling import openvino_layers
 
-        layers = profile_openvino.profile(path, wanted, precision, threads, runs)
+        layers = openvino_layers.profile(path, wanted, precision, threads, runs)
     else:
-        from mmx.benchmarks import profile_onnxruntime
+        from mmx.benchmarks.profiling import onnxruntime_layers
 
-        layers = profile_onnxruntime.profile(path, wanted, threads, runs)
+        layers = onnxruntime_layers.profile(path, wanted, threads, runs)
     roof = measure(name, "bf16" if precision == "bf16" else "fp32", threads)
     sizes = {"tokens": wanted["input_ids"].shape[1]} if "input_ids" in wanted else {}
     sizes |= {tower: len(wanted[tower]) for tower in ("faces", "pieces") if tower in wanted}

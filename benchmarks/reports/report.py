@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mmx.benchmarks.environment import Environment
-from mmx.benchmarks.scenarios import Offline, Server
+from mmx.benchmarks.measure.scenarios import Offline, Server
 from mmx.benchmarks.statistics import Latency, Ratio
 from mmx.runtime.errors import BadDataError
 
 SCHEMA_VERSION = 1
 OK, PARITY_FAILED, UNAVAILABLE, NO_TIME = "ok", "parity failed", "not available", "not run"
 EAGER = "eager"  # PyTorch as upstream runs it: the reference of every parity check, and V2EM's is the baseline
-PEERS = (EAGER, "compile", "plain-onnx", "openvino-own")  # see benchmarks.peers
+PEERS = (EAGER, "compile", "plain-onnx", "openvino-own")  # see contenders.peers
 
 
 @dataclass(frozen=True)

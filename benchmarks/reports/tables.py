@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmx.benchmarks.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, PUBLISHED, TITLES
-from mmx.benchmarks.report import EAGER, NO_TIME, OK, PEERS, UNAVAILABLE, Report, Row
-from mmx.benchmarks.single_stream import BASELINE
+from mmx.benchmarks.measure.single_stream import BASELINE
+from mmx.benchmarks.reports.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, PUBLISHED, TITLES
+from mmx.benchmarks.reports.report import EAGER, NO_TIME, OK, PEERS, UNAVAILABLE, Report, Row
 
 NONE = "-"
 NUMBER = {"iemocap": ("1", "3"), "mosei": ("2", "4")}  # of the comparison and the ablation in the paper

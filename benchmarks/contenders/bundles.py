@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.report import EAGER, NO_TIME, UNAVAILABLE, Row
-from mmx.benchmarks.single_stream import Opened
+from mmx.benchmarks.measure.single_stream import Opened
+from mmx.benchmarks.reports.report import EAGER, NO_TIME, UNAVAILABLE, Row
 from mmx.benchmarks.timing import Contender
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmx.benchmarks.report import Report
-from mmx.benchmarks.tables import Table, tables
-from mmx.benchmarks.text_table import text_table
+from mmx.benchmarks.reports.report import Report
+from mmx.benchmarks.reports.tables import Table, tables
+from mmx.benchmarks.reports.text_table import text_table
 
 
 def header(report: Report) -> list[str]:

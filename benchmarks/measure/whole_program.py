@@ -1,7 +1,7 @@
 """The ``paper`` scenario: a program from start to exit, load included, timed from outside, as the paper timed its
 tests.
 
-    python -m mmx.benchmarks.whole_program JOB.json
+    python -m mmx.benchmarks.measure.whole_program JOB.json
 
 runs one job in the process it is in and prints what it saw as one line of JSON. ``run_job`` starts such a process. A
 bundle's process never imports torch, as a user's would not.
@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from mmx.benchmarks.environment import peak_rss_mb
-from mmx.benchmarks.report import PEERS, WholeProgram
+from mmx.benchmarks.reports.report import PEERS, WholeProgram
 from mmx.benchmarks.timing import Contender, timed
-from mmx.benchmarks.workloads import make_sample, stratified, synthetic
+from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.runtime.errors import MmxError
 
 TIMEOUT_S = 1800
@@ -54,7 +54,7 @@ def run_job(job: Job) -> WholeProgram:
         file = Path(scratch) / "job.json"
         file.write_text(json.dumps(asdict(job)), encoding="utf-8")
         start = time.perf_counter()
-        command = [sys.executable, "-m", "mmx.benchmarks.whole_program", str(file)]
+        command = [sys.executable, "-m", "mmx.benchmarks.measure.whole_program", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         seconds = time.perf_counter() - start
     if done.returncode:
@@ -89,12 +89,12 @@ def _open(job: Job) -> Contender:
     system, runner, precision = job.key.split("/")
     folder = Path(job.folder)
     if runner in PEERS:
-        from mmx.benchmarks.peers import open_peer
-        from mmx.benchmarks.upstream import upstream_module
+        from mmx.benchmarks.contenders.peers import open_peer
+        from mmx.benchmarks.contenders.upstream import upstream_module
 
         checkpoint = Path(job.checkpoint) if job.checkpoint else None
         return open_peer(runner, system, upstream_module(system, job.preset, checkpoint), job.threads, folder)
-    from mmx.benchmarks.contenders import BundleContender
+    from mmx.benchmarks.contenders.bundles import BundleContender
     from mmx.runtime.bundle import Bundle
 
     return BundleContender(system, Bundle.open(folder / "system.mmx"), runner, precision, job.threads)

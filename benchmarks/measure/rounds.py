@@ -9,18 +9,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from mmx.benchmarks import extras
-from mmx.benchmarks.contenders import BundleContender, open_contenders, precisions
+from mmx.benchmarks.contenders.bundles import BundleContender, open_contenders, precisions
+from mmx.benchmarks.contenders.peers import open_peer
+from mmx.benchmarks.contenders.pipeline import pipeline_makers, pipeline_stages
+from mmx.benchmarks.contenders.prepare import Prepared
+from mmx.benchmarks.contenders.upstream import upstream_module
+from mmx.benchmarks.measure import extras
+from mmx.benchmarks.measure.scenarios import Offline, Server
+from mmx.benchmarks.measure.single_stream import BASELINE, Measured, Opened, measure
 from mmx.benchmarks.options import FULLY_COMPARED, Options
-from mmx.benchmarks.peers import open_peer
-from mmx.benchmarks.pipeline import pipeline_makers, pipeline_stages
-from mmx.benchmarks.prepare import Prepared
-from mmx.benchmarks.report import EAGER, PEERS, Row, best_rows
-from mmx.benchmarks.scenarios import Offline, Server
-from mmx.benchmarks.single_stream import BASELINE, Measured, Opened, measure
-from mmx.benchmarks.sources import Source
+from mmx.benchmarks.reports.report import EAGER, PEERS, Row, best_rows
 from mmx.benchmarks.timing import Contender
-from mmx.benchmarks.upstream import upstream_module
+from mmx.benchmarks.workload.sources import Source
 
 # Parts of the time after which something optional is no longer begun: a peer of the essential systems, another system.
 LAST_PEER, LAST_ROUND = 0.6, 0.8

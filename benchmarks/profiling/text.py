@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mmx.benchmarks.layers import Layer
-from mmx.benchmarks.profiling import Profile
-from mmx.benchmarks.text_table import text_table
+from mmx.benchmarks.profiling.layers import Layer
+from mmx.benchmarks.profiling.profile import Profile
+from mmx.benchmarks.reports.text_table import text_table
 
 NAME_WIDTH = 58
 

@@ -11,8 +11,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.datasets import LABELS, Item, read_processed
-from mmx.benchmarks.workloads import Utterance, Workload, make_sample, synthetic
+from mmx.benchmarks.workload.datasets import LABELS, Item, read_processed
+from mmx.benchmarks.workload.utterances import Utterance, Workload, make_sample, synthetic
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.manifest import Preprocessing

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.paper import DATASETS, SAMPLES
+from mmx.benchmarks.reports.paper import DATASETS, SAMPLES
 from mmx.export.durations import PERCENT, QUANTILES_S
 from mmx.runtime.errors import UsageError
 from mmx.runtime.types import Sample

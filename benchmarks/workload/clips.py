@@ -19,8 +19,8 @@ import av
 import numpy as np
 
 from mmx.benchmarks.cache import bench_folder, keyed_folder
-from mmx.benchmarks.vocabulary import speech
-from mmx.benchmarks.workloads import Utterance, Workload
+from mmx.benchmarks.workload.utterances import Utterance, Workload
+from mmx.benchmarks.workload.vocabulary import speech
 from mmx.runtime.bundle import sha256_of
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 
@@ -28,7 +28,7 @@ VERSION = "1"  # of how a clip is made
 WIDTH, FPS, SOUND_RATE = 640, 25, 16000
 LARGEST_BYTES = 2 * 2**30
 BYTES_PER_SECOND = 120_000  # what a clip takes, roughly
-DEMO = Path(__file__).parents[1] / "demo" / "clip.py"
+DEMO = Path(__file__).parents[2] / "demo" / "clip.py"
 
 
 @dataclass(frozen=True)

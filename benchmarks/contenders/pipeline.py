@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmx.benchmarks.clips import Clip
-from mmx.benchmarks.contenders import precisions
+from mmx.benchmarks.contenders.bundles import precisions
+from mmx.benchmarks.contenders.prepare import Prepared
+from mmx.benchmarks.contenders.upstream import upstream_inputs, upstream_module
 from mmx.benchmarks.facenet import load_mtcnn
-from mmx.benchmarks.prepare import Prepared
-from mmx.benchmarks.report import EAGER, Row, best_rows
+from mmx.benchmarks.reports.report import EAGER, Row, best_rows
 from mmx.benchmarks.timing import Contender
-from mmx.benchmarks.upstream import upstream_inputs, upstream_module
+from mmx.benchmarks.workload.clips import Clip
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.decode import upright_rgb

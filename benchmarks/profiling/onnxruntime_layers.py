@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mmx.benchmarks.layers import CONSTANT, TOWER_OF_INPUT, Layer, Shape, towers
+from mmx.benchmarks.profiling.layers import CONSTANT, TOWER_OF_INPUT, Layer, Shape, towers
 
 WARM_UP_RUNS = 2
 _SUFFIX = "_kernel_time"

@@ -1,6 +1,6 @@
 """From a system's name (or a checkpoint) to what the bench runs: the bundle that mmx makes of it, kept in the cache.
 
-    python -m mmx.benchmarks.prepare FOLDER SYSTEM DATASET PRESET [CHECKPOINT]
+    python -m mmx.benchmarks.contenders.prepare FOLDER SYSTEM DATASET PRESET [CHECKPOINT]
 
 exports one system into FOLDER; ``prepare_all`` starts several such processes side by side, since an export keeps one
 core busy.
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmx.benchmarks.cache import keyed_folder, weights_key
+from mmx.benchmarks.contenders.upstream import SEED
 from mmx.benchmarks.environment import usable_cores
-from mmx.benchmarks.upstream import SEED
-from mmx.benchmarks.vocabulary import train_vocabulary
+from mmx.benchmarks.workload.vocabulary import train_vocabulary
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.errors import MmxError
 
@@ -112,7 +112,7 @@ def _folder(system: str, dataset: str, preset: str, checkpoint: Path | None) -> 
 
 
 def _export_elsewhere(folder: Path, system: str, dataset: str, preset: str, checkpoint: Path | None) -> None:
-    command = [sys.executable, "-m", "mmx.benchmarks.prepare", str(folder), system, dataset, preset]
+    command = [sys.executable, "-m", "mmx.benchmarks.contenders.prepare", str(folder), system, dataset, preset]
     done = subprocess.run(
         [*command, str(checkpoint)] if checkpoint else command,
         capture_output=True,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.report import EAGER, OK, PARITY_FAILED, Row
+from mmx.benchmarks.reports.report import EAGER, OK, PARITY_FAILED, Row
 from mmx.benchmarks.statistics import latency, speedup, total_speedup
 from mmx.benchmarks.timing import SHAPE_WARM_UP_BELOW_S, Contender, Timings, interleave, warm_up
-from mmx.benchmarks.workloads import Workload, stratified
+from mmx.benchmarks.workload.utterances import Workload, stratified
 
 BASELINE = f"v2em/{EAGER}/fp32"
 FP32_TOLERANCE = 1e-3  # of max|logits - reference| / max|reference|

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmx.benchmarks.layers import Layer
+from mmx.benchmarks.profiling.layers import Layer
 from mmx.runtime.backends import MODULES, Backend
 
 PRODUCT_SIZE = 2048

@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmx.benchmarks.report import EAGER, PEERS
-from mmx.benchmarks.upstream import Inputs, upstream_inputs
-from mmx.benchmarks.workloads import make_sample, synthetic
+from mmx.benchmarks.contenders.upstream import Inputs, upstream_inputs
+from mmx.benchmarks.reports.report import EAGER, PEERS
+from mmx.benchmarks.workload.utterances import make_sample, synthetic
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
 from mmx.runtime.packing import INPUTS
 from mmx.runtime.types import Sample

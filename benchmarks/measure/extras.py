@@ -9,19 +9,19 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
+from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.environment import usable_cores
-from mmx.benchmarks.paper import PARAMETERS
-from mmx.benchmarks.prepare import Prepared
-from mmx.benchmarks.profiling import PARTS, profile
-from mmx.benchmarks.report import PEERS, Row, WholeProgram
-from mmx.benchmarks.scenarios import BATCHES, Offline, Server, offline, server
-from mmx.benchmarks.scoring import score
-from mmx.benchmarks.single_stream import Measured
-from mmx.benchmarks.sources import Source
+from mmx.benchmarks.measure.scenarios import BATCHES, Offline, Server, offline, server
+from mmx.benchmarks.measure.scoring import score
+from mmx.benchmarks.measure.single_stream import Measured
+from mmx.benchmarks.measure.whole_program import Job, run_job
+from mmx.benchmarks.profiling.profile import PARTS, profile
+from mmx.benchmarks.reports.paper import PARAMETERS
+from mmx.benchmarks.reports.report import PEERS, Row, WholeProgram
 from mmx.benchmarks.statistics import Ratio
 from mmx.benchmarks.timing import Contender
-from mmx.benchmarks.whole_program import Job, run_job
-from mmx.benchmarks.workloads import stratified
+from mmx.benchmarks.workload.sources import Source
+from mmx.benchmarks.workload.utterances import stratified
 from mmx.export.folding.fold import fold
 from mmx.models.counting import count
 from mmx.models.registry import get_system

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.benchmarks.timing import Contender, timed
-from mmx.benchmarks.workloads import SEED
+from mmx.benchmarks.workload.utterances import SEED
 from mmx.runtime.types import Sample
 
 BATCHES = (1, 2, 4, 8, 16)

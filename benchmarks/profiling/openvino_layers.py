@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mmx.benchmarks.layers import CONSTANT, TOWER_OF_INPUT, Layer, Shape, towers
+from mmx.benchmarks.profiling.layers import CONSTANT, TOWER_OF_INPUT, Layer, Shape, towers
 from mmx.runtime.backends.openvino import DEVICE, HINTS
 from mmx.runtime.errors import missing_extra
 
