@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -15,6 +15,7 @@ from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.fusion import fuse
+from mmx.runtime.manifest import Manifest
 from mmx.runtime.packing import INPUTS, pack, rows
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
 from mmx.runtime.types import Prediction, Sample, Span
@@ -126,7 +127,7 @@ class Predictor:
             try:
                 segments = self._preprocessor.segments(file, text=text, transcript=transcript, window=window)
                 for group in self._groups(segments):
-                    yield from self._answer(group)
+                    yield from self.answer(group)
             except MmxError as e:
                 if on_error is None or isinstance(e, UsageError):
                     raise
@@ -149,7 +150,7 @@ class Predictor:
         if group:
             yield group
 
-    def _answer(self, segments: Sequence[Segment]) -> Iterator[Prediction]:
+    def answer(self, segments: Sequence[Segment]) -> Iterator[Prediction]:
         """Run the network on the segments that have anything to run it on, and fuse each."""
         runnable = [segment for segment in segments if segment.sample.modalities]
         started = perf_counter()
@@ -158,32 +159,39 @@ class Predictor:
         row = {id(segment): number for number, segment in enumerate(runnable)}
         for segment in segments:
             number = row.get(id(segment))
-            yield self._prediction(segment, outputs, number, 0.0 if number is None else network_ms)
+            own = None if number is None else {name: values[number] for name, values in outputs.items()}
+            yield prediction_of(segment, own, self.bundle.manifest, 0.0 if number is None else network_ms)
 
-    def _prediction(
-        self, segment: Segment, outputs: dict[str, NDArray[np.float32]], row: int | None, network_ms: float
-    ) -> Prediction:
-        manifest = self.bundle.manifest
-        logits = {} if row is None else {name: outputs[f"logits_{name}"][row] for name in manifest.modalities}
-        fused = fuse(logits, segment.sample.modalities if logits else (), manifest)
-        return Prediction(
-            file=segment.file,
-            start=segment.span.start,
-            end=segment.span.end,
-            probabilities=fused.probabilities,
-            labels=fused.labels,
-            logits=fused.logits,
-            modality_logits=fused.modality_logits,
-            contributions=fused.contributions,
-            modalities=fused.modalities,
-            left_out=segment.absent,
-            faces_found=len(segment.faces),
-            frames_seen=segment.frames_seen,
-            text=segment.span.text,
-            faces=segment.faces,
-            timings_ms={**segment.timings_ms, "network": network_ms},
-            flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
-        )
+
+def prediction_of(
+    segment: Segment, outputs: Mapping[str, NDArray[np.float32]] | None, manifest: Manifest, network_ms: float
+) -> Prediction:
+    """What the network says of one segment.
+
+    Args:
+        outputs: the graph's outputs for it, float32 [labels] by name; None if it has nothing to run the graph on.
+        network_ms: its share of the batch's time.
+    """
+    logits = {} if outputs is None else {name: outputs[f"logits_{name}"] for name in manifest.modalities}
+    fused = fuse(logits, segment.sample.modalities if logits else (), manifest)
+    return Prediction(
+        file=segment.file,
+        start=segment.span.start,
+        end=segment.span.end,
+        probabilities=fused.probabilities,
+        labels=fused.labels,
+        logits=fused.logits,
+        modality_logits=fused.modality_logits,
+        contributions=fused.contributions,
+        modalities=fused.modalities,
+        left_out=segment.absent,
+        faces_found=len(segment.faces),
+        frames_seen=segment.frames_seen,
+        text=segment.span.text,
+        faces=segment.faces,
+        timings_ms={**segment.timings_ms, "network": network_ms},
+        flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
+    )
 
 
 def _one_each(name: str, given: Any, files: Sequence[str | Path]) -> list[Any]:
