@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from mmx.runtime.errors import MmxError
     from mmx.runtime.packing import pack
     from mmx.runtime.predictor import Predictor
+    from mmx.runtime.throughput import FileResult, Item, Pipeline
     from mmx.runtime.types import Batch, Prediction, Sample, Span
 
 _HOME = {
     "Backend": "backends",
     "Batch": "types",
     "Bundle": "bundle",
+    "FileResult": "throughput",
+    "Item": "throughput",
     "MmxError": "errors",
+    "Pipeline": "throughput",
     "Prediction": "types",
     "Predictor": "predictor",
     "Sample": "types",
@@ -38,6 +42,9 @@ _HOME = {
 __all__ = [  # noqa: RUF022 (in the order a reader meets them)
     "Predictor",
     "Prediction",
+    "Pipeline",
+    "Item",
+    "FileResult",
     "Bundle",
     "Span",
     "Sample",

@@ -5,8 +5,9 @@ Driven by the bundle's preprocessing spec alone, so that every use of a bundle s
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -87,13 +88,14 @@ class _Source:
 class Preprocessor:
     """Turns files into segments for one bundle. The tokenizer and the face nets are loaded when first needed.
 
-    One thread at a time may draw segments from one Preprocessor.
+    Thread-safe: any number of files may be read at the same time.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         self._bundle = bundle
         self._threads = threads
         self._spec = bundle.manifest.preprocessing
+        self._loading = threading.Lock()
         self._tokenizer: Tokenizer | None = None
         self._detector: FaceDetector | None = None
 
@@ -104,7 +106,8 @@ class Preprocessor:
         text: str | None = None,
         transcript: Transcript | None = None,
         window: float | None = None,
-    ) -> Iterator[Segment]:
+        stop: threading.Event | None = None,
+    ) -> Generator[Segment, None, None]:
         """Read one file, in one pass and bounded memory, and yield its segments in the order they end.
 
         Args:
@@ -112,6 +115,7 @@ class Preprocessor:
             transcript: a .txt (as ``text``), .srt or .vtt file, or its spans. Each timed cue is one segment.
             window: cut the file into windows of so many seconds instead. A window's text is that of the cues whose
                 middle lies in it; untimed text goes to every window, with the flag ``text_of_whole_file``.
+            stop: once it is set, reading ends at the next frame, and what was read since the last segment is dropped.
 
         Raises:
             UsageError: text and transcript together, or a window that is too short or too long (see ``plan_cuts``).
@@ -139,7 +143,7 @@ class Preprocessor:
             started = perf_counter()
             event = next(events, None)
             decode_ms += _ms_since(started)
-            if event is None:
+            if event is None or (stop is not None and stop.is_set()):
                 return
             if isinstance(event, Frame):
                 waiting.append(event)
@@ -211,23 +215,25 @@ class Preprocessor:
         )
 
     def _text_tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            if self._bundle.tokenizer_dir is None:
-                raise BadDataError(
-                    f"{self._bundle.path} has no tokenizer, so it cannot read text",
-                    "mmx export ckpt.pt --tokenizer FOLDER, or predict without text",
-                )
-            self._tokenizer = Tokenizer.load(self._bundle.tokenizer_dir, self._spec.text)
-        return self._tokenizer
+        with self._loading:
+            if self._tokenizer is None:
+                if self._bundle.tokenizer_dir is None:
+                    raise BadDataError(
+                        f"{self._bundle.path} has no tokenizer, so it cannot read text",
+                        "mmx export ckpt.pt --tokenizer FOLDER, or predict without text",
+                    )
+                self._tokenizer = Tokenizer.load(self._bundle.tokenizer_dir, self._spec.text)
+            return self._tokenizer
 
     def _face_detector(self) -> FaceDetector:
-        if self._detector is None:
-            if self._bundle.face_nets is None:
-                raise BadDataError(
-                    f"{self._bundle.path} has no face nets, so it cannot read video", "mmx export ckpt.pt"
-                )
-            self._detector = FaceDetector(self._bundle.face_nets, self._spec.faces, threads=self._threads)
-        return self._detector
+        with self._loading:
+            if self._detector is None:
+                if self._bundle.face_nets is None:
+                    raise BadDataError(
+                        f"{self._bundle.path} has no face nets, so it cannot read video", "mmx export ckpt.pt"
+                    )
+                self._detector = FaceDetector(self._bundle.face_nets, self._spec.faces, threads=self._threads)
+            return self._detector
 
 
 def _what_is_said(text: str | None, transcript: Transcript | None) -> str | Sequence[Span] | None:

@@ -1,0 +1,102 @@
+"""``Pipeline``: many media files -> their predictions, as fast as the machine goes.
+
+    with Pipeline("ckpt.mmx", jobs=4) as pipeline:
+        for result in pipeline.run(Item(path) for path in sorted(folder.glob("*.mp4"))):
+            print(result.file, result.error or [p.labels for p in result.predictions])
+
+Decoding, face detection and mel of some files go on while the network answers for others. The answers are those of
+``Predictor``, which gives the first one sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import UsageError
+from mmx.runtime.machine import usable_cores
+from mmx.runtime.predictor import Predictor
+from mmx.runtime.preprocess import Preprocessor
+from mmx.runtime.throughput_run import FileResult, Item, Run
+
+__all__ = ["FileResult", "Item", "Pipeline"]
+
+MAX_ROWS = 256  # tower rows in one batch: about a dozen utterances
+BATCH_SIZE = 32
+
+
+class Pipeline:
+    """A bundle that is ready to run on many files.
+
+    Args:
+        bundle: a bundle folder, or one that is open.
+        backend, precision, threads, on_mismatch: see ``open_backend``.
+        jobs: files read side by side, each on one core; None: as many as there are cores.
+        max_rows: tower rows (faces + pieces + tokens / 32) that the network takes at once. It bounds the memory:
+            besides the network's own, about ``2 * throughput_run.WINDOW * max_rows`` rows of 28 kB wait, and 64 MB of
+            frames for each job.
+        batch_size: segments that the network takes at once, at most.
+
+    Attributes: ``bundle``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
+
+    Raises:
+        MmxError: as ``Predictor``.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        *,
+        backend: str = "auto",
+        precision: str = "fp32",
+        jobs: int | None = None,
+        threads: int | None = None,
+        max_rows: int = MAX_ROWS,
+        batch_size: int = BATCH_SIZE,
+        on_mismatch: str = "error",
+    ) -> None:
+        for name, value in (("jobs", jobs), ("max_rows", max_rows)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; it must be 1 or more")
+        self._predictor = Predictor(
+            bundle,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            batch_size=batch_size,
+            on_mismatch=on_mismatch,
+        )
+        self.bundle = self._predictor.bundle
+        self.backend = self._predictor.backend
+        self._preprocessor = Preprocessor(self.bundle, threads=1)
+        self._jobs = jobs or usable_cores()
+        self._max_rows = max_rows
+        self._batch_size = batch_size
+
+    def run(self, items: Iterable[Item | str | Path]) -> Iterator[FileResult]:
+        """Yield each item's result, in the order of the items.
+
+        Nothing about one file stops the others: its error is in its result. Items are drawn in the caller's thread, a
+        bounded number ahead of the results. Closing the generator (or leaving the loop by an exception or Ctrl-C and
+        dropping it) stops the work and waits for the threads to end.
+
+        Raises:
+            Exception: what ``items`` raises.
+        """
+        with Run(self._predictor, self._preprocessor, self._jobs, self._max_rows, self._batch_size) as run:
+            yield from run.results(item if isinstance(item, Item) else Item(item) for item in items)
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._predictor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

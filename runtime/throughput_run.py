@@ -1,0 +1,248 @@
+"""One run of a ``Pipeline``: its threads, and what waits between them.
+
+    caller: draws items -> [tasks] -> readers: decode, faces, mel, text -> [pool] -> answerer: towers, fusion -> caller
+
+``jobs`` readers take one file each; the answerer empties the pool when it is full, or when no reader is at work, and
+answers its segments sorted by length. Everything is bounded: files under way, rows in the pool, rows in a batch. All
+of it is guarded by one condition; the work itself is done outside it (PyAV and the engines release the interpreter).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mmx.runtime.errors import MmxError
+from mmx.runtime.packing import rows, split
+from mmx.runtime.predictor import Predictor
+from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
+from mmx.runtime.types import Prediction
+
+WINDOW = 4  # batches that are sorted together
+AHEAD = 8  # files per job that may be under way, or answered and waiting for a slow one before them
+
+
+@dataclass(frozen=True)
+class Item:
+    """One media file, what is said in it, and how it is cut: see ``Preprocessor.segments``."""
+
+    path: str | Path
+    text: str | None = None
+    transcript: Transcript | None = None
+    window: float | None = None
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What became of one file.
+
+    Attributes:
+        file: its path as the caller gave it.
+        predictions: one for each segment, in the order they end; after an error, those that were still answered.
+        error: why the file could not be answered, or not to its end.
+    """
+
+    file: str
+    predictions: tuple[Prediction, ...]
+    error: MmxError | None = None
+
+
+@dataclass
+class _File:
+    """A file under way: what is known of its segments so far."""
+
+    item: Item
+    read: bool = False
+    segments: int = 0
+    settled: int = 0
+    answers: dict[int, Prediction] = field(default_factory=dict)
+    error: MmxError | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.read and self.settled == self.segments
+
+    def result(self) -> FileResult:
+        return FileResult(str(self.item.path), tuple(self.answers[n] for n in sorted(self.answers)), self.error)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A segment in the pool: the ``number``-th of its file."""
+
+    file: _File
+    number: int
+    segment: Segment
+
+    def length(self) -> tuple[int, int]:
+        """What to sort by: text is padded to the batch's longest, faces and pieces hardly cost padding."""
+        sample = self.segment.sample
+        tokens = 0 if sample.token_ids is None else len(sample.token_ids)
+        return tokens, len(sample.faces) + len(sample.pieces)
+
+
+class Run:
+    """The threads of one run. Leaving the ``with`` stops them and waits for their end."""
+
+    def __init__(
+        self, predictor: Predictor, preprocessor: Preprocessor, jobs: int, max_rows: int, batch_size: int
+    ) -> None:
+        self._predictor, self._preprocessor = predictor, preprocessor
+        self._max_rows, self._batch_size = max_rows, batch_size
+        self._ahead = AHEAD * jobs
+        self._changed = threading.Condition()
+        self._tasks: deque[_File] = deque()
+        self._pool: list[_Waiting] = []
+        self._pool_rows = 0
+        self._reading = 0
+        self._stopping = threading.Event()
+        self._fault: BaseException | None = None
+        works = [("read", self._read)] * jobs + [("answer", self._answer)]
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"mmx-{name}", daemon=True)
+            for name, work in works
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopping.set()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def results(self, items: Iterable[Item]) -> Iterator[FileResult]:
+        """Feed the readers and yield results in the order of the items."""
+        source = iter(items)
+        under_way: deque[_File] = deque()
+        more = True
+        while more or under_way:
+            if under_way and under_way[0].done:
+                yield under_way.popleft().result()
+            elif more and len(under_way) < self._ahead:
+                item = next(source, None)
+                if item is None:
+                    more = False
+                    continue
+                under_way.append(_File(item))
+                with self._changed:
+                    self._tasks.append(under_way[-1])
+                    self._changed.notify_all()
+            else:
+                with self._changed:
+                    self._changed.wait_for(lambda: under_way[0].done or self._fault is not None)
+                    if self._fault is not None:
+                        raise self._fault
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run a thread's work; what it could not foresee ends the run in the caller's thread, not in silence."""
+        try:
+            work()
+        except BaseException as e:
+            with self._changed:
+                self._fault = e
+                self._changed.notify_all()
+
+    def _read(self) -> None:
+        """A reader: files -> segments in the pool."""
+        while (file := self._next_task()) is not None:
+            error = None
+            item = file.item
+            try:
+                segments = self._preprocessor.segments(
+                    item.path, text=item.text, transcript=item.transcript, window=item.window, stop=self._stopping
+                )
+                with closing(segments):
+                    for segment in segments:
+                        self._offer(file, segment)
+            except Exception as e:
+                error = _as_error(e, item)
+            with self._changed:
+                file.read, file.error = True, error or file.error
+                self._reading -= 1
+                self._changed.notify_all()
+
+    def _next_task(self) -> _File | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._tasks or self._stopping.is_set())
+            if self._stopping.is_set():
+                return None
+            self._reading += 1
+            return self._tasks.popleft()
+
+    def _offer(self, file: _File, segment: Segment) -> None:
+        """Put a segment into the pool, once there is room."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._full or self._stopping.is_set())
+            self._pool.append(_Waiting(file, file.segments, segment))
+            self._pool_rows += rows([segment.sample])
+            file.segments += 1
+            self._changed.notify_all()
+
+    @property
+    def _full(self) -> bool:
+        return self._pool_rows >= WINDOW * self._max_rows
+
+    def _answer(self) -> None:
+        """The answerer: segments in the pool -> predictions of their files."""
+        while window := self._next_window():
+            window.sort(key=_Waiting.length)
+            ordered = iter(window)
+            samples = [waiting.segment.sample for waiting in window]
+            for group in split(samples, self._max_rows, self._batch_size):
+                if self._stopping.is_set():
+                    return
+                self._settle(list(islice(ordered, len(group))))
+
+    def _next_window(self) -> list[_Waiting]:
+        """Everything in the pool, once it is full or nothing is being read; nothing when the run stops."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopping.is_set() or self._full or (self._pool and not self._reading and not self._tasks)
+            )
+            if self._stopping.is_set():
+                return []
+            window, self._pool, self._pool_rows = self._pool, [], 0
+            self._changed.notify_all()
+            return window
+
+    def _settle(self, group: Sequence[_Waiting]) -> None:
+        """Answer a batch. If it fails, each of its segments alone, so that the fault stays with its file."""
+        try:
+            answers = list(self._predictor.answer([waiting.segment for waiting in group]))
+        except Exception as e:
+            if len(group) > 1:
+                for waiting in group:
+                    self._settle([waiting])
+                return
+            with self._changed:
+                group[0].file.error = group[0].file.error or _as_error(e, group[0].file.item)
+            answers = []
+        with self._changed:
+            for waiting in group:
+                waiting.file.settled += 1
+            for waiting, answer in zip(group, answers, strict=False):
+                waiting.file.answers[waiting.number] = answer
+            self._changed.notify_all()
+
+
+def _as_error(error: Exception, item: Item) -> MmxError:
+    """The error that a file's result carries: a user's as it is, any other with its name, and itself as the cause."""
+    if isinstance(error, MmxError):
+        return error
+    carried = MmxError(f"{item.path}: {type(error).__name__}: {error}", "this is a fault of mmx; please report it")
+    carried.__cause__ = error
+    return carried
