@@ -201,9 +201,9 @@ def _accuracy_refusal(found: Accuracy) -> str:
 
 
 def _inputs(bundle: Bundle, samples: Utterances | list[Sample]) -> Iterator[Inputs]:
-    text = bundle.manifest.preprocessing.text
+    text, names = bundle.manifest.preprocessing.text, bundle.manifest.graphs["fp32"].input_names
     for i in range(len(samples)):
-        yield pack([samples[i]], text).inputs
+        yield pack([samples[i]], text, names).inputs
 
 
 def _spread(samples: list[Sample], count: int) -> list[Sample]:

@@ -97,9 +97,10 @@ class Judge:
         """The fused logits [samples, labels] of a graph in ONNX Runtime, one sample at a time."""
         session = cpu_session(model)
         names = [f"logits_{modality}" for modality in self._manifest.modalities]
+        given = self._manifest.graphs["fp32"].input_names
         rows = []
         for sample in self._samples:
-            inputs = pack([sample], self._manifest.preprocessing.text).inputs
+            inputs = pack([sample], self._manifest.preprocessing.text, given).inputs
             each = dict(zip(self._manifest.modalities, session.run(names, inputs), strict=True))
             rows.append(fuse_batch(each, [sample], self._manifest.fusion_weights))
         return np.concatenate(rows)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmx.runtime.packing import INPUTS
+
 if TYPE_CHECKING:
     from mmx.export.exporter import ExportReport, Progress
     from mmx.export.folding.residual_free import Residual
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Residual-free blocks: merge them into plain convolutions, keep the shortcut, or what was measured faster.",
 )
+@click.option("--modalities", metavar="LIST", help="Keep only these, such as text,audio. Default: all the system has.")
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
@@ -40,6 +43,7 @@ def export(
     checkpoint: Path,
     out: Path | None,
     residual: Residual,
+    modalities: str | None,
     tokenizer: Path | None,
     dataset: str | None,
     system: str | None,
@@ -56,6 +60,7 @@ def export(
             checkpoint,
             out,
             residual=residual,
+            modalities=None if modalities is None else [name.strip() for name in modalities.split(",")],
             tokenizer=tokenizer,
             dataset=dataset,
             system=system,
@@ -79,6 +84,7 @@ def summary(report: ExportReport) -> list[str]:
     return [
         f"{report.path}",
         f"  system      {manifest.system}, {manifest.form} form, {manifest.dataset}: {' '.join(manifest.labels)}",
+        f"  modalities  {' '.join(manifest.modalities)}",
         f"  folded      {folds or 'nothing'} (mmx inspect {_quoted(report.path)} says what and why)",
         f"  parameters  {parameters[0]:,} -> {parameters[1]:,}",
         f"  arithmetic  {macs[0] / 1e6:,.0f} -> {macs[1] / 1e6:,.0f} million multiply-adds for one utterance",
@@ -100,10 +106,11 @@ def details(report: ExportReport) -> list[str]:
 
 def next_commands(report: ExportReport) -> list[str]:
     """What to type now, as it can be pasted."""
-    bundle = _quoted(report.path)
-    if any(tensor.name == "faces" for tensor in report.manifest.graphs["fp32"].inputs):
-        return [f'  mmx predict {bundle} video.mp4 --text "what is said in it"', f"  mmx inspect {bundle}"]
-    return [f"  mmx inspect {bundle}", f"  mmx profile {bundle}"]
+    bundle, inputs = _quoted(report.path), report.manifest.graphs["fp32"].input_names
+    if not set(inputs) <= set(INPUTS):
+        return [f"  mmx inspect {bundle}", f"  mmx profile {bundle}"]
+    said = ' --text "what is said in it"' if "input_ids" in inputs else ""
+    return [f"  mmx predict {bundle} video.mp4{said}", f"  mmx inspect {bundle}"]
 
 
 @contextmanager

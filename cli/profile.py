@@ -43,7 +43,8 @@ def profile(
     from mmx.runtime.packing import pack
 
     opened = Bundle.open(bundle)
-    inputs = pack([make_sample(utterance_of(duration))], opened.manifest.preprocessing.text).inputs
+    text, names = opened.manifest.preprocessing.text, opened.manifest.graphs["fp32"].input_names
+    inputs = pack([make_sample(utterance_of(duration))], text, names).inputs
     found = measure(opened, inputs, backend=backend, precision=precision, threads=threads, runs=runs)
     click.echo(describe_profile(found, top))
     if json_file:

@@ -40,7 +40,7 @@ def describe(
         files: SHA-256 by path, of everything in the bundle.
         options: the export's options that are not at their defaults, for the record.
     """
-    modalities = get_system(checkpoint.system).modalities
+    modalities = getattr(checkpoint.module, "modalities", get_system(checkpoint.system).modalities)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         system=checkpoint.system,

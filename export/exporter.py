@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from mmx.export.folding.fold import FoldRecord, fold
 from mmx.export.folding.residual_free import Residual
 from mmx.export.graph import to_onnx
 from mmx.export.specs import spec_for
-from mmx.models.checkpoint import load_checkpoint
+from mmx.models.checkpoint import Checkpoint, load_checkpoint
+from mmx.models.multimodal import MultimodalSystem
 from mmx.models.registry import get_system
 from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import Manifest
@@ -66,6 +67,7 @@ def export_bundle(
     out: Path | str | None = None,
     *,
     residual: Residual = "auto",
+    modalities: Sequence[str] | None = None,
     tokenizer: Path | str | None = None,
     dataset: str | None = None,
     system: str | None = None,
@@ -77,6 +79,8 @@ def export_bundle(
         checkpoint: see ``models.checkpoint.load_checkpoint``.
         out: the bundle's folder; ``ckpt.mmx`` beside ``ckpt.pt`` if None. A bundle that is there is replaced.
         residual: what becomes of residual-free blocks: merge | keep | auto (the faster form where it was measured).
+        modalities: those to keep (text, visual, audio); None: all. The graph has no inputs, tower or logits of the
+            others, and its fused logits are the sum over those kept.
         tokenizer: a folder with ``spiece.model`` or ``tokenizer.json``; if None they are looked for.
         dataset, system: what the checkpoint is, where it does not say.
         progress: see ``Progress``.
@@ -88,7 +92,12 @@ def export_bundle(
     """
     checkpoint = Path(checkpoint)
     out = default_out(checkpoint) if out is None else Path(out)
-    asked = {"residual": residual if residual != "auto" else None, "dataset": dataset, "system": system}
+    asked = {
+        "residual": residual if residual != "auto" else None,
+        "modalities": ",".join(modalities) if modalities else None,
+        "dataset": dataset,
+        "system": system,
+    }
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -102,16 +111,18 @@ def export_bundle(
 
     with stage("load the checkpoint"):
         loaded = load_checkpoint(checkpoint, system=system, dataset=dataset)
+        notes = [*loaded.notes, *choose_modalities(loaded, modalities)]
         spec = spec_for(loaded.module)
-        notes = list(loaded.notes)
         media = get_system(loaded.system).inputs == "media"
-        if tokenizer is not None and not media:
-            raise UsageError(f"{loaded.system} takes features, not text", "leave --tokenizer out")
-        nets = find_face_nets() if media else {}
-        text = find_tokenizer(checkpoint, None if tokenizer is None else Path(tokenizer)) if media else None
+        reads, sees = (any(tensor.name == name for tensor in spec.inputs) for name in ("input_ids", "faces"))
+        if tokenizer is not None and not reads:
+            takes = "no text" if media else "features, not text"
+            raise UsageError(f"{loaded.system} takes {takes}", "leave --tokenizer out")
+        nets = find_face_nets() if sees else {}
+        text = find_tokenizer(checkpoint, None if tokenizer is None else Path(tokenizer)) if reads else None
         if text is not None:
             check_tokenizer(text, loaded.config["text"]["vocabulary"])
-        elif media:
+        elif reads:
             notes.append(NO_TOKENIZER)
     with bundle_folder(out, needs=2 * checkpoint.stat().st_size) as folder:
         with stage("fold"):
@@ -135,3 +146,27 @@ def export_bundle(
             write_manifest(folder, manifest)
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ExportReport(out, manifest, size, proof, tuple(folds), tuple(notes), seconds)
+
+
+def choose_modalities(loaded: Checkpoint, modalities: Sequence[str] | None) -> list[str]:
+    """Keep the modalities that were asked for; returns what the user should know of the others."""
+    system = loaded.module
+    if not isinstance(system, MultimodalSystem):
+        if modalities:
+            raise UsageError(f"{loaded.system} needs all of its modalities", "leave --modalities out")
+        return []
+    if unknown := sorted(set(modalities or ()) - set(system.modalities)):
+        raise UsageError(f"{loaded.system} has no modality {unknown[0]!r}", f"it has {', '.join(system.modalities)}")
+    weights = dict(zip(system.modalities, system.weighted_fusion.weight[0].tolist(), strict=True))
+    before = sum(value.numel() for value in system.parameters())
+    if modalities:
+        system.keep(modalities)
+    left = before - sum(value.numel() for value in system.parameters())
+    used = [name for name in system.modalities if weights[name]]
+    notes = []
+    if absent := [name for name in weights if name not in system.modalities]:
+        notes.append(f"without {' and '.join(absent)}: {left:,} parameters are left out, as --modalities asks")
+    if used and len(used) < len(system.modalities):
+        idle = " and ".join(name for name in system.modalities if name not in used)
+        notes.append(f"the fusion gives {idle} no weight: --modalities {','.join(used)} leaves it out")
+    return notes

@@ -79,11 +79,11 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
 def _exported(system: nn.Module, spec: ExportSpec) -> ir.Model:
     """What the exporter makes of the system, with its symbols (s22) for dynamic axes and its metadata on the nodes."""
     example = spec.cases[spec.example]
-    args = tuple(torch.from_numpy(example[tensor.name]) for tensor in spec.inputs)
+    inputs = {tensor.name: torch.from_numpy(example[tensor.name]) for tensor in spec.inputs}
     dims = {axis: torch.export.Dim(axis, max=spec.limits.get(axis)) for axis in spec.dynamic_axes}
-    shapes = tuple({i: dims[a] for i, a in enumerate(t.axes) if isinstance(a, str)} for t in spec.inputs)
+    shapes = {t.name: {i: dims[a] for i, a in enumerate(t.axes) if isinstance(a, str)} for t in spec.inputs}
     with torch.no_grad(), _quiet():
-        traced = torch.export.export(system, args, dynamic_shapes=shapes, strict=False)
+        traced = torch.export.export(system, (), inputs, dynamic_shapes=shapes, strict=False)
         try:
             # The exporter would trace it all again to take operators apart, for two thirds of its time.
             with mock.patch.object(traced, "run_decompositions", lambda *_: traced):

@@ -89,9 +89,9 @@ def measure(system: nn.Module, graph: Path, spec: ExportSpec) -> Parity:
 def run(system: nn.Module, inputs: Arrays, spec: ExportSpec) -> Arrays:
     """The outputs of ``system`` by name, in the precision of its weights, for the inputs of one case."""
     precision = next(system.parameters()).dtype
-    tensors = [torch.from_numpy(inputs[tensor.name]) for tensor in spec.inputs]
+    tensors = {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in spec.inputs}
     with torch.no_grad():
-        outputs = system(*(tensor.to(precision) if tensor.is_floating_point() else tensor for tensor in tensors))
+        outputs = system(**{name: x.to(precision) if x.is_floating_point() else x for name, x in tensors.items()})
     return {tensor.name: output.numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}
 
 

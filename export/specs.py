@@ -16,7 +16,7 @@ from mmx.models.late_fusion import LateFusion
 from mmx.models.mult import Mult
 from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.manifest import FaceSpec, MelSpec, TensorSpec
-from mmx.runtime.packing import INPUTS, pack
+from mmx.runtime.packing import MODALITY_INPUTS, pack
 from mmx.runtime.types import Sample
 
 Arrays = dict[str, NDArray]
@@ -63,8 +63,9 @@ def spec_for(system: nn.Module) -> ExportSpec:
 
 
 def multimodal(system: MultimodalSystem) -> ExportSpec:
-    """Three ragged towers (DESIGN section 4): ours, V2EM, FE2E and the hybrids."""
+    """Up to three ragged towers (DESIGN section 4): ours, V2EM, FE2E and the hybrids."""
     face, mel, config = FaceSpec(), MelSpec(), system.config
+    inputs = [name for modality in system.modalities for name in MODALITY_INPUTS[modality]]
     axes: dict[str, tuple[str, tuple[int | str, ...]]] = {
         "input_ids": ("int64", ("batch", "tokens")),
         "attention_mask": ("int64", ("batch", "tokens")),
@@ -73,14 +74,14 @@ def multimodal(system: MultimodalSystem) -> ExportSpec:
         "pieces": ("float32", ("pieces", mel.n_mels, mel.columns)),
         "piece_index": ("int64", ("batch", "piece_slots")),
     }
-    outputs = ("logits", "logits_text", "logits_visual", "logits_audio")
+    outputs = ("logits", *(f"logits_{modality}" for modality in system.modalities))
     return ExportSpec(
-        inputs=tuple(TensorSpec(name, *axes[name]) for name in INPUTS),
+        inputs=tuple(TensorSpec(name, *axes[name]) for name in inputs),
         outputs=tuple(TensorSpec(name, "float32", ("batch", config.labels)) for name in outputs),
-        cases=_utterances(config.text.vocabulary, config.text.positions),
+        cases=_utterances(config.text.vocabulary, config.text.positions, inputs),
         example="batch of 2, padded text",
         counted="one utterance of 3.5 s",
-        limits={"tokens": config.text.positions},
+        limits={"tokens": config.text.positions} if "text" in system.modalities else {},
     )
 
 
@@ -96,7 +97,7 @@ _UTTERANCES: dict[str, Sequence[tuple[int, int, int]]] = {
 }
 
 
-def _utterances(vocabulary: int, positions: int) -> dict[str, Arrays]:
+def _utterances(vocabulary: int, positions: int, inputs: Sequence[str]) -> dict[str, Arrays]:
     """Random utterances of the shapes and value ranges of real ones, packed as the runtime packs them."""
     rng = np.random.default_rng(20)
 
@@ -109,7 +110,9 @@ def _utterances(vocabulary: int, positions: int) -> dict[str, Arrays]:
             pieces=power.astype(np.float32),
         )
 
-    return {name: pack([sample(*shape) for shape in shapes]).inputs for name, shapes in _UTTERANCES.items()}
+    return {
+        name: pack([sample(*shape) for shape in shapes], inputs=inputs).inputs for name, shapes in _UTTERANCES.items()
+    }
 
 
 def features(system: LateFusion | Mult) -> ExportSpec:

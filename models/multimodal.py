@@ -6,6 +6,8 @@ Attribute names are those of the public files: ``T.albert``, ``V``, ``A``, ``v_f
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,14 @@ from mmx.models.focalnet import FocalNet
 from mmx.models.nest import Nest
 from mmx.models.vgg import conv_trunk
 from mmx.runtime.manifest import FaceSpec, MelSpec
+from mmx.runtime.types import MODALITIES
+
+PARTS = {
+    "text": ("T", "t_out"),
+    "visual": ("normalise", "V", "v_flatten", "v_transformer", "v_out"),
+    "audio": ("A", "a_flatten", "a_transformer", "a_out"),
+}
+"""The modules that belong to one modality alone."""
 
 
 class Normalise(nn.Module):
@@ -56,11 +66,15 @@ class MultimodalSystem(nn.Module):
 
     Returns (logits, logits_text, logits_visual, logits_audio), each float32 [batch, labels]. A sample's logits
     depend on its own rows alone.
+
+    Attributes: ``modalities``: in fusion order; all three, until ``keep`` drops some. The inputs of a modality that was
+    dropped are not needed, and its logits are not returned.
     """
 
     def __init__(self, config: MultimodalConfig) -> None:
         super().__init__()
         self.config = config
+        self.modalities: tuple[str, ...] = MODALITIES
         visual, audio, width = config.visual, config.audio, config.encoder.width
         mel = MelSpec()
         self.normalise = Normalise(FaceSpec())
@@ -91,36 +105,57 @@ class MultimodalSystem(nn.Module):
             return pieces[:, None]
         return pieces.unflatten(1, (audio.channels, audio.side))
 
-    def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[batch, tokens] -> the [CLS] state [batch, text width]."""
-        features: Tensor = self.T(input_ids, attention_mask)
-        return features
+    def keep(self, modalities: Collection[str]) -> None:
+        """Drop the towers of all but these modalities, in place.
 
-    def visual_features(self, faces: Tensor) -> Tensor:
-        """[faces, 3, 48, 48] -> [faces, encoder width]."""
-        features: Tensor = self.v_flatten(self.V(self.normalise(faces)).flatten(1))
-        return features
+        The fused logits are then the sum over those kept: what the fusion makes of a sample that lacks the others.
+        """
+        kept = [name for name in self.modalities if name in modalities]
+        fusion = nn.Linear(len(kept), 1, bias=False)
+        columns = [self.modalities.index(name) for name in kept]
+        fusion.weight = nn.Parameter(self.weighted_fusion.weight.detach()[:, columns])
+        self.weighted_fusion = fusion.requires_grad_(self.weighted_fusion.weight.requires_grad)
+        for name in set(self.modalities) - set(kept):
+            for part in PARTS[name]:
+                delattr(self, part)
+        self.modalities = tuple(kept)
 
-    def audio_features(self, pieces: Tensor) -> Tensor:
-        """[pieces, 128, 32] -> [pieces, encoder width]."""
-        features: Tensor = self.a_flatten(self.A(self.audio_input(pieces)).flatten(1))
-        return features
-
-    def fuse(self, text: Tensor, visual: Tensor, audio: Tensor) -> Tensor:
+    def fuse(self, *logits: Tensor) -> Tensor:
         """Weighted sum of the modalities' raw logits, each [batch, labels]."""
-        return self.weighted_fusion(torch.stack([text, visual, audio], dim=-1)).squeeze(-1)
+        fused: Tensor = self.weighted_fusion(torch.stack(logits, dim=-1)).squeeze(-1)
+        return fused
+
+    def text_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[batch, tokens] -> [batch, labels], of the [CLS] state."""
+        logits: Tensor = self.t_out(self.T(input_ids, attention_mask))
+        return logits
+
+    def visual_logits(self, faces: Tensor, face_index: Tensor) -> Tensor:
+        """[faces, 3, 48, 48] and [batch, face_slots] -> [batch, labels]."""
+        features = self.v_flatten(self.V(self.normalise(faces)).flatten(1))
+        logits: Tensor = self.v_out(self.v_transformer.gather(features, face_index))
+        return logits
+
+    def audio_logits(self, pieces: Tensor, piece_index: Tensor) -> Tensor:
+        """[pieces, 128, 32] and [batch, piece_slots] -> [batch, labels]."""
+        features = self.a_flatten(self.A(self.audio_input(pieces)).flatten(1))
+        logits: Tensor = self.a_out(self.a_transformer.gather(features, piece_index))
+        return logits
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        faces: Tensor,
-        face_index: Tensor,
-        pieces: Tensor,
-        piece_index: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        faces: Tensor | None = None,
+        face_index: Tensor | None = None,
+        pieces: Tensor | None = None,
+        piece_index: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """See the class."""
-        text = self.t_out(self.text_features(input_ids, attention_mask))
-        visual = self.v_out(self.v_transformer.gather(self.visual_features(faces), face_index))
-        audio = self.a_out(self.a_transformer.gather(self.audio_features(pieces), piece_index))
-        return self.fuse(text, visual, audio), text, visual, audio
+        given = {
+            "text": (input_ids, attention_mask),
+            "visual": (faces, face_index),
+            "audio": (pieces, piece_index),
+        }
+        each: list[Tensor] = [getattr(self, f"{name}_logits")(*given[name]) for name in self.modalities]
+        return self.fuse(*each), *each

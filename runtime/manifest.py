@@ -105,6 +105,11 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
     parity: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What a run must be given; a bundle exported without a modality lacks its inputs."""
+        return tuple(tensor.name for tensor in self.inputs)
+
 
 @dataclass(frozen=True)
 class Manifest:

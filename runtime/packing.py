@@ -14,7 +14,12 @@ from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import TextSpec
 from mmx.runtime.types import Batch, Sample
 
-INPUTS = ("input_ids", "attention_mask", "faces", "face_index", "pieces", "piece_index")
+MODALITY_INPUTS = {
+    "text": ("input_ids", "attention_mask"),
+    "visual": ("faces", "face_index"),
+    "audio": ("pieces", "piece_index"),
+}
+INPUTS = tuple(name for names in MODALITY_INPUTS.values() for name in names)
 FACE_SHAPE = (3, 48, 48)
 PIECE_SHAPE = (128, 32)
 

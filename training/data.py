@@ -90,7 +90,8 @@ class Utterances:
 
     Args:
         items: what is on disk. preprocessing: how it becomes samples. face_nets: the detector's ONNX files by name.
-        tokenizer: of the checkpoint. cache: a folder; None: in the user's cache folder for mmx.
+        tokenizer: of the checkpoint; None: samples have no text.
+        cache: a folder; None: in the user's cache folder for mmx.
 
     Attributes: ``items``; ``truths``: int64 [utterances, labels].
     """
@@ -100,7 +101,7 @@ class Utterances:
         items: Sequence[Item],
         preprocessing: Preprocessing,
         face_nets: dict[str, Path],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         *,
         cache: Path | None = None,
     ) -> None:
@@ -136,7 +137,7 @@ class Utterances:
             sample = read_utterance(item, self._spec, self._tokenizer, self._detector)
             arrays = (sample.faces, sample.pieces)
             _write(path, arrays)
-        return Sample(self._tokenizer.encode(item.text)[0], *arrays)
+        return Sample(None if self._tokenizer is None else self._tokenizer.encode(item.text)[0], *arrays)
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Preprocess what is not in the cache yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from mmx.benchmarks.contenders.bundles import precisions
 from mmx.benchmarks.timing import Contender, interleave, warm_up
 from mmx.export.assets import find_tokenizer
 from mmx.models.checkpoint import Checkpoint, load_checkpoint
-from mmx.models.registry import get_system
+from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.backends import NAMES
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
@@ -23,7 +24,7 @@ from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.packing import split as split_samples
 from mmx.runtime.predictor import Predictor
-from mmx.runtime.types import Sample
+from mmx.runtime.types import MODALITIES, Sample
 from mmx.training.data import DataSet, Utterances
 from mmx.training.metrics import Scorecard, choose_thresholds, scorecard
 from mmx.training.session import face_nets
@@ -65,14 +66,16 @@ class Evaluation:
 
 
 class TorchRunner:
-    """A checkpoint in PyTorch, in FP32."""
+    """A checkpoint in PyTorch, in FP32; without the modalities that the bundle beside it was exported without."""
 
     key = "PyTorch"
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._module = checkpoint.module
-        weights = checkpoint.module.get_parameter("weighted_fusion.weight")[0].tolist()
-        self._weights = dict(zip(get_system(checkpoint.system).modalities, weights, strict=True))
+    def __init__(self, checkpoint: Checkpoint, modalities: Sequence[str] = MODALITIES) -> None:
+        self._module = cast(MultimodalSystem, checkpoint.module)
+        if set(modalities) != set(self._module.modalities):
+            self._module.keep(modalities)
+        weights = self._module.weighted_fusion.weight[0].tolist()
+        self._weights = dict(zip(self._module.modalities, weights, strict=True))
 
     def run(self, samples: Sequence[Sample]) -> Logits:
         """Fused logits [samples, labels]."""
@@ -137,12 +140,14 @@ def utterances_for(
         )
     if isinstance(what, Bundle):
         spec, folder, nets = what.manifest.preprocessing, what.tokenizer_dir, what.face_nets or face_nets()
+        reads = "text" in what.manifest.modalities
     else:
         found = find_tokenizer(what.path)
-        spec, folder, nets = Preprocessing(), found and found.parent, face_nets()
-    if folder is None:
+        spec, folder, nets, reads = Preprocessing(), found and found.parent, face_nets(), True
+    if folder is None and reads:
         raise UsageError(f"{what.path} comes without a tokenizer", "put ALBERT's spiece.model beside the checkpoint")
-    made = Utterances(data.items(split)[:samples], spec, nets, Tokenizer.load(folder, spec.text), cache=cache)
+    tokenizer = None if folder is None else Tokenizer.load(folder, spec.text)
+    made = Utterances(data.items(split)[:samples], spec, nets, tokenizer, cache=cache)
     if same:
         made.truths = made.truths[:, [data.labels.index(label) for label in labels]]
     return made
@@ -252,7 +257,8 @@ def open_runners(
     checkpoint: Checkpoint | None, bundle: Bundle | None, backends: Sequence[str], threads: int | None = 1
 ) -> tuple[list[Contender], dict[str, str]]:
     """Every way to run the system here, and by name why the others do not."""
-    runners: list[Contender] = [] if checkpoint is None else [TorchRunner(checkpoint)]
+    modalities = MODALITIES if bundle is None else bundle.manifest.modalities
+    runners: list[Contender] = [] if checkpoint is None else [TorchRunner(checkpoint, modalities)]
     problems: dict[str, str] = {}
     if bundle is None:
         return runners, problems

@@ -71,7 +71,8 @@ def whole_programs(keys: Sequence[str], systems: Sequence[Prepared], dataset: st
 def stages_of(row: Row, prepared: Prepared, source: Source) -> dict[str, float]:
     """Milliseconds by tower (its encoder included) and of the fusion, of one utterance of average length."""
     middle = source.make(stratified(source.workload, 1).utterances[0].index)
-    inputs = pack([middle], prepared.bundle.manifest.preprocessing.text).inputs
+    manifest = prepared.bundle.manifest
+    inputs = pack([middle], manifest.preprocessing.text, manifest.graphs["fp32"].input_names).inputs
     found = profile(
         prepared.bundle,
         inputs,

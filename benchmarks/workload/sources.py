@@ -84,8 +84,8 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
     )
 
 
-def read_utterance(item: Item, spec: Preprocessing, tokenizer: Tokenizer, detector: FaceDetector) -> Sample:
-    """One utterance on disk as the network takes it.
+def read_utterance(item: Item, spec: Preprocessing, tokenizer: Tokenizer | None, detector: FaceDetector) -> Sample:
+    """One utterance on disk as the network takes it; without words where there is no tokenizer.
 
     Raises:
         BadDataError: a picture or the sound of it is damaged.
@@ -96,7 +96,7 @@ def read_utterance(item: Item, spec: Preprocessing, tokenizer: Tokenizer, detect
     events = read_segments(item.audio, None, spec)
     sound = [event.sound for event in events if isinstance(event, SegmentEnd)]
     return Sample(
-        token_ids=tokenizer.encode(item.text)[0],
+        token_ids=None if tokenizer is None else tokenizer.encode(item.text)[0],
         faces=np.stack(pixels) if pixels else np.empty((0, *FACE_SHAPE), np.float32),
         pieces=mel_pieces(np.concatenate(sound), spec.mel),
     )
