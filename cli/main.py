@@ -38,6 +38,7 @@ ENTRIES = {
     "bench": Entry("Measure systems against each other on this machine.", "export", ("torch", "onnx")),
     "profile": Entry("Show where a bundle spends its time, layer by layer.", "export", ("onnx",)),
     "calibrate": Entry("Give a bundle an INT8 graph, if it is as good and faster.", "calibration", ("torch",)),
+    "package": Entry("Pack a bundle for Triton, or as a Docker image of the server."),
     "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),
 }
 
@@ -51,6 +52,7 @@ EXTRA_OF = {
     "tensorrt_rtx": "tensorrt-rtx",
     "tensorrt": "tensorrt",
     "tokenizers": "tokenizers",
+    "PIL": "render",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +67,12 @@ class Window(click.ParamType[float | None]):
     help="When the TensorRT engine is of another GPU, version or graph.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with player and timeline."
+)
+@click.option(
+    "--render", "rendered", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the answers into an .mp4."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Segments at once.")
 def predict(
     bundle: Path,
@@ -78,6 +85,8 @@ def predict(
     precision: str,
     on_mismatch: str,
     threads: int | None,
+    html: Path | None,
+    rendered: Path | None,
     batch_size: int,
 ) -> int:
     """Tell the emotions in video (or sound) files, one answer per utterance or window, as they come.
@@ -93,10 +102,15 @@ def predict(
 
     if text and transcript:
         raise UsageError("--text and --transcript were both given", "give one of them")
+    if rendered and len(files) > 1:
+        raise UsageError(f"--render draws into one video; there are {len(files)} files", "render one at a time")
     codes = [0]
+    errors: dict[str, str] = {}
+    kept: dict[str, list[Prediction]] = defaultdict(list)
 
-    def report(_file: str, error: MmxError) -> None:
+    def report(file: str, error: MmxError) -> None:
         print_error(error.message, error.hint)
+        errors[file] = error.message
         codes.append(error.exit_code)
 
     with Predictor(
@@ -112,9 +126,20 @@ def predict(
         )
         if not as_json:
             click.echo(describe(predictor))
-        thresholds = dict(zip(predictor.bundle.manifest.labels, predictor.bundle.manifest.thresholds, strict=True))
+        manifest = predictor.bundle.manifest
+        thresholds = dict(zip(manifest.labels, manifest.thresholds, strict=True))
         for prediction in predictions:
             click.echo(to_json(prediction) if as_json else render(prediction, thresholds))
+            if html or rendered:
+                kept[prediction.file].append(prediction)
+    if html:
+        from mmx.serving.report import FileAnswers, write_report
+
+        write_report(html, manifest, [FileAnswers(Path(f), kept[f], errors.get(f)) for f in dict.fromkeys(files)])
+    if rendered and not errors:
+        from mmx.serving.overlay import burn
+
+        burn(Path(files[0]), rendered, kept[files[0]], thresholds)
     return max(codes)
 
 

@@ -1,0 +1,77 @@
+"""Answers as one HTML file that needs nothing else: player, face boxes and timeline, as on the server's page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mmx.runtime.manifest import Manifest
+from mmx.runtime.types import Prediction
+
+EMBED_BYTES = 24 * 2**20  # of all media together: a page of this size still opens at once
+PAGE = files("mmx.serving") / "page"
+
+
+@dataclass(frozen=True)
+class FileAnswers:
+    """One media file, its predictions in order of time, and why it broke off (None: it did not)."""
+
+    path: Path
+    predictions: Sequence[Prediction]
+    error: str | None = None
+
+
+def describe_model(manifest: Manifest) -> dict[str, Any]:
+    """What the view must know of a bundle: labels in order, their thresholds, and a line of description."""
+    return {
+        "labels": list(manifest.labels),
+        "thresholds": dict(zip(manifest.labels, manifest.thresholds, strict=True)),
+        "modalities": list(manifest.modalities),
+        "description": f"{manifest.system}, labels of {manifest.dataset}",
+    }
+
+
+def write_report(out: Path, manifest: Manifest, answers: Sequence[FileAnswers]) -> None:
+    """Write the report. Media go into it up to ``EMBED_BYTES`` in all; others are linked, relative to the report."""
+    room = EMBED_BYTES
+    shown = []
+    for each in answers:
+        source = each.path.absolute()
+        size = source.stat().st_size if source.is_file() else 0
+        embedded = 0 < size <= room
+        room -= size if embedded else 0
+        media = None if not size else _data_url(source) if embedded else _relative_url(source, out)
+        segments = [asdict(prediction) for prediction in each.predictions]
+        shown.append({"name": each.path.name, "media": media, "segments": segments, "error": each.error})
+    report = {"model": describe_model(manifest), "files": shown}
+    html = (PAGE / "report.html").read_text(encoding="utf-8")
+    for name in ("view.css", "view.js", "report.js"):
+        html = html.replace(f"/*{{{name}}}*/", (PAGE / name).read_text(encoding="utf-8"))
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        temporary.write_text(html.replace("{report}", _json_in_script(report)), encoding="utf-8")
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _json_in_script(value: object) -> str:
+    """JSON that cannot end the script element it stands in, whatever its strings hold."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _data_url(path: Path) -> str:
+    kind = mimetypes.guess_type(path.name)[0] or "video/mp4"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def _relative_url(path: Path, out: Path) -> str:
+    return quote(os.path.relpath(path, out.absolute().parent))
