@@ -133,11 +133,11 @@ def predict(
             if html or rendered:
                 kept[prediction.file].append(prediction)
     if html:
-        from mmx.serving.report import FileAnswers, write_report
+        from mmx.serving.view.report import FileAnswers, write_report
 
         write_report(html, manifest, [FileAnswers(Path(f), kept[f], errors.get(f)) for f in dict.fromkeys(files)])
     if rendered and not errors:
-        from mmx.serving.overlay import burn
+        from mmx.serving.view.overlay import burn
 
         burn(Path(files[0]), rendered, kept[files[0]], thresholds)
     return max(codes)

@@ -18,8 +18,8 @@ import pytest
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.types import Prediction, SeenFace
-from mmx.serving.overlay import burn, face_at
-from mmx.serving.report import EMBED_BYTES, FileAnswers, write_report
+from mmx.serving.view.overlay import burn, face_at
+from mmx.serving.view.report import EMBED_BYTES, FileAnswers, write_report
 
 LABELS = ("ang", "hap", "sad")
 THRESHOLDS = dict(zip(LABELS, (0.5, 0.6, 0.4), strict=True))

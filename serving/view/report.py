@@ -17,7 +17,7 @@ from mmx.runtime.manifest import Manifest
 from mmx.runtime.types import Prediction
 
 EMBED_BYTES = 24 * 2**20  # of all media together: a page of this size still opens at once
-PAGE = files("mmx.serving") / "page"
+PAGE = files("mmx.serving.view") / "page"
 
 
 @dataclass(frozen=True)

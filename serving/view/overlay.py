@@ -112,7 +112,7 @@ def _encode(source: Path, container: Any, has_audio: bool, fps: int, drawing: _D
     """Draw and encode frame by frame, the sound beside it, so that memory does not grow with the film."""
     video = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
     sound = container.add_stream("aac", rate=SOUND_RATE, layout="stereo") if has_audio else None
-    pending = _sound_frames(source) if sound else iter(())
+    pending: Iterator[Any] = _sound_frames(source) if sound else iter(())
     heard, shown = 0.0, -1
     with VideoTrack(source) as track:
         for time, frame in track:
@@ -128,21 +128,21 @@ def _encode(source: Path, container: Any, has_audio: bool, fps: int, drawing: _D
             while sound and heard <= time and (piece := next(pending, None)) is not None:
                 heard += piece.samples / SOUND_RATE
                 container.mux(sound.encode(piece))
-    for piece in pending:
-        container.mux(sound.encode(piece))
     container.mux(video.encode(None))
     if sound:
+        for piece in pending:
+            container.mux(sound.encode(piece))
         container.mux(sound.encode(None))
 
 
-def _sound_frames(source: Path) -> Iterator[av.AudioFrame]:
+def _sound_frames(source: Path) -> Iterator[Any]:
     """The sound as stereo frames at ``SOUND_RATE``, in time order; what cannot be decoded is passed over."""
     resampler = av.AudioResampler("fltp", "stereo", SOUND_RATE)
     with open_media(source) as container:
         stream = audio_stream(container)
         for packet in container.demux(stream):
             try:
-                frames = packet.decode()
+                frames: list[Any] = list(packet.decode())
             except FFmpegError:
                 continue
             for frame in frames:
