@@ -21,9 +21,11 @@ from mmx.runtime.manifest import Manifest, read_manifest
 MANIFEST = "manifest.json"
 FACE_NETS = ("pnet", "rnet", "onet")
 UNFINISHED = ".tmp-"  # in the name of a folder that an export is still writing, or was killed writing
+TRIALS = "trials.json"  # which backend was the fastest, by machine: see runtime.backends.trial
 ENGINES = "engines"  # the folder of built engines; each has its own sidecar with its SHA-256
-# Nothing here is loaded on the manifest's word: engines go by their sidecar, a variant is listed once it is whole.
-ADDED_LATER = re.compile(rf"{ENGINES}/[^/]+|model\.[a-z0-9]+\.onnx")
+# Nothing here is loaded on the manifest's word: engines go by their sidecar, a variant is listed once it is whole,
+# trials only choose between backends.
+ADDED_LATER = re.compile(rf"{ENGINES}/[^/]+|model\.[a-z0-9]+\.onnx|{re.escape(TRIALS)}(\.\d+)?")
 _MANIFEST_LIMIT = 16 * 2**20
 _AGAIN = "run mmx export again"
 
@@ -177,7 +179,10 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
     folders = [folder]
     while folders:
         for path in sorted(folders.pop().iterdir()):
-            mode = path.lstat().st_mode
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # it was being written, and got its name just now
+                continue
             if stat.S_ISDIR(mode):
                 folders.append(path)
             else:

@@ -20,3 +20,11 @@ def cpu_name() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def cache_folder() -> Path | None:
+    """Where mmx keeps what it can make again; None for a user without a home. It may not exist yet."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmx"
+    except RuntimeError:
+        return None

@@ -5,12 +5,14 @@ What is asked for by name is what runs, or an error says why it can't; only ``au
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from types import TracebackType
 from typing import Protocol, Self
 
 from numpy.typing import NDArray
 
+from mmx.runtime.backends.trial import race, recall, remember, setting_of
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
@@ -24,7 +26,8 @@ MODULES = {
 }
 ENGINES = ("tensorrt", "tensorrt-rtx")  # these run what `mmx build-engine` made
 NAMES = (*MODULES, *ENGINES)
-AUTO = (*ENGINES, "onnxruntime-cuda", "openvino", "onnxruntime")  # the fastest first
+ON_GPU = (*ENGINES, "onnxruntime-cuda")  # the fastest first
+ON_CPU = ("openvino", "onnxruntime")  # which is faster depends on the machine: see trial
 ON_MISMATCH = ("error", "rebuild", "onnx")
 
 
@@ -76,8 +79,8 @@ def open_backend(
 
     Args:
         bundle: an opened bundle.
-        name: one of ``NAMES``, or ``auto``: the first of ``AUTO`` that works here; ``Backend.why`` says what kept the
-            others.
+        name: one of ``NAMES``, or ``auto``: the first of ``ON_GPU`` that works here, or else the one of ``ON_CPU`` that
+            a short trial finds the faster. ``Backend.why`` says what was measured, and what kept the others.
         precision: ``fp32``, or another that the bundle has a graph or engine for; ``bf16`` on OpenVINO is the FP32
             graph computed in bfloat16, on CPUs that have it.
         threads: CPU threads; None leaves it to the engine (all cores).
@@ -96,14 +99,13 @@ def open_backend(
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; it must be 1 or more")
     if name == "auto":
-        return _first_that_works(bundle, AUTO, precision, threads, on_mismatch)
+        return _choose(bundle, ON_GPU, precision, threads, on_mismatch)
     try:
         return _open(bundle, name, precision, threads, on_mismatch)
     except EngineMismatch as e:
         if on_mismatch != "onnx":
             raise
-        graphs = tuple(other for other in AUTO if other not in ENGINES)
-        backend = _first_that_works(bundle, graphs, precision, threads, on_mismatch)
+        backend = _choose(bundle, ("onnxruntime-cuda",), precision, threads, on_mismatch)
         backend.why = f"--on-mismatch onnx: {e.message}"
         return backend
 
@@ -114,28 +116,66 @@ def _open(bundle: Bundle, name: str, precision: str, threads: int | None, on_mis
         load = import_module("mmx.runtime.backends.tensorrt").load
         backend = load(bundle, name, precision, rebuild=on_mismatch == "rebuild")
     else:
-        stored = "fp32" if precision == "bf16" and name in ("openvino", "onnxruntime") else precision
+        stored = _stored(name, precision)
         backend = import_module(MODULES[name]).load(bundle.graph_path(stored), precision, threads)
         _check_names(backend, bundle.manifest.graphs[stored], str(bundle.graph_path(stored)))
     return backend
 
 
-def _first_that_works(
-    bundle: Bundle, names: tuple[str, ...], precision: str, threads: int | None, on_mismatch: str
-) -> Backend:
-    """Open them in turn; one that is not there, or has no such precision, is passed over and its reason kept."""
+def _stored(name: str, precision: str) -> str:
+    """The precision of the graph file that a backend takes: the CPU's bf16 is the FP32 graph computed in bfloat16."""
+    return "fp32" if precision == "bf16" and name in ON_CPU else precision
+
+
+def _choose(bundle: Bundle, gpu: tuple[str, ...], precision: str, threads: int | None, on_mismatch: str) -> Backend:
+    """The first GPU backend that works, or else the fastest on the CPU; ``why`` says what is against the others."""
     passed: list[str] = []
-    for name in names:
+    for name in gpu:
         try:
             backend = _open(bundle, name, precision, threads, on_mismatch)
         except (EnvironmentMissing, UsageError) as e:
-            if name == names[-1]:
-                raise
             passed.append(f"no {name}, {e.message}")
         else:
             backend.why = "auto: " + "; ".join([f"{name} works here", *passed])
             return backend
-    raise AssertionError("no backend was named")
+    backend, why = _fastest_on_cpu(bundle, precision, threads, passed)
+    backend.why = "auto: " + "; ".join([why, *passed])
+    return backend
+
+
+def _fastest_on_cpu(bundle: Bundle, precision: str, threads: int | None, passed: list[str]) -> tuple[Backend, str]:
+    """The winner of this setting's trial, which is held now if it never was; and what to say about it.
+
+    Adds to ``passed`` why one does not work here.
+    """
+    stored = _stored(ON_CPU[0], precision)
+    setting = setting_of(bundle, bundle.graph_path(stored), precision, threads)
+    seconds = recall(bundle, setting, ON_CPU)
+    if seconds is not None:
+        winner = min(seconds, key=seconds.__getitem__)
+        return _open(bundle, winner, precision, threads, "error"), f"measured before, {_listed(seconds)}"
+    opened: list[Backend] = []
+    for name in ON_CPU:
+        try:
+            opened.append(_open(bundle, name, precision, threads, "error"))
+        except EnvironmentMissing as e:
+            if name == ON_CPU[-1] and not opened:
+                raise
+            passed.append(f"no {name}, {e.message}")
+    if len(opened) < len(ON_CPU):
+        return opened[0], f"{opened[0].name} works here"
+    seconds = race(opened, bundle.manifest.graphs[stored].inputs)
+    remember(bundle, setting, seconds)
+    best, *others = sorted(opened, key=lambda backend: seconds[backend.name])
+    for backend in others:
+        backend.close()
+    return best, f"measured just now, {_listed(seconds)}"
+
+
+def _listed(seconds: Mapping[str, float]) -> str:
+    """Milliseconds of one utterance by backend, the fastest first."""
+    ranked = sorted(seconds.items(), key=lambda each: each[1])
+    return ", ".join(f"{name} {s * 1000:.1f} ms" for name, s in ranked)
 
 
 def _check_names(backend: Backend, graph: GraphSpec, path: str) -> None:

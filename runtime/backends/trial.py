@@ -1,0 +1,164 @@
+"""Which of the CPU backends is the fastest here: a race of about a second, whose result is kept.
+
+It is kept in the bundle's ``trials.json``, or in the user's cache folder where the bundle can't be written; where
+neither can, every start measures. Whatever stands in those files only ever chooses between backends that mmx offers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.bundle import TRIALS, Bundle
+from mmx.runtime.machine import cache_folder, cpu_name, usable_cores
+from mmx.runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from mmx.runtime.backends import Backend
+
+SCHEMA_VERSION = 1
+RACE_S = 1.0
+ROUNDS = 9  # more would not change the median
+KEPT = 50  # trials in one file: machines, versions and precisions
+LIMIT_BYTES = 2**18
+# An utterance of 4.5 s, about the mean of IEMOCAP's; features are taken at a few steps a second.
+TYPICAL = {"batch": 1, "tokens": 16, "faces": 9, "face_slots": 9, "pieces": 12, "piece_slots": 12}
+FEATURE_STEPS = 20
+ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a result holds for: another machine, version, graph or number of threads is another trial."""
+
+    cpu: str
+    cores: int
+    threads: int | None
+    precision: str
+    graph_sha256: str
+    versions: tuple[tuple[str, str], ...]
+
+    @property
+    def key(self) -> str:
+        """Its name in ``trials.json``."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+
+def setting_of(bundle: Bundle, graph: Path, precision: str, threads: int | None) -> Setting:
+    """The setting of a trial here and now; ``graph`` is the bundle's file that would run."""
+    return Setting(
+        cpu=cpu_name(),
+        cores=usable_cores(),
+        threads=threads,
+        precision=precision,
+        graph_sha256=bundle.manifest.files[graph.relative_to(bundle.path).as_posix()],
+        versions=tuple((name, number) for name in ENGINE_PACKAGES if (number := _version(name))),
+    )
+
+
+def race(backends: Sequence[Backend], inputs: Sequence[TensorSpec], limit_s: float = RACE_S) -> dict[str, float]:
+    """Median seconds of one utterance by backend name; they take turns, so that a busy moment hits all of them.
+
+    Each first answers once unmeasured. There is at least one round after that, however slow they are.
+    """
+    utterance = typical_inputs(inputs)
+    started = perf_counter()
+    for backend in backends:
+        backend.run(utterance)
+    seconds: dict[str, list[float]] = {backend.name: [] for backend in backends}
+    for number in range(ROUNDS):
+        for backend in backends[:: -1 if number % 2 else 1]:
+            before = perf_counter()
+            backend.run(utterance)
+            seconds[backend.name].append(perf_counter() - before)
+        if perf_counter() - started > limit_s:
+            break
+    return {name: median(each) for name, each in seconds.items()}
+
+
+def typical_inputs(inputs: Sequence[TensorSpec]) -> dict[str, NDArray]:
+    """One utterance of the mean size for a graph with these inputs; what is in it is noise."""
+    random = np.random.default_rng(0)
+    arrays: dict[str, NDArray] = {}
+    for tensor in inputs:
+        shape = tuple(TYPICAL.get(axis, FEATURE_STEPS) if isinstance(axis, str) else axis for axis in tensor.axes)
+        if tensor.name == "input_ids":
+            arrays[tensor.name] = random.integers(4, 100, shape)
+        elif tensor.name == "attention_mask":
+            arrays[tensor.name] = np.ones(shape, np.int64)
+        elif tensor.name.endswith("_index"):
+            arrays[tensor.name] = np.arange(shape[1])[None]
+        elif tensor.name.endswith("_len"):
+            arrays[tensor.name] = np.full(shape, FEATURE_STEPS)
+        else:
+            arrays[tensor.name] = random.random(shape).astype(tensor.dtype)
+    return arrays
+
+
+def recall(bundle: Bundle, setting: Setting, names: Sequence[str]) -> dict[str, float] | None:
+    """The seconds by backend that a trial of this setting found; None if there was none between these backends."""
+    for path in _paths(bundle):
+        seconds = _read(path).get(setting.key, {}).get("seconds")
+        if isinstance(seconds, dict) and set(seconds) == set(names) and all(map(_is_time, seconds.values())):
+            return seconds
+    return None
+
+
+def remember(bundle: Bundle, setting: Setting, seconds: Mapping[str, float]) -> None:
+    """Keep a result where it can be kept. Never an error: the next start measures again."""
+    for path in _paths(bundle):
+        trials = _read(path)
+        trials.pop(setting.key, None)
+        trials[setting.key] = {**asdict(setting), "seconds": {name: round(s, 6) for name, s in seconds.items()}}
+        newest = dict(list(trials.items())[-KEPT:])
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_text(json.dumps({"schema_version": SCHEMA_VERSION, "trials": newest}, indent=1))
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
+
+
+def _paths(bundle: Bundle) -> list[Path]:
+    """Where results are looked for and kept, the best place first."""
+    cache = cache_folder()
+    return [bundle.path / TRIALS, *([cache / TRIALS] if cache else [])]
+
+
+def _read(path: Path) -> dict[str, dict]:
+    """The trials in a file; none if it is not there, or not what ``remember`` wrote."""
+    try:
+        if path.is_symlink() or path.stat().st_size > LIMIT_BYTES:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema_version"] != SCHEMA_VERSION:
+            return {}
+        return {str(key): trial for key, trial in content["trials"].items() if isinstance(trial, dict)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, float) and 0 < value < 3600
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

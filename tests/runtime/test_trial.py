@@ -1,0 +1,133 @@
+"""``auto`` on the CPU: the faster backend by a trial, which is kept where it can be and believed only so far."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmx.runtime.backends import Backend, open_backend, trial
+from mmx.runtime.bundle import TRIALS, Bundle
+from mmx.runtime.errors import BadDataError
+from mmx.runtime.manifest import TensorSpec
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A bundle of the test's own, never tried, and an empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "own.mmx", ignore=shutil.ignore_patterns(TRIALS)))
+    return Bundle.open(copy)
+
+
+def opened(bundle: Bundle, threads: int = 1) -> tuple[str, str]:
+    """The backend that ``auto`` takes, and why."""
+    with open_backend(bundle, threads=threads) as backend:
+        return backend.name, backend.why
+
+
+def kept(path: Path) -> dict[str, dict]:
+    return json.loads(path.read_text())["trials"]
+
+
+class Sleeper(Backend):
+    """A backend whose run takes a known time."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name, self.seconds, self.runs = name, seconds, 0
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        time.sleep(self.seconds)
+        self.runs += 1
+        return {}
+
+
+def test_a_trial_is_held_once_and_its_winner_taken(bundle: Bundle) -> None:
+    name, why = opened(bundle)
+    assert why.startswith("auto: measured just now, ") and "openvino" in why and "onnxruntime" in why
+    (result,) = kept(bundle.path / TRIALS).values()
+    assert name == min(result["seconds"], key=result["seconds"].get)
+    again, why = opened(Bundle.open(bundle.path))  # which verifies: the file does no harm to the bundle
+    assert again == name and why.startswith("auto: measured before, ")
+    assert list(bundle.path.glob(f"{TRIALS}.*")) == []
+
+
+def test_what_was_measured_decides(bundle: Bundle) -> None:
+    opened(bundle)
+    path = bundle.path / TRIALS
+    for winner, loser in (("openvino", "onnxruntime"), ("onnxruntime", "openvino")):
+        content = json.loads(path.read_text())
+        for result in content["trials"].values():
+            result["seconds"] = {winner: 0.001, loser: 0.002}
+        path.write_text(json.dumps(content))
+        assert opened(bundle)[0] == winner
+    assert opened(bundle, threads=2)[1].startswith("auto: measured just now")  # another setting is another trial
+    assert len(kept(path)) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"schema_version": 1, "trials": 7}',
+        b'{"schema_version": 99, "trials": {}}',
+        b"\xff\xfe{",
+        b"[" * 100_000,
+        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"/bin/sh": 0.1, "openvino": 0.2}}}}',
+        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": NaN, "openvino": 0.2}}}}',
+        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": "x", "openvino": 0.2}}}}',
+        b" " * (trial.LIMIT_BYTES + 1),
+    ],
+)
+def test_a_file_that_is_not_ours_is_measured_again(bundle: Bundle, content: bytes) -> None:
+    setting = trial.setting_of(bundle, bundle.graph_path(), "fp32", 1)
+    (bundle.path / TRIALS).write_bytes(content.replace(b"KEY", setting.key.encode()))
+    assert trial.recall(bundle, setting, ("openvino", "onnxruntime")) is None
+    trial.remember(bundle, setting, {"openvino": 0.1, "onnxruntime": 0.2})
+    assert trial.recall(bundle, setting, ("openvino", "onnxruntime")) == {"openvino": 0.1, "onnxruntime": 0.2}
+
+
+def test_a_bundle_that_cannot_be_written_is_remembered_elsewhere(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle.path / TRIALS).mkdir()  # what the tests' user may write, root or not, this is not
+    opened(bundle)
+    assert len(kept(tmp_path / "cache" / "mmx" / TRIALS)) == 1
+    assert opened(bundle)[1].startswith("auto: measured before")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert opened(bundle)[1].startswith("auto: measured just now")
+
+
+def test_a_link_in_its_place_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.path / TRIALS).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(BadDataError, match="symbolic link"):
+        Bundle.open(bundle.path)
+
+
+def test_a_race_is_fair_and_short() -> None:
+    fast, slow = Sleeper("fast", 0.002), Sleeper("slow", 0.02)
+    seconds = trial.race([slow, fast], [], limit_s=0.1)
+    assert seconds["fast"] < seconds["slow"] < 0.04 and fast.runs == slow.runs >= 2
+    sluggish = Sleeper("sluggish", 0.2)
+    trial.race([sluggish], [], limit_s=0.1)
+    assert sluggish.runs == 2  # once to warm up, once measured
+
+
+def test_only_so_many_are_kept(bundle: Bundle) -> None:
+    setting = trial.setting_of(bundle, bundle.graph_path(), "fp32", 1)
+    for threads in range(1, trial.KEPT + 5):
+        trial.remember(bundle, trial.Setting(**{**vars(setting), "threads": threads}), {"openvino": 1.0})
+    results = list(kept(bundle.path / TRIALS).values())
+    assert len(results) == trial.KEPT and results[-1]["threads"] == trial.KEPT + 4
+
+
+def test_features_are_filled_like_the_rest() -> None:
+    tensors = [TensorSpec("text", "float32", ("batch", "length", 300)), TensorSpec("text_len", "int64", ("batch",))]
+    arrays = trial.typical_inputs(tensors)
+    assert arrays["text"].shape == (1, 20, 300) and arrays["text"].dtype == np.float32
+    assert arrays["text_len"].tolist() == [20]
