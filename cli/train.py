@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder with spiece.model or tokenizer.json.")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from the tensors of this file that fit.")
 @click.option("--resume", is_flag=True, help="Go on where a training in --out stopped.")
+@click.option("--save-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps, for --resume.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), help="At most. Default: 30, as in the paper.")
 @click.option("--patience", type=click.IntRange(min=1), help="Epochs to wait for a better validation F1.")
@@ -45,6 +46,7 @@ def train(
     tokenizer: Path | None,
     init: Path | None,
     resume: bool,
+    save_every: int,
     seed: int,
     epochs: int | None,
     patience: int | None,
@@ -84,7 +86,7 @@ def train(
         mixed=(on_gpu and torch.cuda.is_bf16_supported()) if mixed is None else mixed,
         **{name: value for name, value in given.items() if value is not None},
     )
-    plan = Plan(system, preset, form, tokenizer, init, device)
+    plan = Plan(system, preset, form, tokenizer, init, device, save_every)
     line = _Line()
     click.echo(f"{system} ({preset}) on {found.name}: {recipe}", err=True)
     trained = train_system(found, out, plan, recipe, resume=resume, cache=cache, tick=line.tick, report=line.epoch)

@@ -111,7 +111,8 @@ def save_checkpoint(
     }
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        torch.save({key: value for key, value in content.items() if value is not None}, part)
+        with part.open("wb") as file:  # given a path, torch.save writes its name into the file
+            torch.save({key: value for key, value in content.items() if value is not None}, file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

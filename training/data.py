@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -187,12 +188,11 @@ def train_tokenizer(texts: Sequence[str], folder: Path) -> Path:
     Raises:
         BadDataError: too little text to learn from.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / ".spiece.part"
+    model = io.BytesIO()  # a model that is trained into a file holds that file's path
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([text.lower() for text in texts]),
-            model_prefix=str(part),
+            model_writer=model,
             model_type="unigram",
             vocab_size=1000,
             hard_vocab_limit=False,
@@ -204,10 +204,10 @@ def train_tokenizer(texts: Sequence[str], folder: Path) -> Path:
             num_threads=1,
             minloglevel=2,
         )
-        part.with_name(f"{part.name}.model").replace(folder / "spiece.model")
     except RuntimeError as e:
         raise BadDataError(f"no tokenizer can be learned from {len(texts)} texts: {e}", "give --tokenizer") from e
-    finally:
-        for leftover in folder.glob(f"{part.name}*"):
-            leftover.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".spiece.{os.getpid()}.part"
+    part.write_bytes(model.getvalue())
+    part.replace(folder / "spiece.model")
     return folder

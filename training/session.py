@@ -8,6 +8,7 @@ OUT/training.pt      the state that --resume goes on from
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
 from mmx.training.data import DataSet, Utterances, train_tokenizer
 from mmx.training.recipe import Recipe
-from mmx.training.trainer import Epoch, Trainer
+from mmx.training.trainer import SAVE_EVERY, Epoch, Trainer
 
 CHECKPOINT, STATE, RECORD = "ckpt.pt", "training.pt", "training.json"
 
@@ -49,7 +50,7 @@ class Plan:
         system, preset: of the registry. form: residual | reserved (rfam), None: the preset's own.
         tokenizer: a folder; None: beside ``init``, in the Hugging Face cache, else learned from the training texts.
         init: a checkpoint or state dict whose tensors of the same name and shape are taken over.
-        device: cpu, cuda, or auto (a GPU where there is one).
+        device: cpu, cuda, or auto (a GPU where there is one). save_every: steps between states inside an epoch.
     """
 
     system: str = "ours"
@@ -58,6 +59,7 @@ class Plan:
     tokenizer: Path | None = None
     init: Path | None = None
     device: str = "auto"
+    save_every: int = SAVE_EVERY
 
     def config(self) -> MultimodalConfig:
         """The config of the system to train.
@@ -123,10 +125,11 @@ def train_system(
     with _deterministic(recipe.seed):
         module = cast(MultimodalSystem, get_system(plan.system).build(config))
         notes += _initialise(module, plan.init)
-        trainer = Trainer(module, recipe, splits["train"], splits["valid"], device)
+        trainer = Trainer(module, recipe, splits["train"], splits["valid"], device, plan.save_every)
         about = {"system": plan.system, "config": to_dict(config), "tokenizer": sha256_of(_model_file(out))}
         if state.exists():
             trainer.load(state, about)
+            _catch_up(out, trainer, plan, config, data, about)
         for epoch in trainer.run(lambda: trainer.save(state, about), _part(tick, "training")):
             if epoch.best:
                 _write_checkpoint(out / CHECKPOINT, module, trainer, plan, config, data)
@@ -223,6 +226,17 @@ def _initialise(module: MultimodalSystem, init: Path | None) -> list[str]:
         raise BadDataError(f"{init} has no tensor that fits", "the names or the preset differ: mmx inspect it")
     module.load_state_dict({**state, **taken})
     return [f"{len(taken)} of {len(state)} tensors come from {init}; the rest is fresh"]
+
+
+def _catch_up(
+    out: Path, trainer: Trainer, plan: Plan, config: MultimodalConfig, data: DataSet, about: dict[str, Any]
+) -> None:
+    """Write what a kill after the state was saved has kept from being written."""
+    if trainer.best:
+        module = copy.deepcopy(trainer.module)
+        module.load_state_dict(trainer.best)
+        _write_checkpoint(out / CHECKPOINT, module, trainer, plan, config, data)
+        _write_record(out / RECORD, trainer, about, data)
 
 
 def _write_checkpoint(

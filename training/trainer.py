@@ -28,7 +28,7 @@ from mmx.training.metrics import choose_thresholds, scorecard
 from mmx.training.recipe import Recipe
 
 STATE_VERSION = 1
-SAVE_EVERY = 200  # steps between states inside an epoch: full-size epochs take an hour on a CPU
+SAVE_EVERY = 200  # steps: full-size epochs take an hour on a CPU
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,23 @@ class Trainer:
 
     Args:
         module: fresh or initialised; it is moved to ``device`` and trained in place.
-        train, valid: the splits. device: a torch device.
+        train, valid: the splits. device: a torch device. save_every: steps between states inside an epoch.
 
     Attributes: ``best``: a copy of the module's state at its best epoch, with ``best_thresholds``; ``history``.
     """
 
     def __init__(
-        self, module: MultimodalSystem, recipe: Recipe, train: Utterances, valid: Utterances, device: str = "cpu"
+        self,
+        module: MultimodalSystem,
+        recipe: Recipe,
+        train: Utterances,
+        valid: Utterances,
+        device: str = "cpu",
+        save_every: int = SAVE_EVERY,
     ) -> None:
         self.module = module.to(device)
         self.recipe, self.train, self.valid, self.device = recipe, train, valid, torch.device(device)
+        self._save_every = save_every
         self._chosen = torch.tensor([name in recipe.modalities for name in MODALITIES], device=device)
         text = [value for name, value in module.named_parameters() if name.startswith("T.")]
         rest = [value for name, value in module.named_parameters() if not name.startswith("T.")]
@@ -96,7 +103,7 @@ class Trainer:
                 batch = batches[self._step]
                 self._total += self._learn(batch) * len(batch)
                 self._step += 1
-                if self._step % SAVE_EVERY == 0:
+                if self._step % self._save_every == 0:
                     save()
                 if step:
                     step(min(self._step * self.recipe.batch_size, len(order)), len(order))
@@ -164,7 +171,8 @@ class Trainer:
         }
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            torch.save(content, part)
+            with part.open("wb") as file:
+                torch.save(content, file)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

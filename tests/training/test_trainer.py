@@ -12,7 +12,6 @@ import torch
 
 from mmx.models.registry import get_system
 from mmx.runtime.errors import BadDataError, UsageError
-from mmx.training import trainer as module_under_test
 from mmx.training.recipe import TINY, Recipe
 from mmx.training.trainer import Trainer, predict
 
@@ -23,7 +22,8 @@ ABOUT = {"system": "ours"}
 def fresh(in_memory: type, recipe: Recipe = RECIPE) -> Trainer:
     torch.manual_seed(recipe.seed)
     system = get_system("ours")
-    return Trainer(system.build(system.config(preset="tiny")), recipe, in_memory(40, 0), in_memory(24, 1))
+    module = system.build(system.config(preset="tiny"))
+    return Trainer(module, recipe, in_memory(40, 0), in_memory(24, 1), save_every=3)
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -59,11 +59,8 @@ def test_it_learns_what_the_words_say(in_memory: type) -> None:
 
 
 @pytest.mark.parametrize("moment", ["inside an epoch", "between epochs"])
-def test_a_killed_training_resumes_to_the_same_weights(
-    in_memory: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_a_killed_training_resumes_to_the_same_weights(in_memory: type, tmp_path: Path, moment: str) -> None:
     """The process is killed (not stopped); a new one goes on from the file."""
-    monkeypatch.setattr(module_under_test, "SAVE_EVERY", 3)
     torch.use_deterministic_algorithms(True)
     unbroken = fresh(in_memory)
     expected = list(unbroken.run())
