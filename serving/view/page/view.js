@@ -67,7 +67,7 @@ class View {
     this.timeline = element("div", "timeline");
     this.timeline.setAttribute("role", "group");
     this.timeline.setAttribute("aria-label", "Emotions over time; left and right arrow keys go from segment to segment");
-    this.strip = this.#lane("segments", "segments");
+    this.strip = this.#lane("time", "segments");
     this.lanes = Object.fromEntries(model.labels.map((label) => [label, this.#lane(label)]));
     this.playhead = element("div", "playhead");
     this.timeline.append(this.playhead);
