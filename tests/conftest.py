@@ -8,6 +8,7 @@ import sys
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -88,4 +89,17 @@ def tone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out.setsampwidth(2)
         out.setframerate(16000)
         out.writeframes((sound * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def black(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of black picture, no sound track."""
+    path = tmp_path_factory.mktemp("black") / "black.mp4"
+    with av.open(path, "w") as out:
+        stream = out.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(20):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24")))
+        out.mux(stream.encode(None))
     return path
