@@ -152,6 +152,30 @@ def test_the_report_in_a_browser(browser: Any, film: Path, manifest: Manifest, t
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+def test_the_page_of_the_server(browser: Any, server: Any, film: Path) -> None:
+    """A video is chosen, sent, answered and shown; what is shown is what the server says of the same file."""
+    told = server.post(files={"video": film.read_bytes()}, data={"window": "1"}).json()["segments"]
+    browser.get(server.url)
+    browser.find_element("id", "file").send_keys(str(film))
+    browser.find_element("css selector", "#window option[value='1']").click()
+    browser.find_element("id", "go").click()
+    status = browser.find_element("id", "status")
+    until = clock.monotonic() + 30
+    while not status.text.startswith("Done") and "warn" not in status.get_attribute("class"):
+        assert clock.monotonic() < until, status.text
+        clock.sleep(0.1)
+    assert status.text == "Done: 3 segments."
+    shown = browser.execute_script("return answers")
+    for mine, theirs in zip(shown, told, strict=True):
+        assert {**mine, "timings_ms": {}} == {**theirs, "timings_ms": {}}
+    assert len(browser.find_elements("css selector", ".segment")) == 3
+    assert browser.execute_script("return document.querySelector('video').videoWidth") > 0  # it plays what was sent
+    browser.set_window_size(420, 900)
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    browser.set_window_size(1200, 900)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def test_the_box_moves_between_frames_and_ends_with_its_stretch() -> None:
     faces = [
         SeenFace(1.0, (0.0, 0.0, 0.2, 0.2), 1.0),
