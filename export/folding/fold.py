@@ -11,10 +11,10 @@ from torch import nn
 from mmx.export.folding import conv_bn, repvgg, residual_free, unused
 from mmx.export.folding.record import FoldRecord
 from mmx.export.folding.residual_free import Residual
+from mmx.export.folding.rewrite import rewrite
 from mmx.export.folding.sign import is_sequential, nonnegative
 from mmx.models.repvgg import RepVGGBlock
 from mmx.models.residual_free import PlainBlock, ReservedBlock, ResidualBlock
-from mmx.models.simam import SimAM
 from mmx.runtime.errors import UsageError
 
 AUTO: Literal["merge", "keep"] = "keep"
@@ -24,7 +24,6 @@ AUTO_REASON = "auto: merging made the trunk 1.5 times slower in ONNX Runtime (py
 
 NEVER_FOLDED = {
     nn.LayerNorm: ("layer_norm", "it normalises by its own input's statistics: there is no constant to fold"),
-    SimAM: ("simam", "it has no parameters, and its gate is no linear map of its input"),
 }
 
 
@@ -54,7 +53,8 @@ def fold(system: nn.Module, residual: Residual = "auto") -> tuple[nn.Module, lis
             records.append(FoldRecord("conv_bn", _join(path, bn), not reason, reason or f"folded into {conv}"))
         if name := unused.unused_child(module):
             records.append(FoldRecord("unused_head", _join(path, name), True, unused.drop(module, name)))
-    return folded.requires_grad_(False), records + _left_alone(folded)
+    folded, rewritten = rewrite(folded)
+    return folded.requires_grad_(False), [*records, *rewritten, *_left_alone(folded)]
 
 
 def _join(path: str, name: str) -> str:

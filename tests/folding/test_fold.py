@@ -104,7 +104,13 @@ def test_report_says_what_was_not_folded():
     )
     assert [(r.module, r.applied) for r in by_fold["conv_bn"]] == [("V.1", True)]
     assert [r.module for r in by_fold["unused_head"]] == ["T.albert.pooler", "A.0.head"]
-    assert [(r.module, r.applied) for r in by_fold["simam"]] == [("V (4 SimAM)", False)]
+    assert [(r.module, r.applied) for r in by_fold["simam"]] == [("V (4 SimAM)", True)]
+    assert [r.module for r in by_fold["tokens"]] == ["A (1 FocalNet)"]
+    assert [r.module for r in by_fold["first_token"]] == [
+        "T (1 AlbertEncoder)",
+        "v_transformer (1 Layers)",
+        "a_transformer (1 Layers)",
+    ]
     assert all(not r.applied and r.reason for r in by_fold["layer_norm"])
 
 
