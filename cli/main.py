@@ -30,6 +30,7 @@ ENTRIES = {
     "export": Entry("Turn a checkpoint into a bundle; prove both answer the same.", "export", ("torch", "onnx")),
     "inspect": Entry("Show a checkpoint's or bundle's folds, parameters and MACs."),
     "predict": Entry("Tell the emotions in video files, from a bundle alone."),
+    "serve": Entry("Answer over HTTP, for many people at once.", "serve", ("fastapi", "uvicorn")),
     "doctor": Entry("Try what this machine can run; say what to install."),
     "systems": Entry("List the systems that mmx knows."),
     "synth": Entry("Make a synthetic data set to train, score and calibrate on."),

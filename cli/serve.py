@@ -1,0 +1,124 @@
+"""``mmx serve``: a bundle over HTTP, for many people at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmx.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmx.serving.service import Service
+
+KEY_VARIABLE = "MMX_API_KEY"
+MB = 2**20
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: reachable from other machines.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--backend", default="auto", show_default=True, help="As mmx predict has it.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16, or another that the bundle holds.")
+@click.option(
+    "--on-mismatch", type=click.Choice(["error", "rebuild", "onnx"]), default="error", show_default=True,
+    help="When the TensorRT engine is of another GPU, version or graph.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; all cores if not given.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Decoding processes.")
+@click.option("--max-batch", type=click.IntRange(min=1), default=16, show_default=True, help="Segments at once.")
+@click.option(
+    "--max-wait-ms", type=click.FloatRange(0, 10_000), default=5.0, show_default=True,
+    help="How long a segment waits for others while the network idles.",
+)  # fmt: skip
+@click.option(
+    "--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Requests at hand; more get 429."
+)
+@click.option("--deadline", type=click.FloatRange(0.1), default=120.0, show_default=True, help="Seconds for an answer.")
+@click.option("--max-upload", type=click.IntRange(min=1), default=200, show_default=True, help="MB of an upload.")
+@click.option("--max-seconds", type=click.FloatRange(0.1), default=600.0, show_default=True, help="Of a file.")
+@click.option("--max-pixels", type=click.IntRange(min=1), default=3840 * 2160, show_default=True, help="Of a picture.")
+@click.option("--worker-memory", type=click.IntRange(min=512), default=3072, show_default=True, help="MB of each.")
+@click.option("--worker-seconds", type=click.FloatRange(0.1), default=120.0, show_default=True, help="For one file.")
+@click.option("--drain", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds after SIGTERM.")
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=f"Holds the key that clients send; or set {KEY_VARIABLE}.",
+)  # fmt: skip
+@click.option("--cors-origin", multiple=True, help="Let pages of this origin call the server (repeat it).")
+def serve(
+    bundle: Path,
+    host: str,
+    port: int,
+    backend: str,
+    precision: str,
+    on_mismatch: str,
+    threads: int | None,
+    workers: int,
+    max_batch: int,
+    max_wait_ms: float,
+    queue: int,
+    deadline: float,
+    max_upload: int,
+    max_seconds: float,
+    max_pixels: int,
+    worker_memory: int,
+    worker_seconds: float,
+    drain: float,
+    api_key_file: Path | None,
+    cors_origin: tuple[str, ...],
+) -> None:
+    """Answer over HTTP: POST /v1/predict with a video, or open / in a browser. Ctrl-C or SIGTERM ends it.
+
+    \b
+    mmx serve ckpt.mmx
+    curl -F video=@talk.mp4 -F text='I am so glad.' http://127.0.0.1:8000/v1/predict
+    """
+    from mmx.serving.lifecycle import serve as run_server  # here, so that --help needs no extra
+    from mmx.serving.settings import Limits, Settings
+
+    settings = Settings(
+        bundle=bundle,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        on_mismatch=on_mismatch,
+        host=host,
+        port=port,
+        workers=workers,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        queue=queue,
+        uploads=queue,
+        api_key=_api_key(api_key_file),
+        cors_origins=cors_origin,
+        drain_s=drain,
+        limits=Limits(
+            upload_bytes=max_upload * MB,
+            media_s=max_seconds,
+            media_pixels=max_pixels,
+            worker_bytes=worker_memory * MB,
+            worker_s=worker_seconds,
+            deadline_s=deadline,
+        ),
+    )
+    run_server(settings, _say)
+
+
+def _api_key(file: Path | None) -> str | None:
+    """The key of the file or the environment; never of the command line, which everyone on the machine can see."""
+    if file is None:
+        return os.environ.get(KEY_VARIABLE) or None
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{file} cannot be read as an ASCII key: {e}", "one line, 16 characters or more") from e
+
+
+def _say(service: Service, url: str) -> None:
+    manifest, backend = service.engine.bundle.manifest, service.engine.backend
+    what = f"{manifest.system} ({manifest.dataset}), {backend.name} {backend.precision} on {backend.device}"
+    click.echo(f"{what} ({backend.why})\nlistening on {url}")

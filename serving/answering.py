@@ -1,0 +1,177 @@
+"""One request to /v1/predict, from its first byte to the last of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from mmx.runtime.types import Prediction
+from mmx.serving.formats import JSON, Form, form_for
+from mmx.serving.refusal import Refusal, deadline_passed
+from mmx.serving.service import DRAINING_RETRY_S, Service
+from mmx.serving.tensors import CONTENT_TYPE, read_sample
+from mmx.serving.upload import MULTIPART, discard, read_bytes, read_form
+
+log = logging.getLogger("mmx.serving")
+LAST_WORD_S = 2.0  # for the reason to reach a client that may have stopped reading
+
+
+class Answering(Response):
+    """Takes the request in, answers it, and sees to it that it ends in one of four ways: answered, refused with a
+    reason, broken off with a reason, or given up because the client went away.
+
+    Args:
+        deadline_s: from the complete upload to the whole answer.
+    """
+
+    def __init__(self, service: Service, deadline_s: float) -> None:
+        super().__init__()
+        self._service = service
+        self._deadline_s = deadline_s
+        self._started = False
+        self._arrived = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        metrics = self._service.metrics
+
+        async def tracked_receive() -> Message:
+            message = await receive()
+            self._arrived = self._arrived or not message.get("more_body", False)
+            return message
+
+        async def tracked(message: Message) -> None:
+            self._started = self._started or message["type"] == "http.response.start"
+            await send(message)
+
+        request = Request(scope, tracked_receive)
+
+        form: Form | None = None
+        try:
+            self._service.check_key(request.headers.get("authorization", ""))
+            self._service.check_ready()
+            form = form_for(request.headers.get("accept", ""))
+            await self._answer(request, form, tracked)
+            metrics.ended("ok")
+        except (ClientDisconnect, Disconnected):
+            metrics.ended("disconnected")
+        except Exception as e:
+            if not isinstance(e, Refusal):
+                log.exception("a request failed")
+            refusal = e if isinstance(e, Refusal) else Refusal(500, "server_error", "the server failed on this request")
+            metrics.ended(refusal.code)
+            if self._started:
+                await self._break_off(form, refusal, tracked)
+            else:
+                if not self._arrived:
+                    await discard(request, self._service.settings.limits.upload_bytes)
+                await refuse(refusal)(scope, receive, tracked)
+
+    async def _answer(self, request: Request, form: Form, send: Send) -> None:
+        service, limits = self._service, self._service.settings.limits
+        service.work.check()  # before the body is read; the place is taken when it is there
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with service.folder() as folder:
+            kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+            with service.uploads.slot():
+                if kind == MULTIPART:
+                    job = await read_form(request, folder, limits)
+                elif kind == CONTENT_TYPE:
+                    data = await read_bytes(request, service.tensor_limits.max_bytes, limits)
+                    sample = await asyncio.to_thread(read_sample, data, service.tensor_limits)
+                    del data
+                else:
+                    raise Refusal(415, "bad_content_type", f"a body is {MULTIPART} or {CONTENT_TYPE}")
+            arrived = loop.time()
+            service.metrics.stage("upload", arrived - began)
+            with service.work.slot():
+                if kind == MULTIPART:
+                    predictions = service.engine.predict_file(job)
+                else:
+                    predictions = service.engine.predict_sample(sample)
+                async with aclosing(predictions), self._in_time():
+                    await self._while_wanted(request, self._send(predictions, form, send))
+            service.metrics.answered("media" if kind == MULTIPART else "tensors", loop.time() - arrived)
+
+    async def _send(self, predictions: AsyncGenerator[Prediction, None], form: Form, send: Send) -> None:
+        """The predictions as they come; the response starts with the first, so that a fault before it has a status."""
+        async for prediction in predictions:
+            chunk = form.segment(prediction)
+            if form.streams:
+                await self._start(form, send)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._start(form, send)
+        await send({"type": "http.response.body", "body": form.end()})
+
+    async def _start(self, form: Form, send: Send) -> None:
+        if not self._started:
+            headers = {"content-type": form.content_type, "cache-control": "no-store", "x-accel-buffering": "no"}
+            raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": 200, "headers": raw})
+
+    async def _break_off(self, form: Form | None, refusal: Refusal, send: Send) -> None:
+        """Say why the stream ends here, if the client still reads."""
+        last = form.broken_off(refusal) if form else b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):
+                await send({"type": "http.response.body", "body": last})
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Give up at the deadline."""
+        try:
+            async with asyncio.timeout(self._deadline_s) as timeout:
+                yield
+        except TimeoutError as e:
+            if not timeout.expired():
+                raise
+            raise deadline_passed(self._deadline_s) from e
+
+    async def _while_wanted(self, request: Request, work: Awaitable[None]) -> None:
+        """Do the work, but give it up when the client goes away or the server is cut off."""
+        task = asyncio.ensure_future(work)
+        gone = asyncio.create_task(_gone(request))
+        cut = asyncio.create_task(self._service.cut_off.wait())
+        try:
+            await asyncio.wait({task, gone, cut}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+            elif gone.done():
+                raise Disconnected
+            else:
+                raise Refusal(
+                    503, "shutting_down", "the server had to stop before the answer", retry_after=DRAINING_RETRY_S
+                )
+        finally:
+            for each in (task, gone, cut):
+                each.cancel()
+            await asyncio.gather(task, gone, cut, return_exceptions=True)
+
+
+class Disconnected(Exception):
+    """The client went away."""
+
+
+def refuse(refusal: Refusal) -> Response:
+    """The response of a refusal."""
+    headers = {}
+    if refusal.retry_after is not None:
+        headers["retry-after"] = str(refusal.retry_after)
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(json.dumps(refusal.body()), refusal.status, headers, JSON)
+
+
+async def _gone(request: Request) -> None:
+    """Wait for the client to go away."""
+    message: dict[str, Any] = {}
+    while message.get("type") != "http.disconnect":
+        message = dict(await request.receive())

@@ -1,0 +1,148 @@
+"""The HTTP interface: which path does what."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from mmx.serving import openapi
+from mmx.serving.answering import Answering, refuse
+from mmx.serving.refusal import Refusal
+from mmx.serving.schemas import Capacity, ModelInfo, Status
+from mmx.serving.service import Service
+
+PAGE = Path(__file__).parent / "view" / "page"  # index.html and what it needs, served at /
+ALLOWED_HEADERS = ("accept", "authorization", "content-type")
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application around a service. Opening and closing the service is the caller's."""
+    app = FastAPI(title="mmx", version=version("mmx"), docs_url=None, redoc_url=None)
+    if service.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=ALLOWED_HEADERS,
+            expose_headers=["retry-after"],
+        )
+    _add_errors(app)
+    _add_model(app, service)
+    _add_health(app, service)
+    if (PAGE / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=PAGE, html=True))
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            plain = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            app.openapi_schema = openapi.complete(plain, with_key=service.settings.api_key is not None)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+    return app
+
+
+def _add_model(app: FastAPI, service: Service) -> None:
+    longest = service.settings.limits.deadline_s
+
+    @app.post(
+        "/v1/predict",
+        summary="Tell the emotions in a video, or in one sample of tensors",
+        response_class=Response,
+        responses=openapi.refusals(*openapi.REFUSALS),
+        openapi_extra=openapi.predict_operation(),
+    )
+    async def predict(
+        deadline: float = Query(
+            longest, gt=0, le=longest, allow_inf_nan=False, description="Seconds from the upload to the whole answer."
+        ),
+    ) -> Response:
+        return Answering(service, deadline)
+
+    @app.get("/v1/model", summary="What answers here", responses=openapi.refusals(401))
+    async def model(request: Request) -> ModelInfo:
+        service.check_key(request.headers.get("authorization", ""))
+        return model_info(service)
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Whether the process is alive", responses=openapi.refusals(500))
+    async def healthz() -> Status:
+        if not service.engine.batcher.alive:
+            raise Refusal(500, "server_error", "the network's loop has ended", "restart the server")
+        return Status(status="ok")
+
+    @app.get("/readyz", summary="Whether a request would be taken now", responses=openapi.refusals(503))
+    async def readyz() -> Status:
+        service.check_ready()
+        return Status(status="ready")
+
+    @app.get(
+        "/metrics",
+        summary="Queues, stage times, batch sizes and outcomes, for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **openapi.refusals(401)},
+    )
+    async def metrics(request: Request) -> Response:
+        service.check_key(request.headers.get("authorization", ""))
+        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error has the same body."""
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, error: Refusal) -> Response:
+        return refuse(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        response = refuse(Refusal(error.status_code, code, str(error.detail), "see /openapi.json"))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_parameter(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return refuse(Refusal(400, "bad_request", f"{first['loc'][-1]}: {first['msg']}", "see /openapi.json"))
+
+
+def model_info(service: Service) -> ModelInfo:
+    """What ``GET /v1/model`` says."""
+    manifest, backend, limits = service.engine.bundle.manifest, service.engine.backend, service.settings.limits
+    made_with = manifest.provenance.get("versions", {})
+    tensors = service.tensor_limits
+    return ModelInfo(
+        description=f"{manifest.system}, labels of {manifest.dataset}",
+        system=manifest.system,
+        form=manifest.form,
+        dataset=manifest.dataset,
+        labels=list(manifest.labels),
+        thresholds=dict(zip(manifest.labels, manifest.thresholds, strict=True)),
+        modalities=list(manifest.modalities),
+        fusion_weights=manifest.fusion_weights,
+        preprocessing=asdict(manifest.preprocessing),
+        backend={"name": backend.name, "precision": backend.precision, "device": backend.device, "why": backend.why},
+        versions={"mmx": version("mmx"), **{f"made_with_{name}": str(number) for name, number in made_with.items()}},
+        graph_sha256=manifest.files[manifest.graphs["fp32"].file],
+        limits=Capacity(
+            upload_bytes=limits.upload_bytes,
+            media_s=limits.media_s,
+            media_pixels=limits.media_pixels,
+            deadline_s=limits.deadline_s,
+            tokens=tensors.tokens,
+            faces=tensors.faces,
+            pieces=tensors.pieces,
+        ),
+    )

@@ -1,0 +1,171 @@
+"""Samples of many requests in one batch: the first waits a bounded time for others, and never for a busy network."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.errors import BadDataError
+from mmx.runtime.packing import rows
+from mmx.runtime.types import Sample
+from mmx.serving.metrics import Metrics
+
+MAX_ROWS = 512  # tower rows in one batch; they are what bounds memory
+
+Outputs = dict[str, NDArray[np.float32]]
+Run = Callable[[Sequence[Sample]], Outputs]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample's outputs, float32 [labels] by name, and its share of the network's time."""
+
+    outputs: Outputs
+    network_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A sample in the queue, and where its answer goes; a future that is done is no longer wanted."""
+
+    sample: Sample
+    answer: asyncio.Future[Row]
+    since: float
+
+
+class Batcher:
+    """Runs the network on samples as they come, several at once.
+
+    While the network is busy samples wait; when it is free, the oldest is taken and with it those whose text is most
+    like it in length, since texts in a batch are padded to the longest. Each answer goes to whoever asked for it.
+
+    Args:
+        run: samples -> the graph's outputs, float32 [samples, labels] by name; called from a thread of the batcher's
+            own, once at a time.
+        max_batch: samples at once, at most. max_wait_s: how long the oldest waits for company while the network idles.
+    """
+
+    def __init__(self, run: Run, metrics: Metrics, *, max_batch: int, max_wait_s: float) -> None:
+        self._run = run
+        self._metrics = metrics
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s if max_batch > 1 else 0.0
+        self._waiting: list[_Waiting] = []
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Samples in the queue."""
+        return len(self._waiting)
+
+    @property
+    def alive(self) -> bool:
+        """Whether samples are being taken."""
+        return self._task is not None and not self._task.done()
+
+    def open(self) -> None:
+        """Start taking samples."""
+        self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Stop; what is in the queue is not answered."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for waiting in self._waiting:
+            waiting.answer.cancel()
+        self._thread.shutdown()
+
+    def submit(self, sample: Sample) -> asyncio.Future[Row]:
+        """Put a sample in the queue. Cancelling the future takes it out again.
+
+        The future raises BadDataError where the network gives no finite numbers for this sample.
+        """
+        answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(sample, answer, time.monotonic()))
+        self._arrived.set()
+        return answer
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = await self._gather()
+            try:
+                rows_ = await loop.run_in_executor(self._thread, self._answers, [each.sample for each in batch])
+            except asyncio.CancelledError:
+                for waiting in batch:
+                    waiting.answer.cancel()
+                raise
+            for waiting, row in zip(batch, rows_, strict=True):
+                if waiting.answer.done():
+                    continue
+                if isinstance(row, Exception):
+                    waiting.answer.set_exception(row)
+                else:
+                    waiting.answer.set_result(row)
+
+    async def _gather(self) -> list[_Waiting]:
+        """Wait for a sample, then a bounded time for others, and take a batch out of the queue."""
+        while True:
+            self._waiting = [each for each in self._waiting if not each.answer.done()]
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            left = self._waiting[0].since + self._max_wait_s - time.monotonic()
+            if left <= 0 or len(self._waiting) >= self._max_batch:
+                return self._take()
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+            except TimeoutError:
+                pass
+
+    def _take(self) -> list[_Waiting]:
+        """The oldest, and those most like it in length of text, within the bounds."""
+        oldest = self._waiting[0]
+        batch = [oldest]
+        for other in sorted(self._waiting[1:], key=lambda each: abs(_tokens(each) - _tokens(oldest))):
+            if len(batch) == self._max_batch:
+                break
+            if rows([each.sample for each in [*batch, other]]) <= MAX_ROWS:
+                batch.append(other)
+        taken = set(map(id, batch))
+        self._waiting = [each for each in self._waiting if id(each) not in taken]
+        now = time.monotonic()
+        for each in batch:
+            self._metrics.stage("wait", now - each.since)
+        self._metrics.batch(len(batch), rows([each.sample for each in batch]))
+        return batch
+
+    def _answers(self, samples: Sequence[Sample]) -> list[Row | Exception]:
+        """Each sample's row, or what is wrong with it; where a batch fails, each is tried alone."""
+        started = time.perf_counter()
+        try:
+            outputs = self._run(samples)
+        except Exception as e:  # whatever an engine raises: one request's fault must not be the others'
+            return [e] if len(samples) == 1 else [row for sample in samples for row in self._answers([sample])]
+        took = time.perf_counter() - started
+        self._metrics.stage("network", took)
+        share_ms = took * 1000 / len(samples)
+        return [_row({name: values[i] for name, values in outputs.items()}, share_ms) for i in range(len(samples))]
+
+
+def _row(outputs: Outputs, share_ms: float) -> Row | Exception:
+    if not all(np.isfinite(values).all() for values in outputs.values()):
+        return BadDataError("the network gives no finite numbers for this input", "check that its values are in range")
+    return Row(outputs, share_ms)
+
+
+def _tokens(waiting: _Waiting) -> int:
+    ids = waiting.sample.token_ids
+    return 0 if ids is None else len(ids)

@@ -1,0 +1,130 @@
+"""The server's machinery without HTTP: decoding processes, the batcher and the network, and how a job goes through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.backends import open_backend
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import MmxError, UsageError
+from mmx.runtime.packing import FACE_SHAPE, INPUTS, PIECE_SHAPE, pack
+from mmx.runtime.predictor import prediction_of
+from mmx.runtime.preprocess import Segment
+from mmx.runtime.types import Prediction, Sample, Span
+from mmx.serving.batcher import Batcher, Row
+from mmx.serving.decoders import Decoders, Job
+from mmx.serving.metrics import Metrics
+from mmx.serving.refusal import refusal_of
+from mmx.serving.settings import Settings
+
+AHEAD = 8  # segments of one request that are decoded before the first of them is answered
+
+Step = tuple[Segment, asyncio.Future[Row] | None] | Exception | None
+
+
+class Engine:
+    """A bundle that answers many requests at once.
+
+    Attributes: ``bundle``, ``backend``, ``decoders``, ``batcher``.
+
+    Raises:
+        MmxError: what ``Bundle.open`` and ``open_backend`` raise; UsageError for a system that does not take media.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.bundle = Bundle.open(settings.bundle)
+        self.backend = open_backend(
+            self.bundle, settings.backend, settings.precision, settings.threads, settings.on_mismatch
+        )
+        if not set(self.backend.inputs) <= set(INPUTS):
+            self.backend.close()
+            raise UsageError(f"{settings.bundle} holds {self.bundle.manifest.system}, which takes features, not media")
+        self._metrics = metrics
+        self.decoders = Decoders(settings, metrics.replaced)
+        self.batcher = Batcher(self._run, metrics, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
+
+    async def open(self) -> None:
+        """Start the processes and run the network once, so that the first request does not pay for it."""
+        await self.decoders.open()
+        self.batcher.open()
+        faces, pieces = np.zeros((1, *FACE_SHAPE), np.float32), np.zeros((1, *PIECE_SHAPE), np.float32)
+        await self.batcher.submit(Sample(None, faces, pieces))
+
+    async def close(self) -> None:
+        """End the processes and give the network's memory back."""
+        await self.decoders.close()
+        await self.batcher.close()
+        self.backend.close()
+
+    async def predict_file(self, job: Job) -> AsyncGenerator[Prediction, None]:
+        """Decode an upload and yield its predictions in order, as they come.
+
+        Decoding goes on while earlier segments are in the network. What was decoded before a fault is still answered.
+
+        Raises:
+            Refusal: see ``Decoders.segments``.
+        """
+        steps: asyncio.Queue[Step] = asyncio.Queue(AHEAD)
+        producer = asyncio.create_task(self._decode(job, steps))
+        try:
+            while (step := await steps.get()) is not None:
+                if isinstance(step, Exception):
+                    raise step
+                segment, answer = step
+                yield await self._prediction(segment, answer)
+        finally:
+            producer.cancel()
+            with suppress(asyncio.CancelledError):
+                await producer
+            while not steps.empty():
+                step = steps.get_nowait()
+                if isinstance(step, tuple) and step[1] is not None:
+                    step[1].cancel()
+
+    async def predict_sample(self, sample: Sample) -> AsyncGenerator[Prediction, None]:
+        """Yield the prediction of one sample that was sent as tensors."""
+        present = sample.modalities
+        absent = {name: "not sent" for name in self.bundle.manifest.modalities if name not in present}
+        segment = Segment("", Span(0.0, 0.0), sample, absent, (), 0, (), {})
+        yield await self._prediction(segment, self.batcher.submit(sample))
+
+    async def _decode(self, job: Job, steps: asyncio.Queue[Step]) -> None:
+        """Put every segment in the queue, with the answer it will get; then None, or what went wrong."""
+        segments = self.decoders.segments(job)
+        try:
+            async for segment in segments:
+                for stage, ms in segment.timings_ms.items():
+                    self._metrics.stage(stage, ms / 1000)
+                answer = self.batcher.submit(segment.sample) if segment.sample.modalities else None
+                try:
+                    await steps.put((segment, answer))
+                except asyncio.CancelledError:
+                    if answer is not None:
+                        answer.cancel()
+                    raise
+            await steps.put(None)
+        except Exception as e:
+            await steps.put(e)
+        finally:
+            await segments.aclose()
+
+    async def _prediction(self, segment: Segment, answer: asyncio.Future[Row] | None) -> Prediction:
+        try:
+            row = None if answer is None else await answer
+        except MmxError as e:
+            raise refusal_of(e) from e
+        manifest = self.bundle.manifest
+        if row is None:
+            return prediction_of(segment, None, manifest, 0.0)
+        return prediction_of(segment, row.outputs, manifest, row.network_ms)
+
+    def _run(self, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
+        batch = pack(samples, self.bundle.manifest.preprocessing.text, self.backend.inputs)
+        outputs: dict[str, NDArray[Any]] = self.backend.run(batch.inputs)
+        return outputs

@@ -1,0 +1,98 @@
+"""The three forms of an answer: one JSON document, or a stream of segments as NDJSON or server-sent events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from mmx.runtime.types import Prediction
+from mmx.serving.refusal import Refusal
+from mmx.serving.schemas import SCHEMA_VERSION, segment_json
+
+JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
+
+
+class Form(Protocol):
+    """Writes an answer. ``content_type`` is the response's; ``streams`` says whether segments go out as they come."""
+
+    content_type: str
+    streams: bool
+
+    def segment(self, prediction: Prediction) -> bytes:
+        """What is sent for one segment, now."""
+        ...
+
+    def end(self) -> bytes:
+        """What is sent when the answer is whole."""
+        ...
+
+    def broken_off(self, refusal: Refusal) -> bytes:
+        """What is sent when it ends before it is whole."""
+        ...
+
+
+class WholeJson:
+    """Everything at the end, so that the status says whether it is whole."""
+
+    content_type = JSON
+    streams = False
+
+    def __init__(self) -> None:
+        self._segments: list[dict[str, Any]] = []
+
+    def segment(self, prediction: Prediction) -> bytes:
+        self._segments.append(segment_json(prediction))
+        return b""
+
+    def end(self) -> bytes:
+        return _dumps({"schema_version": SCHEMA_VERSION, "segments": self._segments})
+
+    def broken_off(self, refusal: Refusal) -> bytes:
+        return b""
+
+
+class Stream:
+    """One event after another: ``segment``, then ``end`` or ``error``; a stream with neither was cut."""
+
+    streams = True
+
+    def __init__(self, content_type: str) -> None:
+        self.content_type = content_type
+        self._count = 0
+
+    def segment(self, prediction: Prediction) -> bytes:
+        self._count += 1
+        fields = segment_json(prediction)
+        return _dumps(fields) + b"\n" if self.content_type == NDJSON else _event("segment", fields)
+
+    def end(self) -> bytes:
+        return self._last("end", {"segments": self._count})
+
+    def broken_off(self, refusal: Refusal) -> bytes:
+        return self._last("error", refusal.body()["error"])
+
+    def _last(self, kind: str, value: dict[str, Any]) -> bytes:
+        return _dumps({kind: value}) + b"\n" if self.content_type == NDJSON else _event(kind, value)
+
+
+def form_for(accept: str) -> Form:
+    """The form that an Accept header asks for: the first of ours that it names; JSON for anything, or nothing.
+
+    Raises:
+        Refusal: 406 where it takes none of them.
+    """
+    named = [part.split(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
+    for kind in named or ["*/*"]:
+        if kind in (NDJSON, SSE):
+            return Stream(kind)
+        if kind in (JSON, "application/*", "*/*"):
+            return WholeJson()
+    raise Refusal(406, "not_acceptable", "the Accept header takes nothing that is offered", f"{JSON}, {NDJSON}, {SSE}")
+
+
+def _event(kind: str, value: dict[str, Any]) -> bytes:
+    return b"event: " + kind.encode() + b"\ndata: " + _dumps(value) + b"\n\n"
+
+
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()

@@ -1,0 +1,40 @@
+"""Why a request is not answered: an HTTP status, a code for programs, and words for people."""
+
+from __future__ import annotations
+
+from mmx.runtime.errors import BadDataError, MmxError, UsageError
+
+
+class Refusal(Exception):
+    """A request that is refused, or given up, for a reason that its sender is told.
+
+    Args:
+        status: of the HTTP response. code: the reason, one word for programs (``docs/serving.md`` lists them).
+        message, hint: what is wrong and what to do; they name no path of the server.
+        retry_after: seconds after which the same request may be taken.
+    """
+
+    def __init__(self, status: int, code: str, message: str, hint: str = "", retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.hint = status, code, message, hint
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, dict[str, str]]:
+        """The JSON body of the response, and the last event of a stream that broke off."""
+        return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
+
+
+def refusal_of(error: MmxError) -> Refusal:
+    """The refusal for an error of the runtime: the sender's fault (422, 400), or the server's (500)."""
+    if isinstance(error, UsageError):
+        return Refusal(400, "bad_request", error.message, error.hint)
+    if isinstance(error, BadDataError):
+        return Refusal(422, "bad_media", error.message, error.hint)
+    return Refusal(500, "server_error", error.message, error.hint)
+
+
+def deadline_passed(seconds: float) -> Refusal:
+    """There was no answer in time."""
+    return Refusal(
+        504, "deadline", f"no answer within {seconds:g} s", "send a shorter file, or ask for a later deadline"
+    )

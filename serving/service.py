@@ -1,0 +1,95 @@
+"""Everything one running server holds, and the ways it ends: open, drain, cut off, close."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmx.serving.admission import Admission
+from mmx.serving.engine import Engine
+from mmx.serving.metrics import Metrics
+from mmx.serving.refusal import Refusal
+from mmx.serving.settings import Settings
+from mmx.serving.tensors import TensorLimits
+
+DRAINING_RETRY_S = 5
+
+
+class Service:
+    """A server's state. Opening the bundle and the network happens here; ``open`` starts the processes.
+
+    Attributes:
+        settings, metrics, engine, tensor_limits.
+        uploads, work: how many bodies may be arriving, how many requests may be waiting or worked on.
+        cut_off: set when requests that are still being worked on must end now.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.engine = Engine(settings, self.metrics)
+        self.tensor_limits = TensorLimits.of(self.engine.bundle.manifest)
+        self.uploads = Admission(settings.uploads, "uploads are arriving")
+        self.work = Admission(settings.queue, "requests are being answered or wait for it")
+        self.cut_off = asyncio.Event()
+        self._draining = False
+        self._opened = False
+        self._folder = Path(tempfile.mkdtemp(prefix="mmx-serve-"))
+        self._numbers = itertools.count()
+        self.metrics.watch(
+            {
+                "requests": lambda: self.work.inside,
+                "uploads": lambda: self.uploads.inside,
+                "decode": lambda: self.engine.decoders.waiting,
+                "batch": lambda: self.engine.batcher.waiting,
+            }
+        )
+
+    async def open(self) -> None:
+        """Start the decoding processes and warm the network up."""
+        await self.engine.open()
+        self._opened = True
+
+    async def close(self) -> None:
+        """End everything and leave nothing behind."""
+        self._opened = False
+        await self.engine.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def drain(self) -> None:
+        """From now on take no request; those at hand go on."""
+        self._draining = True
+
+    def check_ready(self) -> None:
+        """Refuse (503) where a new request would not be answered."""
+        if self._draining:
+            raise Refusal(
+                503, "shutting_down", "the server is shutting down", "try again later", retry_after=DRAINING_RETRY_S
+            )
+        if not self._opened or not self.engine.decoders.alive or not self.engine.batcher.alive:
+            raise Refusal(503, "not_ready", "the server is not ready", "try again later", retry_after=1)
+
+    def check_key(self, authorization: str) -> None:
+        """Refuse (401) where a key is asked for and ``Authorization: Bearer KEY`` has it not; in constant time."""
+        if self.settings.api_key is None:
+            return
+        scheme, _, key = authorization.partition(" ")
+        same = hmac.compare_digest(key.strip().encode("utf-8", "surrogateescape"), self.settings.api_key.encode())
+        if not (same and scheme.lower() == "bearer"):
+            raise Refusal(401, "no_key", "this server asks for an API key", "Authorization: Bearer KEY")
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """An empty folder for one upload, gone afterwards. Its name is a number."""
+        folder = self._folder / str(next(self._numbers))
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

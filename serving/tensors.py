@@ -1,0 +1,138 @@
+"""A sample sent as tensors: a NumPy .npz archive, read without pickle and without believing its sizes."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from mmx.runtime.manifest import Manifest
+from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
+from mmx.runtime.types import Sample
+from mmx.serving.refusal import Refusal
+
+CONTENT_TYPE = "application/x-npz"
+HEADER_BYTES = 4096  # of one array
+ARCHIVE_BYTES = 64 * 1024  # beside the arrays' own
+LARGEST_PIXEL = 255.0
+LARGEST_POWER = 1e12  # of a mel bin; full-scale sound reaches about 1e4
+
+
+@dataclass(frozen=True)
+class TensorLimits:
+    """The most of each array, from what one segment of a bundle can have; ``vocabulary``: token ids are below it."""
+
+    tokens: int
+    faces: int
+    pieces: int
+    vocabulary: int
+    modalities: tuple[str, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> TensorLimits:
+        """The limits that follow from a bundle's preprocessing."""
+        spec = manifest.preprocessing
+        piece_s = spec.mel.hop * spec.mel.columns / spec.mel.sample_rate
+        text = manifest.config.get("text")
+        return cls(
+            tokens=spec.text.max_tokens,
+            faces=math.ceil(spec.max_segment_s / spec.video.interval_s) + 1,
+            pieces=math.ceil(spec.max_segment_s / piece_s) + 1,
+            vocabulary=int(text["vocabulary"]) if isinstance(text, dict) and "vocabulary" in text else 0,
+            modalities=manifest.modalities,
+        )
+
+    @property
+    def max_bytes(self) -> int:
+        """Of an archive."""
+        floats = self.faces * math.prod(FACE_SHAPE) + self.pieces * math.prod(PIECE_SHAPE)
+        return 4 * floats + 8 * self.tokens + ARCHIVE_BYTES
+
+
+def read_sample(data: bytes, limits: TensorLimits) -> Sample:
+    """The sample in an archive of any of ``token_ids.npy`` int64 [tokens], with [CLS] and [SEP], ``faces.npy`` float32
+    [faces, 3, 48, 48], 0..255, and ``pieces.npy`` float32 [pieces, 128, 32], mel powers.
+
+    Raises:
+        Refusal: 413 for more rows than a segment can have, 422 for whatever else it is not.
+    """
+    shapes: dict[str, tuple[type, int, tuple[int, ...]]] = {
+        "token_ids": (np.int64, limits.tokens, ()),
+        "faces": (np.float32, limits.faces, FACE_SHAPE),
+        "pieces": (np.float32, limits.pieces, PIECE_SHAPE),
+    }
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.infolist():
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may take gigabytes
+                    raise _bad("its compression is none that NumPy uses")
+                name = member.filename.removesuffix(".npy")
+                if name not in shapes or name in arrays:
+                    raise _bad("an array is none of token_ids, faces and pieces, or is there twice")
+                with archive.open(member) as file:
+                    arrays[name] = _read_array(name, file, *shapes[name])
+    except Refusal:
+        raise
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError, RuntimeError,
+            struct.error, SyntaxError, TypeError, RecursionError) as e:  # fmt: skip
+        raise _bad("it is not an .npz archive, or a broken one") from e
+    _check_values(arrays, limits)
+    return Sample(
+        arrays.get("token_ids"),
+        arrays.get("faces", np.empty((0, *FACE_SHAPE), np.float32)),
+        arrays.get("pieces", np.empty((0, *PIECE_SHAPE), np.float32)),
+    )
+
+
+def _read_array(name: str, file: Any, dtype: type, most: int, row: tuple[int, ...]) -> NDArray[Any]:
+    """Read one array: its header first, and its data only if the header asks for what is allowed."""
+    major, _ = npy.read_magic(file)
+    read_header = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}.get(major)
+    if read_header is None:
+        raise _bad(f"{name} has an unknown .npy version")
+    shape, fortran, found = read_header(file, max_header_size=HEADER_BYTES)
+    wanted = f"{np.dtype(dtype).name} [rows{''.join(f', {side}' for side in row)}]"
+    if found != np.dtype(dtype) or len(shape) != len(row) + 1 or tuple(shape[1:]) != row or fortran:
+        raise _bad(f"{name} is {found} {list(shape)}, not {wanted} in C order")
+    if not 0 <= shape[0] <= most:
+        raise Refusal(413, "too_many_rows", f"{name} has {shape[0]} rows", f"this server takes {most} at most")
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    data = file.read(size)
+    if len(data) != size:
+        raise _bad(f"{name} ends early")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _check_values(arrays: dict[str, NDArray[Any]], limits: TensorLimits) -> None:
+    """Refuse what no preprocessing makes: it could read beyond the engine's tables or overflow in it."""
+    if not any(len(array) for array in arrays.values()):
+        raise _bad("there is nothing in it: give token_ids, faces or pieces")
+    for name, modality in (("token_ids", "text"), ("faces", "visual"), ("pieces", "audio")):
+        if name in arrays and modality not in limits.modalities:
+            raise _bad(f"this system takes no {name}")
+    for name, largest in (("faces", LARGEST_PIXEL), ("pieces", LARGEST_POWER)):
+        array = arrays.get(name)
+        if array is not None and len(array) and not (array.min() >= 0 and array.max() <= largest):  # NaN fails, too
+            raise _bad(f"{name} has values outside 0 to {largest:g}")
+    ids = arrays.get("token_ids")
+    if ids is None:
+        return
+    if not len(ids):
+        raise _bad("token_ids is empty; leave it out where there is no text")
+    if not limits.vocabulary:
+        raise _bad("this bundle does not say how many token ids there are, so none can be taken")
+    if ids.min() < 0 or ids.max() >= limits.vocabulary:
+        raise _bad(f"token_ids has ids outside 0 to {limits.vocabulary - 1}")
+
+
+def _bad(message: str) -> Refusal:
+    return Refusal(422, "bad_tensors", f"the tensors cannot be read: {message}")
