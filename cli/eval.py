@@ -36,7 +36,7 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
 @click.option(
     "--variants", is_flag=True, help="Also make FP16 and INT8 graphs, in a copy of the bundle, and score them."
 )
-@click.option("--speed/--no-speed", default=True, help="Also time it, one utterance at a time.  [default: yes]")
+@click.option("--speed/--no-speed", default=True, help="Also time 24 of them, one at a time.  [default: yes]")
 @click.option("--samples", type=click.IntRange(min=1), help="Only the split's first utterances.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the tables.")
@@ -140,7 +140,7 @@ def render(result: Evaluation) -> str:
             lines.append(f"{label:{width + 10}}{values}{result.thresholds[place]:13.2f}")
     lines += ["", "Errors and flips: against the first row."]
     if timed:
-        lines.append("ms: median of one utterance, single-threaded, interleaved.")
+        lines.append("ms: median of one utterance of 24, shortest to longest; single-threaded, interleaved.")
     return "\n".join(lines)
 
 

@@ -10,17 +10,23 @@ import click
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--samples", type=click.IntRange(min=1), default=1200, show_default=True, help="Utterances in all.")
+@click.option("--samples", type=click.IntRange(min=0), default=1200, show_default=True, help="Utterances in all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--clips", type=click.IntRange(min=0), default=0, help="Also this many unseen MP4 clips of each emotion.")
+@click.option(
+    "--clips",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Also this many MP4 clips of each emotion, of people who are in no data set.",
+)
 def synth(folder: Path, samples: int, seed: int, clips: int) -> None:
     """Write a made-up data set to DIR, in the layout of processed MOSEI: faces, voices and words of six emotions.
 
     It is a test bed: drawn faces, synthesised voices, composed sentences. Nothing that is measured on it says anything
     about people (docs/training.md says how it is made, and how well anything can do on it).
     """
+    from mmx.runtime.machine import usable_cores
     from mmx.training.synthetic.ideal import ideal
-    from mmx.training.synthetic.writer import NOTE, write_synthetic
+    from mmx.training.synthetic.writer import EMOTIONS, NOTE, write_synthetic
 
     terminal = sys.stderr.isatty()
 
@@ -28,12 +34,15 @@ def synth(folder: Path, samples: int, seed: int, clips: int) -> None:
         if terminal:
             click.echo(f"\r\x1b[K  drawing {done}/{total}", err=True, nl=done == total)
 
-    counts = write_synthetic(folder, samples, seed, clips=clips, progress=show)
+    counts = write_synthetic(folder, samples, seed, clips=clips, jobs=usable_cores(), progress=show)
     best = ideal()
-    click.echo(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+    made = [f"{count} {split}" for split, count in counts.items()] + [f"{len(EMOTIONS) * clips} clips"] * bool(clips)
+    click.echo(f"{folder}: {', '.join(made)}")
     click.echo(f"  {NOTE}")
     click.echo(
         f"  best possible accuracy: text {best.text:.1%}, face {best.visual:.1%}, voice {best.audio:.1%}, "
         f"all three {best.all:.1%}; chance {1 / 6:.1%}"
     )
-    click.echo(f"\nnext:\n  mmx train {folder} --preset tiny")
+    first = folder / "clips" / f"{EMOTIONS[0]}_0"
+    follows = f"train {folder} --preset tiny" if counts else f"predict BUNDLE {first}.mp4 --transcript {first}.txt"
+    click.echo(f"\nnext:\n  mmx {follows}")

@@ -31,6 +31,7 @@ from mmx.training.session import face_nets
 from mmx.training.trainer import tensors
 
 Logits = NDArray[np.float32]
+SPEED_SAMPLES, SPEED_PASSES = 24, 4
 
 
 @dataclass(frozen=True)
@@ -189,12 +190,12 @@ def evaluate(
     cache: Path | None = None,
     tick: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """Score every way to run the system on one split; timed one utterance at a time, single-threaded, interleaved.
+    """Score every way to run the system on one split, and time it: single-threaded, interleaved.
 
     Args:
         checkpoint, bundle: of the same weights; one may be None.
         choose: choose thresholds on the validation split (with the first row) instead of taking the stored ones.
-        speed: also time it; otherwise samples run in batches, once. samples: only the split's first ones.
+        speed: also time some of the utterances, one at a time. samples: only the split's first ones.
     """
     what = bundle or checkpoint
     if what is None:
@@ -213,17 +214,8 @@ def evaluate(
             valid = utterances_for(what, data, "valid", cache=cache)
             answers = np.concatenate([runners[0].run([valid[i]]) for i in range(len(valid))])
             thresholds = choose_thresholds(answers, valid.truths)
-        say = None if tick is None else lambda done: tick("running", done, len(test))
-        if speed:
-            costs = {runner.key: warm_up(runner, test[0]) for runner in runners}
-            makers = [lambda i=i: test[i] for i in range(len(test))]
-            timed = interleave(runners, makers, 2, costs, say)
-            logits = {key: result.logits for key, result in timed.items()}
-            times = {key: float(np.median(result.seconds)) * 1000 for key, result in timed.items()}
-        else:
-            groups = list(split_samples(test[i] for i in range(len(test))))
-            logits = {runner.key: np.concatenate([runner.run(group) for group in groups]) for runner in runners}
-            times = {}
+        logits = _score(runners, test, tick)
+        times = _time(runners, spread(test, SPEED_SAMPLES), tick) if speed else {}
     finally:
         torch.set_num_threads(before)
         for runner in runners:
@@ -242,6 +234,39 @@ def evaluate(
     ]
     rows += [Row(name, problem) for name, problem in problems.items()]
     return Evaluation(data.name, split, len(test), tuple(thresholds), tuple(rows))
+
+
+def _score(
+    runners: Sequence[Contender], test: Utterances, tick: Callable[[str, int, int], None] | None
+) -> dict[str, Logits]:
+    """The logits of all utterances by runner, in batches."""
+    found: dict[str, list[Logits]] = {runner.key: [] for runner in runners}
+    done = 0
+    for group in split_samples(test[i] for i in range(len(test))):
+        for runner in runners:
+            found[runner.key].append(runner.run(group))
+        done += len(group)
+        if tick:
+            tick("scoring", done, len(test))
+    return {key: np.concatenate(parts) for key, parts in found.items()}
+
+
+def _time(
+    runners: Sequence[Contender], samples: Sequence[Sample], tick: Callable[[str, int, int], None] | None
+) -> dict[str, float]:
+    """Median milliseconds of one utterance, by runner."""
+    costs = {runner.key: warm_up(runner, samples[0]) for runner in runners}
+    makers: list[Callable[[], Sample]] = [lambda s=sample: s for sample in samples]  # type: ignore[misc]
+    say = None if tick is None else lambda done: tick("timing", done, len(samples))
+    timed = interleave(runners, makers, SPEED_PASSES, costs, say)
+    return {key: float(np.median(result.seconds)) * 1000 for key, result in timed.items()}
+
+
+def spread(utterances: Utterances, count: int) -> list[Sample]:
+    """At most ``count`` samples, evenly from the shortest to the longest (by faces and mel pieces)."""
+    order = sorted(range(len(utterances)), key=lambda i: len(utterances[i].faces) + len(utterances[i].pieces))
+    places = np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))
+    return [utterances[order[place]] for place in places]
 
 
 def _megabytes(key: str, checkpoint: Checkpoint | None, bundle: Bundle | None) -> float:

@@ -161,7 +161,12 @@ class _Canvas:
     def _paint(self, inside: Array, colour: Array, opacity: float = 1.0) -> None:
         """``inside``: signed distance, positive inside, in head radii; the edge is a pixel soft."""
         cover = opacity * np.clip(0.5 + inside * self.view.scale, 0, 1)
-        self.pixels += cover[..., None] * (colour.astype(np.float32) - self.pixels)
+        rows, columns = (np.flatnonzero(cover.any(axis)) for axis in (1, 0))
+        if not len(rows):
+            return
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)  # most shapes are small
+        under = self.pixels[box]
+        under += cover[box][..., None] * ((colour if colour.ndim == 1 else colour[box]).astype(np.float32) - under)
 
     def _ellipse(self, x: float, y: float, rx: float, ry: float) -> Array:
         """About the signed distance to an ellipse's edge."""

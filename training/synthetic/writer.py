@@ -15,8 +15,11 @@ import pickle
 import shutil
 import wave
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -88,12 +91,14 @@ def make_utterance(
 
 
 def write_synthetic(
-    root: Path, samples: int, seed: int = 0, *, clips: int = 0, progress: Progress | None = None
+    root: Path, samples: int, seed: int = 0, *, clips: int = 0, jobs: int = 1, progress: Progress | None = None
 ) -> dict[str, int]:
     """Write the set to ``root``.
 
     Args:
-        samples: utterances in all; the emotions are equally frequent. clips: unseen clips for each emotion.
+        samples: utterances in all; the emotions are equally frequent. clips: unseen clips for each emotion; with no
+            samples they are all there is.
+        jobs: processes that draw; the files are the same with any number of them.
 
     Returns:
         Utterances by split.
@@ -101,14 +106,15 @@ def write_synthetic(
     Raises:
         UsageError: ``root`` holds something already, or too few samples for six emotions in three splits.
     """
-    if samples < FEWEST:
-        raise UsageError(f"--samples {samples} is too few", f"{FEWEST} or more, so that each split has each emotion")
+    if samples < FEWEST and (samples or not clips):
+        hint = f"{FEWEST} or more, so that each split has each emotion; or 0 and some --clips"
+        raise UsageError(f"--samples {samples} is too few", hint)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root} exists and is not empty", "name a new folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     part = Path(mkdtemp(prefix=f"{root.name}.tmp-", dir=root.parent))
     try:
-        names = _write_utterances(part, samples, seed, progress)
+        names = _write_utterances(part, samples, seed, jobs, progress) if samples else {}
         for number in range(clips * len(EMOTIONS)):
             write_clip(part / "clips", EMOTIONS[number % len(EMOTIONS)], number // len(EMOTIONS), seed)
         marker = {
@@ -148,31 +154,37 @@ def write_clip(folder: Path, emotion: str, number: int, seed: int) -> Path:
     return path
 
 
-def _write_utterances(root: Path, samples: int, seed: int, progress: Progress | None) -> dict[str, list[str]]:
+def _write_utterances(
+    root: Path, samples: int, seed: int, jobs: int, progress: Progress | None
+) -> dict[str, list[str]]:
     raw = root / "MOSEI_RAW_PROCESSED"
     speakers = max(6, samples // PER_SPEAKER)
     split_of = _splits(speakers)
     names: dict[str, list[str]] = {split: [] for split in SHARES}
     meta = {}
     emotions = np.random.default_rng([seed, 0]).permutation(np.arange(samples) % len(EMOTIONS))
-    for number in range(samples):
-        who = number % speakers
-        made = make_utterance(
-            EMOTIONS[emotions[number]],
-            np.random.default_rng([seed, 1, who]),
-            np.random.default_rng([seed, 3, number]),
-        )
-        name = f"synth{who:04d}_{number:05d}"
-        names[split_of[who]].append(name)
-        meta[name] = {"text": made.text, "label": [int(made.emotion == emotion) for emotion in EMOTIONS]}
-        _write_utterance(raw / name, made)
-        if progress:
-            progress(number + 1, samples)
+    tasks = [(raw, seed, number, number % speakers, EMOTIONS[emotions[number]]) for number in range(samples)]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext() as pool:
+        drawn = map(_draw, tasks) if pool is None else pool.map(_draw, tasks, chunksize=4)
+        for number, (name, text) in enumerate(drawn):
+            names[split_of[number % speakers]].append(name)
+            meta[name] = {"text": text, "label": [int(tasks[number][-1] == emotion) for emotion in EMOTIONS]}
+            if progress:
+                progress(number + 1, samples)
     (raw / "meta.pkl").write_bytes(pickle.dumps(meta, protocol=4))
     (root / "MOSEI_SPLIT").mkdir()
     for split, mine in names.items():
         (root / "MOSEI_SPLIT" / f"{split}_split.txt").write_text("\n".join(mine) + "\n", encoding="ascii")
     return names
+
+
+def _draw(task: tuple[Path, int, int, int, str]) -> tuple[str, str]:
+    """Write one utterance; returns its name and its words."""
+    raw, seed, number, who, emotion = task
+    made = make_utterance(emotion, np.random.default_rng([seed, 1, who]), np.random.default_rng([seed, 3, number]))
+    name = f"synth{who:04d}_{number:05d}"
+    _write_utterance(raw / name, made)
+    return name, made.text
 
 
 def _splits(speakers: int) -> list[str]:
