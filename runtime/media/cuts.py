@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +29,10 @@ class Cut:
     text: str | None = None
     split: bool | None = False
 
+    def holds(self, time: float) -> bool:
+        """Whether a frame at ``time`` is one of its frames."""
+        return self.start - EPSILON_S <= time < self.end - EPSILON_S
+
 
 class Cuts(Protocol):
     """Segments in order of start, handed out as the reading reaches them."""
@@ -37,6 +42,9 @@ class Cuts(Protocol):
 
     def remaining(self) -> Iterator[Cut]:
         """Those that were never reached, once the file has ended."""
+
+    def at(self, time: float) -> list[Cut]:
+        """Those that ``time`` lies in, whether or not they were handed out."""
 
     @property
     def exhausted(self) -> bool:
@@ -75,6 +83,8 @@ class SpanCuts:
             edges = [start + (span.end - start) * i / parts for i in range(parts)] + [max(span.end, start)]
             cuts += [Cut(a, b, span.text, parts > 1) for a, b in pairwise(edges)]
         self._cuts = sorted(cuts, key=lambda cut: (cut.start, cut.end))
+        self._starts = [cut.start for cut in self._cuts]
+        self._longest = max((cut.end - cut.start for cut in cuts), default=0.0)
         self._next = 0
 
     def starting(self, time: float, end: float) -> Iterator[Cut]:
@@ -84,6 +94,11 @@ class SpanCuts:
 
     def remaining(self) -> Iterator[Cut]:
         return self.starting(math.inf, math.inf)
+
+    def at(self, time: float) -> list[Cut]:
+        first = bisect_left(self._starts, time - self._longest - EPSILON_S)
+        last = bisect_right(self._starts, time + EPSILON_S)
+        return [cut for cut in self._cuts[first:last] if cut.holds(time)]
 
     @property
     def exhausted(self) -> bool:
@@ -116,6 +131,11 @@ class WindowCuts:
 
     def remaining(self) -> Iterator[Cut]:
         return iter(())
+
+    def at(self, time: float) -> list[Cut]:
+        number = self._number(time)
+        cut = Cut(self._edge(number), self._edge(number + 1))
+        return [cut] if cut.holds(time) else []
 
     @property
     def exhausted(self) -> bool:

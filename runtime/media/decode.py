@@ -17,6 +17,7 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Discard
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from mmx.runtime.media.container import (
     probe,
     video_stream,
 )
+from mmx.runtime.media.skipping import Foresight, How, Looks
 
 __all__ = ["MediaInfo", "SoundTrack", "VideoTrack", "probe", "resample_sound", "upright_rgb"]
 
@@ -71,7 +73,7 @@ class _Clock:
     """Seconds since the start of the file. A time that runs backwards or past the declared end is not believed."""
 
     def __init__(self, origin: float, duration: float | None) -> None:
-        self._origin = origin
+        self.origin = origin
         self._limit = duration + SLACK_S if duration else math.inf
         self.doubts = 0
 
@@ -79,7 +81,7 @@ class _Clock:
         """The time of ``pts``; ``follows`` where there is none, or where it is before ``earliest``."""
         if pts is None or time_base is None:
             return follows
-        time = float(pts * time_base) - self._origin
+        time = float(pts * time_base) - self.origin
         if earliest <= time <= self._limit:
             return time
         self.doubts += 1
@@ -125,39 +127,66 @@ class Track:
         """So far: packets and frames that were damaged, timestamps that were not believed, holes in the sound."""
         return self._damaged, self._clock.doubts, self._holes
 
-    def _decode(self) -> Iterator[Any]:
-        """The stream's frames; what cannot be decoded is counted and passed over."""
+    def _packets(self) -> Iterator[Packet | None]:
+        """The stream's packets; None at last if the file breaks off or cannot be read on."""
         packets = self._container.demux(self._stream)
         while True:
             try:
-                packet = next(packets)
+                yield next(packets)
             except StopIteration:
                 return
             except IndexError:  # PyAV meets a packet of a stream that the header did not announce
                 packets = self._container.demux(self._stream)
+            except (FFmpegError, OSError):
+                yield None
+                return
+
+    def _planned(self) -> Iterator[tuple[Packet | None, How]]:
+        """The packets, each with what to do with it."""
+        return ((packet, How.DECODE) for packet in self._packets())
+
+    def _decode(self) -> Iterator[Any]:
+        """The stream's frames; what cannot be decoded is counted and passed over."""
+        for packet, how in self._planned():
+            self._damaged += packet is None or packet.is_corrupt
+            if how is How.DROP:
                 continue
-            except (FFmpegError, OSError):  # the file breaks off or cannot be read on
-                self._damaged += 1
-                packet = None
-            self._damaged += packet is not None and packet.is_corrupt
-            try:
-                frames = self._stream.decode(packet)
-            except FFmpegError:
-                self._damaged += 1
-                frames = []
-            for frame in frames:
+            for frame in self._frames(packet, how):
                 self.decoded += 1
                 self._damaged += bool(frame.is_corrupt)
                 yield frame
-            if packet is None:
-                return
+
+    def _frames(self, packet: Packet | None, how: How) -> list[Any]:
+        """What the decoder gives for a packet (None: what it still holds)."""
+        context = self._stream.codec_context
+        if context.type == "video":
+            context.skip_frame = "NONREF" if how is How.DECODE_IF_REFERRED_TO else "DEFAULT"
+        frames: list[Any] = []
+        try:
+            if how is How.DECODE_AFRESH:
+                frames += self._stream.decode(self._no_more())
+                context.flush_buffers()
+            frames += self._stream.decode(packet or self._no_more())
+        except FFmpegError:
+            self._damaged += 1
+        return frames
+
+    def _no_more(self) -> Packet:
+        """The empty packet that makes the decoder give what it holds (without a time base those have no times)."""
+        packet = Packet()
+        packet.time_base = self._stream.time_base
+        return packet
 
 
 class VideoTrack(Track):
-    """The picture's frames in time order: iterate for (seconds, frame)."""
+    """The picture's frames in time order: iterate for (seconds, frame).
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    ``looks``: which frames matter (see ``skipping``); most others are then left out. None: all do.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None, looks: Looks | None = None) -> None:
         super().__init__(path, "video", threads)
+        self._foresight = Foresight(self._stream, self._clock.origin, looks, self._in_order) if looks else None
         rate = self._stream.average_rate or self._stream.guessed_rate
         self._step = float(1 / rate) if rate else 1 / 25
         self._stamps = {"pts": (-math.inf, 0), "dts": (-math.inf, 0)}  # the last of each kind, and its faults so far
@@ -169,7 +198,17 @@ class VideoTrack(Track):
             earliest, follows = (-math.inf, 0.0) if last is None else (last, last + self._step)
             last = self._clock.read(self._stamp(frame), frame.time_base, earliest, follows)
             self.end = last + self._step
+            if self._foresight:
+                self._foresight.came_out(last)
             yield last, frame
+
+    def _planned(self) -> Iterator[tuple[Packet | None, How]]:
+        if self._foresight and self._foresight.helps:
+            return self._foresight.plan(self._packets())
+        return super()._planned()
+
+    def _in_order(self) -> bool:
+        return not (self._damaged or self._clock.doubts or self._stamps["pts"][1])
 
     def _stamp(self, frame: VideoFrame) -> int | None:
         """Its presentation time, or its decoding time where that ran backwards less often (as in some AVI files)."""

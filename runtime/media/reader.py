@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from mmx.runtime.manifest import Preprocessing, VideoSpec
 from mmx.runtime.media.container import MediaInfo, probe
 from mmx.runtime.media.cuts import EPSILON_S, Cut, Cuts, plan_cuts
 from mmx.runtime.media.decode import SoundTrack, VideoTrack, upright_rgb
+from mmx.runtime.media.skipping import Looks
 from mmx.runtime.types import Span
 
 __all__ = ["Frame", "MediaInfo", "SegmentEnd", "probe", "read_segments"]
@@ -105,7 +106,8 @@ def _read(
         tracks: list[VideoTrack | SoundTrack] = []
         streams: list[Iterator[_Event]] = []
         if video:
-            pictures = closing.enter_context(VideoTrack(info.path, threads))
+            looks = None if preprocessing.video.every_nth else _looks(cuts, preprocessing.video)
+            pictures = closing.enter_context(VideoTrack(info.path, threads, looks))
             tracks.append(pictures)
             streams.append(_Event(time, time, frame=frame) for time, frame in pictures)
         if audio:
@@ -132,6 +134,20 @@ def _read(
         yield from desk.close_all(end, truncated=truncated)
 
 
+def _looks(cuts: Cuts, spec: VideoSpec) -> Looks:
+    """Which segments a frame at some time lies in, and which step of each."""
+
+    def looks(time: float) -> set[Hashable]:
+        return {(cut.start, cut.end, _step(cut, time, spec)) for cut in cuts.at(time)}
+
+    return looks
+
+
+def _step(cut: Cut, time: float, spec: VideoSpec) -> int:
+    """The k of start + k * ``interval_s`` that ``time`` comes at or after; the first frame of each is looked at."""
+    return math.floor((time - cut.start + EPSILON_S) / spec.interval_s)
+
+
 @dataclass(frozen=True)
 class _Event:
     """A frame, or a chunk of sound that starts at sample ``index``; ``time`` to ``end`` in seconds."""
@@ -156,22 +172,20 @@ class _Open:
     number: int
     cut: Cut
     flags: set[str]
-    next_time: float
+    step: int = -1
     passed: int = 0
     taken: int = 0
 
     def wants(self, time: float, spec: VideoSpec) -> bool:
         """Whether the frame at ``time`` is one of those that are looked at; call it once for each frame."""
-        if not self.cut.start - EPSILON_S <= time < self.cut.end - EPSILON_S:
+        if not self.cut.holds(time):
             return False
         self.passed += 1
         if spec.every_nth:
             chosen = (self.passed - 1) % spec.every_nth == 0
         else:
-            chosen = time >= self.next_time - EPSILON_S
-            if chosen:
-                steps = math.floor((time - self.cut.start + EPSILON_S) / spec.interval_s) + 1
-                self.next_time = self.cut.start + steps * spec.interval_s
+            step = _step(self.cut, time, spec)
+            chosen, self.step = step > self.step, max(step, self.step)
         self.taken += chosen
         return chosen
 
@@ -231,14 +245,14 @@ class _Desk:
             yield self._ended(segment, min(end, segment.cut.end), split=bool(segment.cut.split))
         for cut in self._cuts.remaining():
             outside = {"truncated_media" if truncated else "outside_media"} if cut.start >= end - EPSILON_S else set()
-            segment = _Open(self._number, cut, outside, next_time=cut.start)
+            segment = _Open(self._number, cut, outside)
             self._number += 1
             yield self._ended(segment, cut.end, split=bool(cut.split))
 
     def _start(self, cut: Cut) -> None:
         if len(self._open) == MAX_OPEN:
             raise BadDataError(f"more than {MAX_OPEN} utterances overlap at {cut.start:.2f} s", "check the transcript")
-        self._open.append(_Open(self._number, cut, set(), next_time=cut.start))
+        self._open.append(_Open(self._number, cut, set()))
         self._number += 1
 
     def _ended(self, segment: _Open, end: float, *, split: bool) -> SegmentEnd:

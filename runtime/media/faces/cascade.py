@@ -6,7 +6,7 @@ from ``mmx.export.face_nets``: pixels 0..255 in, one logit (face against not) an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,18 @@ class Detections:
     probabilities: NDArray[np.float32]
 
 
+NOTHING = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What P-Net takes for faces at one level: boxes in whole pixels of the frame [n, 4], scores, offsets [n, 4]."""
+
+    boxes: Boxes
+    scores: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+
+
 class Cascade:
     """P-Net, R-Net and O-Net, each one single-threaded session that any number of threads may use."""
 
@@ -44,36 +56,18 @@ class Cascade:
 
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """All faces of one RGB frame [h, w, 3]."""
-        height, width = frame.shape[:2]
-        scales = pyramid(height, width, self._spec)
+        scales = self.scales(frame)
         if not scales:
-            return Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+            return NOTHING
         image = IntegralImage(frame)
-        boxes = self._propose(image, scales)
-        _, minimum_r, minimum_o = self._spec.thresholds
+        return self.decide(image, [self.propose(image, scale) for scale in scales])
 
-        boxes, scores, offsets = self._judge(self._rnet, image, boxes, 24, minimum_r)
-        kept = suppress(boxes, scores, 0.7, np.zeros(len(boxes), np.int64))
-        boxes = squared(refine(boxes[kept], offsets[kept], more=1))
+    def scales(self, frame: NDArray[np.uint8]) -> list[float]:
+        """The levels of the frame's pyramid, the largest picture (for the smallest faces) first."""
+        return pyramid(frame.shape[0], frame.shape[1], self._spec)
 
-        boxes, scores, offsets = self._judge(self._onet, image, boxes, 48, minimum_o)
-        boxes = refine(boxes, offsets, more=1)
-        kept = suppress_nested(boxes, scores, 0.7)
-        return Detections(boxes[kept], scores[kept])
-
-    def _propose(self, image: IntegralImage, scales: list[float]) -> Boxes:
-        """P-Net on every level of the pyramid: square candidate boxes, best first."""
-        found = [self._propose_level(image, scale) for scale in scales]
-        boxes, scores, offsets = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        level = np.repeat(np.arange(len(found)), [len(part[1]) for part in found])
-        kept = suppress(boxes, scores, 0.5, level)
-        kept = kept[suppress(boxes[kept], scores[kept], 0.7, np.zeros(len(kept), np.int64))]
-        return squared(refine(boxes[kept], offsets[kept], more=0))
-
-    def _propose_level(
-        self, image: IntegralImage, scale: float
-    ) -> tuple[Boxes, NDArray[np.float32], NDArray[np.float32]]:
-        """Boxes (whole pixels), scores and offsets of the cells of one level that P-Net takes for a face."""
+    def propose(self, image: IntegralImage, scale: float) -> Proposals:
+        """P-Net on one level: the cells that it takes for a face."""
         height, width = int(image.height * scale + 1), int(image.width * scale + 1)
         cells, scores, offsets = [], [], []
         lowest = np.float32(self._spec.thresholds[0])
@@ -86,7 +80,20 @@ class Cascade:
             offsets.append(maps[1:, y, x].T)
         corner = 2 * np.concatenate(cells).astype(np.float32) + 1
         boxes = np.concatenate([corner, corner + (CELL - 1)], axis=1) / np.float32(scale)
-        return np.floor(boxes), np.concatenate(scores), np.concatenate(offsets)
+        return Proposals(np.floor(boxes), np.concatenate(scores), np.concatenate(offsets))
+
+    def decide(self, image: IntegralImage, levels: Sequence[Proposals]) -> Detections:
+        """R-Net and O-Net on what P-Net proposed at some levels (at least one), in the pyramid's order."""
+        boxes, scores, offsets = self._judge(self._rnet, image, _merged(levels), 24, self._spec.thresholds[1])
+        kept = suppress(boxes, scores, 0.7, np.zeros(len(boxes), np.int64))
+        return self.confirm(image, squared(refine(boxes[kept], offsets[kept], more=1)))
+
+    def confirm(self, image: IntegralImage, boxes: Boxes) -> Detections:
+        """O-Net alone: which of the square boxes hold a face, and where exactly it is."""
+        boxes, scores, offsets = self._judge(self._onet, image, boxes, 48, self._spec.thresholds[2])
+        boxes = refine(boxes, offsets, more=1)
+        kept = suppress_nested(boxes, scores, 0.7)
+        return Detections(boxes[kept], scores[kept])
 
     def _judge(
         self, net: ort.InferenceSession, image: IntegralImage, boxes: Boxes, size: int, minimum: float
@@ -103,6 +110,17 @@ class Cascade:
         scores = _probability(answer[:, 0])
         passed = scores > np.float32(minimum)
         return boxes[passed], scores[passed], answer[passed, 1:]
+
+
+def _merged(levels: Sequence[Proposals]) -> Boxes:
+    """The proposals of all levels without those that overlap a better one: square boxes, best first."""
+    boxes = np.concatenate([found.boxes for found in levels])
+    scores = np.concatenate([found.scores for found in levels])
+    offsets = np.concatenate([found.offsets for found in levels])
+    level = np.repeat(np.arange(len(levels)), [len(found.scores) for found in levels])
+    kept = suppress(boxes, scores, 0.5, level)
+    kept = kept[suppress(boxes[kept], scores[kept], 0.7, np.zeros(len(kept), np.int64))]
+    return squared(refine(boxes[kept], offsets[kept], more=0))
 
 
 def pyramid(height: int, width: int, spec: FaceSpec) -> list[float]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.manifest import FaceSpec
-from mmx.runtime.media.faces.cascade import Cascade
+from mmx.runtime.media.faces.cascade import Cascade, Detections
 from mmx.runtime.media.faces.crop import RESAMPLINGS, center_crop, face_crop, upstream_crop
+from mmx.runtime.media.faces.search import SEARCHES, FaceSearch, largest
 
 NO_FACE = ("center", "skip", "mask", "error", "upstream")
 T = TypeVar("T")
@@ -48,16 +49,26 @@ class FaceDetector:
         spec: thresholds, margin and crop size.
         threads: frames looked at side by side (None: the cores this process may use). Memory grows by about 20 bytes
             per pixel of the frame for each; results do not depend on it.
+        search: exact, or a quicker way that may find another face or box: fast, large, track (see ``FaceSearch``).
+            ``track`` takes the frames of a call for one after another of the same video, on one core.
+
+    Raises:
+        UsageError: no such search. BadDataError: nets or settings that make no sense.
     """
 
-    def __init__(self, nets: dict[str, Path], spec: FaceSpec, *, threads: int | None = None) -> None:
+    def __init__(
+        self, nets: dict[str, Path], spec: FaceSpec, *, threads: int | None = None, search: str = "exact"
+    ) -> None:
+        if search not in SEARCHES:
+            raise UsageError(f"faces can't be searched for as {search!r}", f"it can be {', '.join(SEARCHES)}")
         if not (spec.min_face >= 1 and 0 < spec.factor < 1 and 0 <= spec.margin < spec.size):
             raise BadDataError(f"the manifest's face settings make no sense: {spec}", "export the checkpoint again")
         if spec.resample not in RESAMPLINGS:
             raise BadDataError(f"the manifest asks for face resampling {spec.resample!r}", f"mmx knows {RESAMPLINGS}")
         self._cascade = Cascade(nets, spec)
         self._spec = spec
-        self._threads = threads or _usable_cores()
+        self._search = search
+        self._threads = 1 if search == "track" else threads or _usable_cores()
 
     def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[Face | None]:
         """The largest face of each RGB frame uint8 [h, w, 3] (or grey [h, w]); frames may differ in size.
@@ -65,7 +76,8 @@ class FaceDetector:
         Raises:
             BadDataError: a frame is not such an array.
         """
-        return self._each(lambda i: self._largest(_rgb(frames[i])), len(frames))
+        search = FaceSearch(self._cascade, self._search)
+        return self._each(lambda i: _largest_face(search(_rgb(frames[i]))), len(frames))
 
     def extract(
         self, frames: Sequence[NDArray[np.uint8]], no_face: str = "center", times: Sequence[float] | None = None
@@ -81,10 +93,11 @@ class FaceDetector:
         """
         if no_face not in NO_FACE:
             raise UsageError(f"no_face is {no_face!r}", f"it can be {', '.join(NO_FACE)}")
+        search = FaceSearch(self._cascade, self._search)
 
         def one(i: int) -> FaceCrop:
             frame = _rgb(frames[i])
-            face = self._largest(frame)
+            face = _largest_face(search(frame))
             pixels = face_crop(frame, face.box, self._spec) if face else None
             if pixels is not None:
                 return FaceCrop(pixels, face)
@@ -94,14 +107,6 @@ class FaceDetector:
             return FaceCrop(self._stand_in(frame, no_face), None)
 
         return self._each(one, len(frames))
-
-    def _largest(self, frame: NDArray[np.uint8]) -> Face | None:
-        found = self._cascade(frame)
-        if not len(found.boxes):
-            return None
-        sides = found.boxes[:, 2:] - found.boxes[:, :2]
-        largest = int(np.argmax(sides[:, 0] * sides[:, 1]))
-        return Face(found.boxes[largest], float(found.probabilities[largest]))
 
     def _stand_in(self, frame: NDArray[np.uint8], no_face: str) -> NDArray[np.float32] | None:
         size = self._spec.size
@@ -117,6 +122,13 @@ class FaceDetector:
             return [work(i) for i in range(count)]
         with ThreadPoolExecutor(min(self._threads, count)) as pool:
             return list(pool.map(work, range(count)))
+
+
+def _largest_face(found: Detections) -> Face | None:
+    if not len(found.boxes):
+        return None
+    which = largest(found)
+    return Face(found.boxes[which], float(found.probabilities[which]))
 
 
 def _usable_cores() -> int:

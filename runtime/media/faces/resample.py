@@ -20,17 +20,27 @@ class IntegralImage:
     The sums are kept modulo 2**32, so frames of any size work as long as one bin holds under 2**24 / 255 pixels
     (beyond that float32, and torch, would round too). A fourth, empty channel makes every entry 16 bytes, which numpy
     gathers several times faster than 12.
+
+    Args:
+        frame: RGB.
+        part: x0, y0, x1, y1 of the pixels that will be asked for (inside the frame); None: all of them.
     """
 
-    def __init__(self, frame: NDArray[np.uint8]) -> None:
+    def __init__(self, frame: NDArray[np.uint8], part: tuple[int, int, int, int] | None = None) -> None:
         self.height, self.width = frame.shape[:2]
-        self._sums = np.zeros((self.height + 1, self.width + 1, 4), np.int32)
-        np.cumsum(frame, axis=1, dtype=np.int32, out=self._sums[1:, 1:, :3])
-        for y in range(1, self.height):  # row by row: numpy's own cumsum down the columns is not vectorised
+        self._left, self._top, right, bottom = part or (0, 0, self.width, self.height)
+        pixels = frame[self._top : bottom, self._left : right]
+        height, width = pixels.shape[:2]
+        self._sums = np.zeros((height + 1, width + 1, 4), np.int32)
+        np.cumsum(pixels, axis=1, dtype=np.int32, out=self._sums[1:, 1:, :3])
+        for y in range(1, height):  # row by row: numpy's own cumsum down the columns is not vectorised
             self._sums[y + 1] += self._sums[y]
 
     def resize_rows(self, height: int, width: int, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows ``start:stop`` of the whole frame resized to height x width: float32 [1, 3, stop - start, width]."""
+        """Rows ``start:stop`` of the whole frame resized to height x width: float32 [1, 3, stop - start, width].
+
+        Not for the sums of a part.
+        """
         top, bottom = (edge[start:stop] for edge in _bins(np.int64(self.height), height))
         left, right = _bins(np.int64(self.width), width)
         rows = self._sums.take(bottom, axis=0)
@@ -40,11 +50,11 @@ class IntegralImage:
         return _means(sums[None], (bottom - top)[None], (right - left)[None])
 
     def crops(self, rectangles: NDArray[np.int64], size: int) -> NDArray[np.float32]:
-        """Crop rectangles [n, 4] (x0, y0, x1, y1: inside the frame, not empty) to float32 [n, 3, size, size]."""
-        x0, y0, x1, y1 = rectangles.T[:, :, None]
+        """Crop rectangles [n, 4] to float32 [n, 3, size, size]. They are x0, y0, x1, y1: inside the part, not empty."""
+        x0, y0, x1, y1 = (rectangles - [self._left, self._top] * 2).T[:, :, None]
         top, bottom = _bins(y1 - y0, size)
         left, right = _bins(x1 - x0, size)
-        entries, row = self._sums.reshape(-1, 4), self.width + 1
+        entries, row = self._sums.reshape(-1, 4), self._sums.shape[1]
         above, below = ((top + y0) * row)[:, :, None], ((bottom + y0) * row)[:, :, None]
         before, after = (left + x0)[:, None, :], (right + x0)[:, None, :]
         sums = entries.take(below + after, axis=0)
@@ -77,10 +87,10 @@ def resize_opencv_area(pixels: NDArray[np.uint8], size: int) -> NDArray[np.float
     if height % size == 0 and width % size == 0:
         cells = pixels.reshape(size, height // size, size, width // size, 3)
         return cells.sum(axis=(1, 3), dtype=np.float32) * np.float32(size * size / (height * width))
-    source = pixels.astype(np.float32)
     taps = _area_taps if min(height, width) >= size else _linear_taps
-    narrow = _weighted_sum(source.swapaxes(0, 1), *taps(width, size)).swapaxes(0, 1)
-    return _weighted_sum(narrow, *taps(height, size))
+    columns = np.ascontiguousarray(pixels.swapaxes(0, 1), np.float32)
+    narrow = _weighted_sum(columns, *taps(width, size)).swapaxes(0, 1)
+    return _weighted_sum(np.ascontiguousarray(narrow), *taps(height, size))
 
 
 def _weighted_sum(
