@@ -51,7 +51,7 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("source", metavar="[BUNDLE]", type=click.Path(path_type=Path), required=False)
 @_precision_flags
 @click.option(
     "--target",
@@ -79,10 +79,21 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
     help="Stop proving after so long; what is printed is what was run.",
 )
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Largest error of a logit. Default: 0.01 (bf16: 0.1).")
+@click.option(
+    "--max-flips",
+    type=click.IntRange(min=0),
+    help="Exit 3 if more labels flip. Without it, FP16 keeps more in FP32 until none flips, or says that one does.",
+)
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="For an ONNX file: an .npz with one run's inputs to prove it on, instead of random ones. May be repeated.",
+)
 @click.option("--force", is_flag=True, help="Build even if the engine is there.")
 @click.option("-v", "--verbose", is_flag=True, help="Also print why each FP32 node stays FP32.")
 def build_engine(
-    bundle: Path | None,
+    source: Path | None,
     precision: str | None,
     target: str | None,
     flavour: str,
@@ -93,23 +104,27 @@ def build_engine(
     samples: int,
     seconds: float,
     tolerance: float | None,
+    max_flips: int | None,
+    inputs: tuple[Path, ...],
     force: bool,
     verbose: bool,
 ) -> None:
     """Compile BUNDLE (default: the one in this folder) to a TensorRT engine, on any machine.
 
     TensorRT for RTX needs no GPU to build for one. The FP16 or BF16 graph is made first and compared with the FP32 one;
-    what was measured is printed and kept in the bundle.
+    what was measured is printed and kept in the bundle. BUNDLE may also be an ONNX file that mmx did not make: what is
+    made of net.onnx goes to net.engines/.
 
     \b
     mmx build-engine --fp16
     mmx build-engine --fp16 --target rtx3090 ckpt.mmx
+    mmx build-engine --fp16 --profiles shapes.json net.onnx
     """
     if precision is None:
         raise UsageError("no precision was asked for", "mmx build-engine --fp16 (or --fp32, --bf16, --int8, --fp8)")
     from mmx.export.engine.build import Settings, build_engine
 
-    path = bundle or bundle_here(Path.cwd())
+    path = source or bundle_here(Path.cwd())
     started = time.perf_counter()
     with _progress() as report:
         built = build_engine(
@@ -123,6 +138,8 @@ def build_engine(
             samples=samples,
             seconds=seconds,
             tolerance=tolerance,
+            max_flips=max_flips,
+            inputs=inputs,
             force=force,
             report=report,
         )
@@ -153,23 +170,22 @@ def summary(built: Built, seconds: float) -> list[str]:
     """What was built, a line each, and the next command."""
     from mmx.export.precision.current import sentence
 
-    record, manifest = built.record, built.bundle.manifest
-    spec, parity = manifest.graphs[record.precision], record.accuracy
+    record = built.record
+    parity = record.accuracy
     where = ", ".join(record.capabilities) or "8.0 and later"
     how = f"found in {1000 * seconds:.0f} ms" if built.cached else f"built in {record.made['seconds']:.0f} s"
     total = sum(record.weights.values())
     weights = ", ".join(f"{100 * count / total:.1f} % {name}" for name, count in record.weights.items())
-    bundle = shlex.quote(str(built.bundle.path))
     lines = [f"{built.path}"]
     if "half_nodes" in parity:
         kept = ", ".join(f"{count} {rule}" for rule, count in parity["kept_fp32"].items())
         lines += [
-            f"  graph       {spec.file}: {parity['half_nodes']} nodes in {record.precision}, "
+            f"  graph       {record.graph}: {parity['half_nodes']} nodes in {record.precision}, "
             f"{parity['fp32_nodes']} in FP32 ({kept}; -v says why)",
             f"  accuracy    {sentence(parity)}",
         ]
     elif "worst" in parity:
-        lines.append(f"  graph       {spec.file}, worst relative error {parity['worst']:.1e} against PyTorch")
+        lines.append(f"  graph       {record.graph}, worst relative error {parity['worst']:.1e} against PyTorch")
     return [
         *lines,
         f"  engine      {record.size / 2**20:.1f} MB, {how} with {record.flavour} {record.version}",
@@ -180,9 +196,19 @@ def summary(built: Built, seconds: float) -> list[str]:
         "",
         "next:",
         f"  mmx inspect {shlex.quote(str(built.path))}",
-        f"  mmx predict {bundle} video.mp4 --backend {record.flavour} --precision {record.precision}"
-        "   (where the GPU is)",
+        f"  {_run_it(built)}   (where the GPU is)",
     ]
+
+
+def _run_it(built: Built) -> str:
+    """The command that runs the engine."""
+    record = built.record
+    if built.bundle is not None:
+        bundle = shlex.quote(str(built.bundle.path))
+        return f"mmx predict {bundle} video.mp4 --backend {record.flavour} --precision {record.precision}"
+    return (
+        f"{'trtexec' if record.flavour == 'tensorrt' else 'tensorrt_rtx'} --loadEngine={shlex.quote(str(built.path))}"
+    )
 
 
 def _reasons(built: Built) -> Iterator[str]:
@@ -190,7 +216,7 @@ def _reasons(built: Built) -> Iterator[str]:
     from mmx.export.precision.variant import reasons
     from mmx.export.precision.view import read_graph
 
-    for name, kind, why in reasons(read_graph(built.bundle.graph_path(built.record.precision))):
+    for name, kind, why in reasons(read_graph(built.source.graph)):
         yield f"  {kind:20} {name}: {why}"
 
 

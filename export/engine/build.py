@@ -1,4 +1,5 @@
-"""``mmx build-engine``: from a bundle to an engine, its proof and its sidecar; or at once, if that engine is there."""
+"""``mmx build-engine``: from a bundle, or an ONNX file, to an engine, its proof and its sidecar; or at once, if that
+engine is there."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
+from mmx.export.engine.source import Source, source_in
 from mmx.export.engine.targets import Target, parse_target
 from mmx.export.precision.current import TOLERANCE, is_current
-from mmx.runtime.bundle import ENGINES, Bundle, sha256_of
+from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.device.probe import find_gpu
 from mmx.runtime.device.trt import FULL, RTX, Flavour
 from mmx.runtime.device.trt import flavour as flavour_named
 from mmx.runtime.engines import SCHEMA_VERSION, EngineRecord, Profile, is_whole, read_record, sidecar_path
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError, missing_extra
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 BUILD_RECIPE = 1  # raised whenever ``worker.build`` changes what it makes of the same job
 
 Report = Callable[[str, float], None]  # what is being done, and how much of it is done (0..1)
@@ -40,11 +41,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine of a bundle. ``cached``: it was there; ``variant_made``: its graph was made and proved just now."""
+    """An engine. ``source``: what it was built from; ``bundle``: that, opened, unless it is an ONNX file. ``cached``:
+    it was there; ``variant_made``: its graph was made and proved just now."""
 
     path: Path
     record: EngineRecord
-    bundle: Bundle
+    source: Source
+    bundle: Bundle | None
     cached: bool
     variant_made: bool
 
@@ -61,55 +64,113 @@ def build_engine(
     samples: int = 256,
     seconds: float = 300,
     tolerance: float | None = None,
+    max_flips: int | None = None,
+    inputs: Sequence[Path] = (),
     force: bool = False,
     report: Report | None = None,
 ) -> Built:
-    """Build the engine of a bundle, or find it.
+    """Build the engine of a bundle or of an ONNX file, or find it.
 
     Args:
-        path: the bundle folder.
+        path: the bundle folder, or the .onnx file.
         precision: one of ``PRECISIONS``. FP16 and BF16 graphs are made and proved when the bundle has none.
         target: see ``targets.parse_target``.
         flavour: auto | tensorrt | tensorrt-rtx.
         profiles: names for ``profiles.profiles_for``, or a JSON file for ``profiles.read_profiles``.
         batch: the most utterances in one run.
-        samples, seconds, tolerance: see ``variant.ensure_variant``.
+        samples, seconds, tolerance, max_flips: see ``variant.ensure_variant``.
+        inputs: for an ONNX file, .npz files with the inputs of one run each, to compare its FP16 form on.
         force: build even if the engine is there.
 
     Raises:
         UsageError, BadDataError, EnvironmentMissing, ParityError: each names what is wrong and what to do.
     """
-    from mmx.export.engine.profiles import profiles_for, read_profiles
-
-    say = report or (lambda what, share: None)
     wanted = parse_target(target)
     chosen, version = choose_flavour(flavour, wanted)
-    bundle = Bundle.open(path, verify=False)
     limit = TOLERANCE.get(precision, 0.0) if tolerance is None else tolerance
-    variant_made = False
-    if precision in TOLERANCE and not is_current(bundle, precision, limit):  # type: ignore[arg-type]
+    if path.suffix.lower() == ".onnx":
+        prepare = _prepare_file
+    elif inputs:
+        raise UsageError("--inputs is for ONNX files; a bundle is proved on utterances of its data set's lengths")
+    else:
+        prepare = _prepare_bundle
+    say = report or (lambda what, share: None)
+    proof = _Proof(chosen, samples, seconds, limit, max_flips, tuple(inputs))
+    ready = prepare(path, precision, profiles, batch, proof, say)
+    job = _Job(ready.source, precision, wanted, chosen, version, ready.profiles, settings)
+    record = None if force else _cached(job.engine_path)
+    cached = record is not None
+    return Built(job.engine_path, record or job.run(say), ready.source, ready.bundle, cached, ready.variant_made)
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """How a half-precision graph is compared with FP32 (see ``variant.ensure_variant``), and for which TensorRT."""
+
+    flavour: Flavour
+    samples: int
+    seconds: float
+    tolerance: float
+    max_flips: int | None
+    inputs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Everything that a build needs to know of its graph."""
+
+    source: Source
+    profiles: tuple[Profile, ...]
+    bundle: Bundle | None
+    variant_made: bool
+
+
+def _prepare_bundle(
+    path: Path, precision: str, profiles: Sequence[str] | Path, batch: int, proof: _Proof, say: Report
+) -> _Ready:
+    from mmx.export.engine.profiles import profiles_for, read_profiles
+
+    bundle = Bundle.open(path, verify=False)
+    made = False
+    if precision in TOLERANCE and not is_current(bundle, precision, proof.tolerance, proof.max_flips):  # type: ignore[arg-type]
         from mmx.export.precision.variant import ensure_variant
 
-        chosen.load()  # before minutes of proof: can it be built at all?
-        bundle, variant_made = ensure_variant(
+        proof.flavour.load()  # before minutes of proof: can anything be built at all?
+        bundle, made = ensure_variant(
             Bundle.open(path),
             precision,  # type: ignore[arg-type]
-            samples=samples,
-            seconds=seconds,
-            tolerance=limit,
+            samples=proof.samples,
+            seconds=proof.seconds,
+            tolerance=proof.tolerance,
+            max_flips=proof.max_flips,
             report=say,
         )
-    _require_graph(bundle, precision)
-    inputs = bundle.manifest.graphs[precision].inputs
+    source = source_in(bundle, precision)
     if isinstance(profiles, Path):
-        ranges = read_profiles(profiles, inputs)
-    else:
-        ranges = profiles_for(bundle.manifest, profiles, batch)
-    job = _Job(bundle, precision, wanted, chosen, version, ranges, settings)
-    engine = job.engine_path
-    if not force and (found := _cached(engine)):
-        return Built(engine, found, bundle, True, variant_made)
-    return Built(engine, job.run(say), bundle, False, variant_made)
+        return _Ready(source, read_profiles(profiles, source.inputs), bundle, made)
+    return _Ready(source, profiles_for(bundle.manifest, profiles, batch), bundle, made)
+
+
+def _prepare_file(
+    path: Path, precision: str, profiles: Sequence[str] | Path, batch: int, proof: _Proof, say: Report
+) -> _Ready:
+    from mmx.export.engine.onnx_file import half_of_file, profiles_of_file, source_of_file
+
+    source, made = source_of_file(path), False
+    shapes = profiles_of_file(source, profiles)
+    if precision in TOLERANCE:
+        proof.flavour.load()
+        source, made = half_of_file(
+            source,
+            precision,  # type: ignore[arg-type]
+            shapes,
+            proof.inputs,
+            samples=proof.samples,
+            seconds=proof.seconds,
+            tolerance=proof.tolerance,
+            report=say,
+        )
+    return _Ready(source, shapes, None, made)
 
 
 def choose_flavour(name: str, target: Target) -> tuple[Flavour, str]:
@@ -146,7 +207,7 @@ def choose_flavour(name: str, target: Target) -> tuple[Flavour, str]:
 
 @dataclass(frozen=True)
 class _Job:
-    bundle: Bundle
+    source: Source
     precision: str
     target: Target
     flavour: Flavour
@@ -160,10 +221,6 @@ class _Job:
         return () if self.target.is_portable else (self.target.capability,)
 
     @property
-    def graph_sha256(self) -> str:
-        return self.bundle.manifest.files[self.bundle.manifest.graphs[self.precision].file]
-
-    @property
     def key(self) -> str:
         """Twelve hex digits that change with everything that would change the engine."""
         parts: dict[str, Any] = {
@@ -172,7 +229,7 @@ class _Job:
             "version": self.version,
             "capabilities": self.capabilities,
             "precision": self.precision,
-            "graph": self.graph_sha256,
+            "graph": self.source.sha256,
             "profiles": [asdict(profile) for profile in self.profiles],
             "settings": asdict(self.settings),
         }
@@ -181,23 +238,21 @@ class _Job:
     @property
     def engine_path(self) -> Path:
         name = f"{self.flavour.name}-{self.target.name}-{self.precision}-{self.key}.engine"
-        return self.bundle.path / ENGINES / name
+        return self.source.folder / name
 
     def run(self, say: Report) -> EngineRecord:
         """Build, prove, and put engine and sidecar in place; the sidecar last, so that it never speaks too early."""
         from mmx.export.engine.child import run_build
         from mmx.export.engine.evidence import prove_precision
 
-        self.flavour.load()
-        Bundle.open(self.bundle.path)  # hashes and all: what is built is what was proved
-        manifest, engine = self.bundle.manifest, self.engine_path
-        spec = manifest.graphs[self.precision]
+        self.source.check()  # hashes and all: what is built is what was proved
+        source, engine = self.source, self.engine_path
         engine.parent.mkdir(exist_ok=True)
         new, note = engine.with_suffix(".engine.tmp"), engine.with_suffix(".json.tmp")
         started = time.monotonic()
         try:
             built = run_build(self._description(new), say)
-            prove_precision(self.precision, built, spec.outputs, str(self.bundle.path / spec.file))
+            prove_precision(self.precision, built, source.outputs, str(source.graph))
             record = EngineRecord(
                 schema_version=SCHEMA_VERSION,
                 engine=engine.name,
@@ -209,15 +264,15 @@ class _Job:
                 target=self.target.name,
                 capabilities=self.capabilities,
                 precision=self.precision,
-                graph=spec.file,
-                graph_sha256=self.graph_sha256,
-                inputs=spec.inputs,
-                outputs=spec.outputs,
+                graph=source.graph.name,
+                graph_sha256=source.sha256,
+                inputs=source.inputs,
+                outputs=source.outputs,
                 profiles=self.profiles,
                 settings=asdict(self.settings),
                 layers=built["layers"],
                 weights=built["weights"],
-                accuracy=spec.parity,
+                accuracy=dict(source.accuracy),
                 made={
                     "date": time.strftime("%Y-%m-%d"),
                     "seconds": round(time.monotonic() - started, 1),
@@ -239,23 +294,13 @@ class _Job:
         cross = self.flavour is RTX and not self.target.is_portable
         return {
             "module": self.flavour.module,
-            "graph": str(self.bundle.graph_path(self.precision)),
+            "graph": str(self.source.graph),
             "out": str(out),
             "capabilities": list(self.capabilities) if cross else [],
             "profiles": [asdict(profile) for profile in self.profiles],
             "workspace": self.settings.workspace,
             "level": self.settings.level,
         }
-
-
-def _require_graph(bundle: Bundle, precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise UsageError(f"there is no precision {precision!r}", f"use one of {', '.join(PRECISIONS)}")
-    if precision not in bundle.manifest.graphs:
-        raise UsageError(
-            f"{bundle.path} has no {precision} graph, and building an engine does not make one",
-            f"mmx calibrate {bundle.path} --data DIR makes an INT8 graph; --fp16 needs no data",
-        )
 
 
 def _cached(engine: Path) -> EngineRecord | None:

@@ -33,11 +33,11 @@ def prove_precision(precision: str, built: Mapping[str, Any], outputs: Sequence[
     quantising = sum(n for name, n in built["layers"].items() if name.startswith("quantize"))
     if precision in QUANTISED:
         if not quantising:
-            raise BadDataError(f"{graph}: the engine has no {precision} layer", "calibrate the bundle again")
-    elif share < LEAST_SHARE:
+            raise BadDataError(f"{graph}: the engine has no {precision} layer", "quantise it first: mmx calibrate")
+    elif total and share < LEAST_SHARE:
         raise BadDataError(
             f"{graph}: {share:.0%} of the engine's weights are {kind}, so it is not {precision}",
-            "this is a fault of the variant: remove it from the bundle with mmx export, and build again",
+            "its values leave the range of FP16: use --bf16, or --fp32",
         )
     found = {tensor["name"]: tensor["dtype"] for tensor in built["io"]}
     for spec in outputs:

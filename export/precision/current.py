@@ -1,4 +1,4 @@
-"""Whether a bundle's precision variant is the one that would be made now. Needs neither onnx nor an engine."""
+"""Whether a precision variant is the one that would be made now. Needs neither onnx nor an engine."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from typing import Any, Literal
 
 from mmx.runtime.bundle import Bundle
 
-RECIPE = 1  # raised whenever rules or conversion change, so that older variants are made again
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+RECIPE = 2  # raised whenever rules or conversion change, so that older variants are made again
 TOLERANCE = {"fp16": 1e-2, "bf16": 1e-1}  # largest accepted error of a logit
+FLIPS = {"fp16": 0}  # label flips that are accepted before more of a graph is kept in FP32; elsewhere any number
 
 Half = Literal["fp16", "bf16"]
 
 
-def is_current(bundle: Bundle, half: Half, tolerance: float) -> bool:
-    """Whether the bundle's variant was made of its present FP32 graph by this recipe, and meets the tolerance."""
+def is_current(bundle: Bundle, half: Half, tolerance: float, max_flips: int | None = None) -> bool:
+    """Whether the bundle's variant was made of its present FP32 graph by this recipe, and is as accurate as asked."""
     spec = bundle.manifest.graphs.get(half)
-    source = bundle.manifest.files[bundle.manifest.graphs["fp32"].file]
-    return (
-        spec is not None
-        and spec.parity.get("recipe") == RECIPE
-        and spec.parity.get("source") == source
-        and float(spec.parity.get("max_error", float("inf"))) <= tolerance
-    )
+    if spec is None or (max_flips is not None and int(spec.parity.get("label_flips", 0)) > max_flips):
+        return False
+    return meets(spec.parity, bundle.manifest.files[bundle.manifest.graphs["fp32"].file], tolerance)
+
+
+def meets(parity: Mapping[str, Any], source: str, tolerance: float) -> bool:
+    """Whether a variant's record is of the FP32 graph with the hash ``source``, of this recipe, and accurate enough."""
+    known = parity.get("recipe") == RECIPE and parity.get("source") == source
+    return known and float(parity.get("max_error", float("inf"))) <= tolerance
 
 
 def sentence(parity: Mapping[str, Any]) -> str:
     """A variant's accuracy record (``proof.Accuracy`` as plain data) in words."""
-    flips = parity["label_flips"]
-    said = (
-        f"logits within {parity['max_error']:.1e} of FP32 (mean {parity['mean_error']:.1e}) on {parity['samples']} "
-        f"samples, {flips or 'no'} label flip{'s' if flips > 1 else ''} in {parity['decisions']} decisions"
-    )
+    flips, what = parity["label_flips"], "logits" if "logits" in parity["outputs"] else "outputs"
+    said = f"{what} within {parity['max_error']:.1e} of FP32 (mean {parity['mean_error']:.1e})"
+    said += f" on {parity['samples']} samples"
+    if parity["decisions"]:
+        said += f", {flips or 'no'} label flip{'s' if flips > 1 else ''} in {parity['decisions']} decisions"
     if flips:
         said += f" (the worst {parity['nearest_flip']:.1e} from its threshold)"
     if parity["ties"]:

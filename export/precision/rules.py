@@ -92,6 +92,7 @@ def _rules(view: GraphView, half: str, largest: Mapping[str, float]) -> Iterator
     yield "quantised", _of_type(view, QUANTISERS, "its scale is part of an INT8 recipe")
     yield "logits", _logits(view)
     yield "normalisation", _of_type(view, NORMALISATIONS, "its variance is a mean of squares")
+    yield "residual", _residuals(view)
     yield "square", _squares(view)
     yield "reduction", _of_type(view, REDUCTIONS, "a sum of many terms")
     yield "growing", _of_type(view, GROWING, "its result can leave FP16's range for ordinary inputs")
@@ -118,6 +119,14 @@ def _logits(view: GraphView) -> Found:
         yield index, "makes the logits"
         if view.nodes[index].op_type not in LAST_PRODUCTS | NORMALISATIONS:
             pending.extend(view.makers(index))
+
+
+def _residuals(view: GraphView) -> Found:
+    """Sums that run through a trunk from block to block, each rounding of which would stay in all that follow."""
+    for index, node in enumerate(view.nodes):
+        is_sum = node.op_type == "Add" and len(view.computed_inputs(index)) == 2
+        if is_sum and any(view.nodes[user].op_type in NORMALISATIONS for user in view.users(index)):
+            yield index, "a running sum, which its normalisation takes in FP32 anyway"
 
 
 def _squares(view: GraphView) -> Found:

@@ -7,15 +7,15 @@ left when the worst parts stay FP32 (for ``ours`` their sum of squares was withi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from mmx.export.precision.convert import convert
+from mmx.export.precision.convert import Converted, convert
 from mmx.export.precision.current import Half
-from mmx.export.precision.proof import deciding
+from mmx.export.precision.proof import Exact, outputs_of
 from mmx.export.precision.rounded import rounded
 from mmx.export.precision.rules import LAST_PRODUCTS, Kept
 from mmx.export.precision.samples import Inputs
@@ -23,62 +23,74 @@ from mmx.export.precision.session import cpu_session
 from mmx.export.precision.view import GraphView, label
 
 PARTS = 12
-AIM = 0.3  # of the tolerance: a few samples see smaller errors than many
 
 Nodes = Mapping[int, Kept]
+Say = Callable[[str, float], None]
 
 
-def sensitive_nodes(
-    view: GraphView,
-    half: Half,
-    kept: Nodes,
-    batches: Sequence[Inputs],
-    tolerance: float,
-    say: Callable[[str, float], None],
-) -> dict[int, Kept]:
-    """More nodes to keep FP32, so that the logits come within ``AIM`` of the tolerance; none where they are already.
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the node list, and what its rounding alone does to the logits."""
 
-    Args:
-        kept: what the other rules keep.
-        batches: inputs to measure on, smallest first; the parts are measured on the middle one.
+    nodes: range
+    mean_square: float
+    largest: float
+
+
+class Ladder:
+    """Parts of a graph that go back to FP32 one after the other, the one whose rounding hurts most first.
+
+    Attributes:
+        kept: the nodes that stay FP32 so far.
+        holds: False once the last climb reached the top in vain.
     """
-    middle = batches[len(batches) // 2 :][:1]
-    wanted, wanted_middle = _logits(view.model, batches), _logits(view.model, middle)
 
-    def half_logits(nodes: Nodes, some: Sequence[Inputs]) -> NDArray:
-        return _logits(rounded(convert(view, nodes, half).model), some)
+    def __init__(self, view: GraphView, half: Half, kept: Nodes, exact: Exact, probe: Inputs, say: Say) -> None:
+        """``kept``: by the other rules. ``probe``: inputs to rank the parts on, when that is first asked for."""
+        self.kept, self.holds = dict(kept), True
+        self._view, self._half, self._exact, self._probe, self._say = view, half, exact, probe, say
+        self._left: list[Part] | None = None
 
-    aim = AIM * tolerance
-    worst = np.abs(half_logits(kept, batches) - wanted).max()
-    if worst <= aim:
-        return {}
-    parts = _parts(view)
-    alone = []
-    for number, part in enumerate(parts):
-        say(f"finding where rounding hurts, part {number + 1} of {len(parts)}", number / len(parts))
-        others = {i: Kept("", "", "", "") for i in range(len(view.nodes)) if i not in part}
-        alone.append(half_logits({**others, **kept}, middle) - wanted_middle)
-    ranked = sorted(range(len(parts)), key=lambda number: -float(np.square(alone[number]).mean()))
-    added: dict[int, Kept] = {}
-    for number in ranked:
-        if worst <= aim:
-            break
-        reason = f"rounding from {label(view.nodes[parts[number].start])} on moves the logits by up to "
-        reason += f"{np.abs(alone[number]).max():.1e}"
-        for index in parts[number]:
-            if index not in kept and view.takes_or_makes_float(index):
-                added[index] = Kept(label(view.nodes[index]), view.nodes[index].op_type, "sensitive", reason)
-        worst = np.abs(half_logits({**added, **kept}, batches) - wanted).max()
-    return added
+    def converted(self) -> Converted:
+        """The half-precision graph of this rung."""
+        return convert(self._view, self.kept, self._half)
+
+    def climb(self, enough: Callable[[onnx.ModelProto], bool]) -> None:
+        """Keep parts in FP32 until the half-precision graph is good ``enough``; none where it is already."""
+        self.holds = True
+        while self.holds and not enough(self.converted().model):
+            self.holds = self.step()
+
+    def step(self) -> bool:
+        """Keep one more part in FP32. Returns whether there was one."""
+        if self._left is None:
+            self._left = self._ranked()
+        if not self._left:
+            return False
+        part = self._left.pop(0)
+        reason = f"rounding from {label(self._view.nodes[part.nodes.start])} on moves the logits by up to "
+        reason += f"{part.largest:.1e}"
+        for index in part.nodes:
+            if index not in self.kept and self._view.takes_or_makes_float(index):
+                node = self._view.nodes[index]
+                self.kept[index] = Kept(label(node), node.op_type, "sensitive", reason)
+        return True
+
+    def _ranked(self) -> list[Part]:
+        want = self._exact.outputs(self._probe)
+        parts = []
+        stretches = _stretches(self._view)
+        for number, stretch in enumerate(stretches):
+            self._say(f"finding where rounding hurts, part {number + 1} of {len(stretches)}", number / len(stretches))
+            others = {i: Kept("", "", "", "") for i in range(len(self._view.nodes)) if i not in stretch}
+            alone = rounded(convert(self._view, {**others, **self.kept}, self._half).model)
+            got = outputs_of(cpu_session(alone, once=True), self._exact.names, self._probe)
+            errors = np.concatenate([(got[name] - want[name]).ravel() for name in self._exact.deciding])
+            parts.append(Part(stretch, float(np.square(errors).mean()), float(np.abs(errors).max())))
+        return sorted(parts, key=lambda part: -part.mean_square)
 
 
-def _logits(model: onnx.ModelProto, batches: Sequence[Inputs]) -> NDArray:
-    session = cpu_session(model)
-    names = deciding([output.name for output in session.get_outputs()])
-    return np.concatenate([value.ravel() for batch in batches for value in session.run(names, batch)])
-
-
-def _parts(view: GraphView) -> list[range]:
+def _stretches(view: GraphView) -> list[range]:
     """At most ``PARTS`` stretches of the node list with equally many products in each."""
     products = [i for i, node in enumerate(view.nodes) if node.op_type in LAST_PRODUCTS]
     cuts = [int(share[0]) for share in np.array_split(products, min(PARTS, len(products))) if len(share)]

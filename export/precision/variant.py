@@ -13,19 +13,21 @@ from typing import Any
 
 import onnx
 
-from mmx.export.precision.convert import convert
-from mmx.export.precision.current import RECIPE, TOLERANCE, Half, is_current
-from mmx.export.precision.proof import SCALES, Accuracy, measure, require
+from mmx.export.precision.current import FLIPS, RECIPE, TOLERANCE, Half, is_current
+from mmx.export.precision.proof import SCALES, Accuracy, Exact, Stop, measure, outputs_of, require, require_labels
 from mmx.export.precision.ranges import largest_values
+from mmx.export.precision.rounded import rounded
 from mmx.export.precision.rules import Kept, count_by_rule, kept_nodes, with_finite_masks
 from mmx.export.precision.samples import Inputs, scaled, utterances
-from mmx.export.precision.sensitivity import sensitive_nodes
+from mmx.export.precision.sensitivity import Ladder
+from mmx.export.precision.session import cpu_session
 from mmx.export.precision.view import GraphView, read_graph
 from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
 from mmx.runtime.manifest import GraphSpec, Manifest
 
 BATCH = 4
-ATTEMPTS = 3  # each with more of the graph in FP32
+ATTEMPTS = 6  # each with more of the graph in FP32
+AIM = 0.3  # of the tolerance: a few samples see smaller errors than many
 TRIAL_SAMPLES, TRIAL_BATCH = 8, 2  # for the rules that measure
 REMEDY = "use --bf16, which has FP32's range, or --fp32; --tolerance sets what is accepted"
 
@@ -52,6 +54,7 @@ def make_variant(
     what: str,
     thresholds: Sequence[float] = (),
     tolerance: float | None = None,
+    flips: int | None = None,
     total: int = 0,
     report: Report | None = None,
 ) -> Variant:
@@ -64,6 +67,7 @@ def make_variant(
         what: names the graph in an error.
         thresholds: probability per label, for counting label flips.
         tolerance: largest accepted logit error; None takes the precision's own.
+        flips: with more label flips than this, more of the graph is kept in FP32, ``ATTEMPTS`` times; None: any number.
         total: samples that ``batches`` will give, for ``report``.
 
     Raises:
@@ -77,29 +81,33 @@ def make_variant(
     loud = by_size[:1]
     say("measuring ranges", 0)
     largest = largest_values(view, [*by_size, *(scaled(batch, max(SCALES)) for batch in loud)])
-    kept = kept_nodes(view, half, largest)
     accepted = TOLERANCE[half] if tolerance is None else tolerance
-    kept |= sensitive_nodes(view, half, kept, by_size, accepted, say)
-    for attempt in range(ATTEMPTS):
-        converted = convert(view, kept, half)
-        accuracy, breach = measure(
-            model,
+    exact = Exact(model, thresholds)
+    ladder = Ladder(view, half, kept_nodes(view, half, largest), exact, by_size[len(by_size) // 2], say)
+    ladder.climb(lambda graph: _worst(exact, graph, by_size) <= AIM * accepted)
+    failed: list[Stop] = []
+    while True:
+        final = len(failed) == ATTEMPTS or not ladder.holds
+        converted = ladder.converted()
+        accuracy, stop = measure(
+            exact,
             converted.model,
             batches(),
             loud,
-            thresholds=thresholds,
             tolerance=accepted,
+            flips=None if final else flips,
             progress=lambda done: say(f"comparing with FP32, sample {done}", done / total if total else 0),
         )
-        if breach is None or attempt == ATTEMPTS - 1:
+        if stop is None or final:
             break
-        more = sensitive_nodes(view, half, kept, [breach], accepted, say)  # the trials had nothing like it
-        if not more:
-            break
-        kept |= more
+        failed.append(stop)
+        ladder.step()
+        ladder.climb(lambda graph: _mended(exact, graph, failed, AIM * accepted))
     require(accuracy, what, REMEDY)
+    kept = ladder.kept
+    said = {item.node: item for item in kept.values() if item.rule not in ("move", "conversion")}
     for node in converted.model.graph.node:
-        if reason := {k.node: k for k in kept.values() if k.rule not in ("move", "conversion")}.get(node.name):
+        if reason := said.get(node.name):
             node.doc_string = f"FP32, {reason.rule}: {reason.reason}"
     summary = {
         "recipe": RECIPE,
@@ -110,6 +118,22 @@ def make_variant(
         "finite_masks": masks,
     }
     return Variant(converted.model, half, tuple(kept.values()), accuracy, summary)
+
+
+def _worst(exact: Exact, graph: onnx.ModelProto, batches: Sequence[Inputs]) -> float:
+    """The largest error of a half-precision graph on some inputs."""
+    half = cpu_session(rounded(graph), once=True)
+    return max(exact.worst(exact.outputs(inputs), outputs_of(half, exact.names, inputs)) for inputs in batches)
+
+
+def _mended(exact: Exact, graph: onnx.ModelProto, failed: Sequence[Stop], aim: float) -> bool:
+    """Whether the batches that a comparison stopped at would now pass: flips gone, errors well below the tolerance."""
+    half = cpu_session(rounded(graph))
+    for stop in failed:
+        want, got = exact.outputs(stop.inputs, stop.number), outputs_of(half, exact.names, stop.inputs)
+        if len(exact.decisions(want, got)[2]) or (stop.error and exact.worst(want, got) > aim):
+            return False
+    return True
 
 
 def reasons(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
@@ -124,14 +148,19 @@ def ensure_variant(
     samples: int = 256,
     seconds: float = 300,
     tolerance: float | None = None,
+    max_flips: int | None = None,
     report: Report | None = None,
 ) -> tuple[Bundle, bool]:
     """Give the bundle its ``half`` graph, unless it has one of the same FP32 graph, recipe and tolerance.
+
+    Where FP16 flips a label, more of the graph is kept in FP32 until none flips; one that flips all the same is told
+    and recorded.
 
     Args:
         samples: utterances to compare; the comparison stops early after ``seconds``, and the record says how many
             were run.
         tolerance: largest accepted logit error.
+        max_flips: more label flips than this are an error; None: they are none.
 
     Returns:
         The bundle as it then is, and whether the variant was made now.
@@ -140,25 +169,27 @@ def ensure_variant(
         ParityError: the variant is not accurate enough; the bundle is left as it was.
     """
     wanted = TOLERANCE[half] if tolerance is None else tolerance
-    if is_current(bundle, half, wanted):
+    if is_current(bundle, half, wanted, max_flips):
         return bundle, False
     with locked(bundle.path):
         bundle = Bundle.open(bundle.path)
-        if is_current(bundle, half, wanted):
+        if is_current(bundle, half, wanted, max_flips):
             return bundle, False
         manifest = bundle.manifest
         model = read_graph(bundle.graph_path("fp32"))
         variant = make_variant(
             model,
             half,
-            lambda: _until(utterances(manifest, samples, BATCH), seconds),
+            lambda: until(utterances(manifest, samples, BATCH), seconds),
             list(utterances(manifest, TRIAL_SAMPLES, TRIAL_BATCH, seed=1)),
             what=f"{bundle.path} in {half}",
             thresholds=manifest.thresholds,
             tolerance=wanted,
+            flips=FLIPS.get(half) if max_flips is None else max_flips,
             total=samples,
             report=report,
         )
+        require_labels(variant.accuracy, str(bundle.path), max_flips)
         parity = {**variant.accuracy.to_dict(), **variant.summary}
         return add_graph(bundle, variant.half, variant.model, parity), True
 
@@ -214,7 +245,8 @@ def _without(manifest: Manifest, precision: str) -> Manifest:
     return replace(manifest, graphs=graphs, files=files)
 
 
-def _until(batches: Iterable[Inputs], seconds: float) -> Iterator[Inputs]:
+def until(batches: Iterable[Inputs], seconds: float) -> Iterator[Inputs]:
+    """The batches, until so many seconds have passed; at least one."""
     end = time.monotonic() + seconds
     for batch in batches:
         yield batch

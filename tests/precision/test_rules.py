@@ -78,6 +78,21 @@ def test_a_cube_stays_fp32_until_its_tanh(scale: float) -> None:
     np.testing.assert_allclose(in_true_fp16(half, x), in_true_fp16(model, x), rtol=2e-3, atol=2e-3)
 
 
+def test_the_running_sum_of_a_residual_trunk_stays_fp32_and_a_bias_does_not() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "embed"),
+        helper.make_node("LayerNormalization", ["a", "ones"], ["n"], "norm1"),
+        helper.make_node("MatMul", ["n", "w"], ["m"], "product"),
+        helper.make_node("Add", ["m", "ones"], ["f"], "bias"),
+        helper.make_node("Add", ["a", "f"], ["r"], "residual"),
+        helper.make_node("LayerNormalization", ["r", "ones"], ["o"], "norm2"),
+        helper.make_node("MatMul", ["o", "w"], ["y"], "out"),
+    ]
+    model = graphs.model(nodes, ["n", 8], {"w": np.eye(8, dtype=np.float32), "ones": np.ones(8, np.float32)})
+    _, rules = half_of(model)
+    assert rules["residual"] == "residual" and not {"bias", "product", "embed"} & set(rules)
+
+
 def test_measured_range_keeps_what_would_overflow() -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"], "large"),

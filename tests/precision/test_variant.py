@@ -16,8 +16,12 @@ from onnx import TensorProto
 
 from mmx.export.precision import variant
 from mmx.export.precision.current import is_current, sentence
+from mmx.export.precision.proof import require_labels
+from mmx.export.precision.rounded import rounded
 from mmx.export.precision.samples import utterances
-from mmx.export.precision.variant import ensure_variant, make_variant, reasons
+from mmx.export.precision.sensitivity import Ladder
+from mmx.export.precision.session import cpu_session
+from mmx.export.precision.variant import Variant, ensure_variant, make_variant, reasons
 from mmx.export.precision.view import read_graph
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, ParityError
@@ -86,7 +90,7 @@ def test_bfloat16_too(fresh: Bundle) -> None:
 def test_too_inaccurate_is_refused_and_leaves_the_bundle_as_it_was(
     fresh: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variant, "sensitive_nodes", lambda *_: {})
+    monkeypatch.setattr(Ladder, "step", lambda _self: False)
     before = {path: path.read_bytes() for path in fresh.path.rglob("*") if path.is_file()}
     with pytest.raises(ParityError, match=r"logits are .* off FP32 on 4 samples"):
         ensure_variant(fresh, "fp16", samples=16, tolerance=1e-6)
@@ -105,24 +109,60 @@ def test_a_sample_that_the_trials_did_not_foresee_keeps_more_in_fp32(
     made: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trials see quiet utterances only; the comparison then meets others, and must not give up at the first."""
-    calls = []
-    found = variant.sensitive_nodes
+    climbs = []
+    climb = Ladder.climb
 
-    def first_nothing(*arguments: Any) -> Any:
-        calls.append(len(arguments[3]))
-        return {} if len(calls) == 1 else found(*arguments)
+    def not_at_first(self: Ladder, enough: Any) -> None:
+        climbs.append(len(self.kept))
+        if len(climbs) > 1:
+            climb(self, enough)
 
-    monkeypatch.setattr(variant, "sensitive_nodes", first_nothing)
+    monkeypatch.setattr(Ladder, "climb", not_at_first)
     batches = list(utterances(made.manifest, 8, 4))
     model = read_graph(made.graph_path("fp32"))
     again = make_variant(model, "fp16", lambda: batches, batches, what="tiny", tolerance=1e-3)
-    assert calls[:2] == [2, 1] and again.accuracy.max_error <= 1e-3 and again.accuracy.samples == 8
+    assert len(climbs) > 1 and again.accuracy.max_error <= 1e-3 and again.accuracy.samples == 8
     assert again.summary["kept_fp32"]["sensitive"] > 0
 
 
+def test_a_label_that_flips_keeps_more_in_fp32_until_none_does(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A threshold between the FP32 logit and the FP16 one of some sample; the tolerance is met all along."""
+    batches = list(utterances(made.manifest, 8, 4, seed=3))
+    model = read_graph(made.graph_path("fp32"))
+    plain = make_variant(model, "fp16", lambda: batches, batches, what="tiny")
+    assert "sensitive" not in plain.summary["kept_fp32"]
+    want, got = (
+        np.concatenate([session.run(["logits"], inputs)[0] for inputs in batches])
+        for session in (cpu_session(model), cpu_session(rounded(plain.model)))
+    )
+    row, label = np.unravel_index(np.abs(got - want).argmax(), want.shape)
+    thresholds = np.full(6, 0.5)
+    middle = (want[row, label] + got[row, label]) / 2
+    thresholds[label] = 1 / (1 + np.exp(-middle))
+
+    def with_flips(flips: int | None) -> Variant:
+        return make_variant(
+            model, "fp16", lambda: batches, batches, what="tiny", thresholds=list(thresholds), flips=flips
+        )
+
+    careless = with_flips(None).accuracy
+    distance = abs(want[row, label] - middle)
+    assert careless.label_flips >= 1 and careless.nearest_flip >= distance - 1e-6
+    careful = with_flips(0)
+    assert careful.accuracy.label_flips == 0 and careful.accuracy.samples == 8
+    assert careful.summary["kept_fp32"]["sensitive"] > 0
+    monkeypatch.setattr(Ladder, "step", lambda _self: False)
+    flipped = with_flips(0).accuracy  # nothing is left to keep: it is told, on all samples
+    assert flipped.label_flips == careless.label_flips and flipped.samples == 8
+    assert "from its threshold" in sentence(flipped.to_dict() | {"kept_fp32": {}})
+    with pytest.raises(ParityError, match=r"tiny: \d of 48 labels flip"):
+        require_labels(flipped, "tiny", 0)
+    require_labels(flipped, "tiny", flipped.label_flips)
+
+
 def test_a_changed_graph_or_a_tighter_tolerance_makes_it_stale(made: Bundle) -> None:
-    assert is_current(made, "fp16", 1e-2)
-    assert not is_current(made, "fp16", 1e-9)
+    assert is_current(made, "fp16", 1e-2) and is_current(made, "fp16", 1e-2, 0)
+    assert not is_current(made, "fp16", 1e-9) and not is_current(made, "fp16", 1e-2, -1)
     other = replace(made, manifest=replace(made.manifest, files={**made.manifest.files, "model.onnx": "0" * 64}))
     assert not is_current(other, "fp16", 1e-2)
 
