@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -156,19 +158,17 @@ def face_nets() -> dict[str, Path]:
     return {net: folder / f"{net}.onnx" for net in FACE_NETS}
 
 
-class _deterministic:
-    """Seeds torch and asks it for deterministic algorithms; puts the global choice back."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._before = torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(True)
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: object) -> None:
-        torch.use_deterministic_algorithms(self._before)
+@contextmanager
+def _deterministic(seed: int) -> Iterator[None]:
+    """Seed torch and ask it for deterministic algorithms; puts the global choice back."""
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _part(tick: Tick | None, what: str) -> Callable[[int, int], None] | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 
+from mmx.benchmarks.workload.datasets import LABELS, read_processed
 from mmx.cli.main import main
 from mmx.models.checkpoint import load_checkpoint
 from mmx.training.data import find_dataset
@@ -62,3 +65,42 @@ def test_train_resume_and_eval(drawn: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["eval", str(out / "ckpt.pt"), "--data", str(drawn), "--cache", cache, "--no-speed", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["name"] == "PyTorch" and 0 <= row["mean"]["f1"] <= 1
+
+
+def as_iemocap(drawn: Path, root: Path) -> Path:
+    """The same utterances in IEMOCAP's layout and under its labels."""
+    raw, meta = root / "IEMOCAP_RAW_PROCESSED", {}
+    (root / "IEMOCAP_SPLIT").mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        names = []
+        for number, item in enumerate(read_processed(drawn, "mosei", split)):
+            name = f"Ses01F_{split}{number:02}_F000"
+            folder = raw / f"Ses01F_{split}{number:02}" / name
+            folder.mkdir(parents=True)
+            for place, image in enumerate(item.images):
+                shutil.copy(image, folder / f"image_L_{place}.jpg")
+            shutil.copy(item.audio, folder / "audio_L.wav")
+            label = LABELS["iemocap"][item.truth.index(1)]
+            meta[name] = {"start_time": 0.0, "end_time": 1.0, "text": item.text, "sr": 16000, "fps": 2, "label": label}
+            names.append(name)
+        (root / "IEMOCAP_SPLIT" / f"{split}_split.txt").write_text("\n".join(names) + "\n")
+    (raw / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return root
+
+
+@pytest.mark.slow
+def test_a_data_set_by_its_name(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``mmx train iemocap --data DIR`` and ``mosei``, where one folder holds both, then scores on the right one."""
+    both = as_iemocap(drawn, shutil.copytree(drawn, tmp_path / "both"))
+    options = ["--preset", "tiny", "--epochs", "1", "--cache", str(tmp_path / "cache"), "--threads", "1"]
+    assert main(["train", str(both), *options]) == 2
+    assert "mmx train iemocap|mosei --data" in capsys.readouterr().err
+    for name in ("iemocap", "mosei"):
+        out = tmp_path / name
+        assert main(["train", name, "--data", str(both), "--out", str(out), *options]) == 0
+        assert load_checkpoint(out / "ckpt.pt").labels == LABELS[name]
+        told = ["eval", str(out / "ckpt.pt"), "--data", str(both), "--dataset", name, "--samples", "3"]
+        capsys.readouterr()
+        assert main([*told, "--cache", str(tmp_path / "cache"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["samples"] == 3 and found["rows"][0]["milliseconds"] > 0
