@@ -88,11 +88,12 @@ class _Source:
 class Preprocessor:
     """Turns files into segments for one bundle. The tokenizer and the face nets are loaded when first needed.
 
-    Thread-safe: any number of files may be read at the same time.
+    Thread-safe: any number of files may be read at the same time. ``faces``: how they are searched for (docs/faces.md).
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, faces: str = "exact") -> None:
         self._bundle = bundle
+        self._faces = faces
         self._threads = threads
         self._spec = bundle.manifest.preprocessing
         self._loading = threading.Lock()
@@ -232,7 +233,9 @@ class Preprocessor:
                     raise BadDataError(
                         f"{self._bundle.path} has no face nets, so it cannot read video", "mmx export ckpt.pt"
                     )
-                self._detector = FaceDetector(self._bundle.face_nets, self._spec.faces, threads=self._threads)
+                self._detector = FaceDetector(
+                    self._bundle.face_nets, self._spec.faces, threads=self._threads, search=self._faces
+                )
             return self._detector
 
 
