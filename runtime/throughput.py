@@ -39,6 +39,7 @@ class Pipeline:
             besides the network's own, about ``2 * throughput_run.WINDOW * max_rows`` rows of 28 kB wait, and 64 MB of
             frames for each job.
         batch_size: segments that the network takes at once, at most.
+        faces: see ``Predictor``.
 
     Attributes: ``bundle``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
 
@@ -57,6 +58,7 @@ class Pipeline:
         max_rows: int = MAX_ROWS,
         batch_size: int = BATCH_SIZE,
         on_mismatch: str = "error",
+        faces: str = "exact",
     ) -> None:
         for name, value in (("jobs", jobs), ("max_rows", max_rows)):
             if value is not None and value < 1:
@@ -71,7 +73,7 @@ class Pipeline:
         )
         self.bundle = self._predictor.bundle
         self.backend = self._predictor.backend
-        self._preprocessor = Preprocessor(self.bundle, threads=1)
+        self._preprocessor = Preprocessor(self.bundle, threads=1, faces=faces)
         self._jobs = jobs or usable_cores()
         self._max_rows = max_rows
         self._batch_size = batch_size
