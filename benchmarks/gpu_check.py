@@ -25,7 +25,7 @@ from mmx.benchmarks import environment, gpu_device
 from mmx.benchmarks.contenders.bundles import BundleContender
 from mmx.benchmarks.contenders.prepare import Prepared, prepare_all
 from mmx.benchmarks.gpu_contenders import Maker, makers
-from mmx.benchmarks.measure.scenarios import offline
+from mmx.benchmarks.measure.offline import offline
 from mmx.benchmarks.statistics import latency
 from mmx.benchmarks.timing import Contender, interleave, warm_up
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic

@@ -17,9 +17,10 @@ SCENARIOS = ("single-stream", "offline", "server", "paper")
 SCOPES = ("model", "pipeline")
 # torch.compile takes minutes for each large system, so it runs when it is asked for.
 DEFAULT_PEERS = tuple(peer for peer in PEERS if peer != "compile")
-DEFAULT_SYSTEMS = ("fe2e", *ABLATION)
+DEFAULT_SYSTEMS = ("lf-lstm", "lf-trans", "mult", "fe2e", *ABLATION)
 FULLY_COMPARED = ("v2em", "ours")  # with every peer; the other systems with eager alone
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+# What is open at once and takes turns, beside the baseline; every contender holds its own copy of the weights.
+ROUNDS = (("v2em", "rfam+nest"), ("ours", "v2em-visual+focal", "fe2e", "lf-lstm", "lf-trans", "mult"))
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Options:
         threads: CPU threads, one measurement for each.
         minutes: what the run may take, roughly; 0: no limit.
         data: processed data set; None: synthetic. checkpoints: trained weights by system; others are seeded.
+        bundles: bundles that were made from those checkpoints, by system; the others are exported.
         clip: a video with a face and speech, for the pipeline's clips. bound_ms: of the server scenario.
         preset: config of systems with seeded weights.
     """
@@ -46,9 +48,10 @@ class Options:
     samples: int | None = None
     passes: int = 1
     threads: tuple[int, ...] = (1,)
-    minutes: float = 9.0
+    minutes: float = 8.5
     data: Path | None = None
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    bundles: Mapping[str, Path] = field(default_factory=dict)
     clip: Path | None = None
     bound_ms: float = 500.0
     preset: str = "full"
@@ -58,6 +61,27 @@ class Options:
         """The systems that are measured first, and also when time runs short."""
         return tuple(name for name in FULLY_COMPARED if name in self.systems) or self.systems
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What follows the interleaving, by its name in ``clock.COSTS_S``."""
+        if self.scope != "model":
+            return ()
+        asked = tuple(name for name in SCENARIOS[1:] if name in self.scenarios)
+        return (*asked, "stages", *(("residual",) if "ours" in self.systems and self.preset == "full" else ()))
+
+    @property
+    def rounds(self) -> tuple[tuple[str, ...], ...]:
+        """``ROUNDS`` with the systems that were asked for."""
+        asked = (tuple(name for name in together if name in self.systems) for together in ROUNDS)
+        return tuple(together for together in asked if together)
+
+    @classmethod
+    def systems_for(cls, scope: str, data: Path | None) -> tuple[str, ...]:
+        """The systems of a run that names none: from video those compared in full, from a data set those on media."""
+        if scope == "pipeline":
+            return FULLY_COMPARED
+        return DEFAULT_SYSTEMS if data is None else tuple(n for n in DEFAULT_SYSTEMS if get_system(n).inputs == "media")
+
     def check(self) -> None:
         """Raise UsageError for what does not exist or does not fit together."""
         _known("data set", (self.dataset,), DATASETS)
@@ -66,10 +90,10 @@ class Options:
         _known("scenario", self.scenarios, SCENARIOS)
         _known("scope", (self.scope,), SCOPES)
         for name in self.systems:
-            if get_system(name).inputs != "media":
+            if get_system(name).inputs != "media" and (self.data is not None or self.scope == "pipeline"):
                 raise UsageError(
-                    f"{name} takes features that were extracted beforehand; the paper gives no time for it",
-                    f"choose from {', '.join(DEFAULT_SYSTEMS)}",
+                    f"{name} takes features that were extracted beforehand, by tools that mmx does not have",
+                    "leave it out of --systems; on synthetic features, --scope model runs it",
                 )
         cores = usable_cores()
         if (self.samples is not None and self.samples < 1) or self.passes < 1:
@@ -78,6 +102,11 @@ class Options:
             raise UsageError(f"--threads {','.join(map(str, self.threads))} does not fit {cores} cores")
         if stray := sorted(set(self.checkpoints) - set(self.systems)):
             raise UsageError(f"--checkpoint is given for {stray[0]}, which is not among the systems", "see --systems")
+        if lone := sorted(set(self.bundles) - set(self.checkpoints)):
+            raise UsageError(
+                f"--bundle {lone[0]} comes without the checkpoint it was made from, which its answers are held against",
+                f"add --checkpoint {lone[0]}=FILE",
+            )
         if self.scope == "pipeline" and (self.data is not None or set(self.scenarios) != {"single-stream"}):
             raise UsageError(
                 "--scope pipeline runs video files one at a time: neither --data nor another scenario fits it",

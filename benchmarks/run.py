@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 
+from mmx.benchmarks.contenders.peers import OWN_GRAPH, PLAIN_GRAPH
 from mmx.benchmarks.contenders.prepare import Prepared, prepare_all
 from mmx.benchmarks.environment import describe, peak_rss_mb
 from mmx.benchmarks.measure import extras
-from mmx.benchmarks.measure.rounds import Clock, Display, Rounds
+from mmx.benchmarks.measure.clock import Clock
+from mmx.benchmarks.measure.rounds import Display, Rounds
 from mmx.benchmarks.measure.single_stream import BASELINE, MOST
 from mmx.benchmarks.options import FULLY_COMPARED, Options
+from mmx.benchmarks.profiling.profile import ENGINES
 from mmx.benchmarks.reports.report import SCHEMA_VERSION, Report, WorkloadInfo, best_rows
 from mmx.benchmarks.workload.clips import clip_folder, make_clip, source_video
 from mmx.benchmarks.workload.sources import Source, processed_source, synthetic_source
@@ -36,6 +40,8 @@ def run(options: Options, command: str, show: Display) -> Report:
         options.preset,
         options.checkpoints,
         lambda name: name not in options.essential and clock.past(LAST_EXPORT),
+        _graphs(options),
+        options.bundles,
     )
     source = _source(options, systems, show)
     rounds = Rounds(options, systems, source, clock, show)
@@ -59,6 +65,16 @@ def run(options: Options, command: str, show: Display) -> Report:
     if options.scope == "model":
         report = _afterwards(report, options, systems, source, show, clock)
     return replace(report, seconds=clock.spent, peak_rss_mb=peak_rss_mb())
+
+
+def _graphs(options: Options) -> dict[str, list[str]]:
+    """The graphs of peers that have to be exported, by system."""
+    found = {"plain-onnx": PLAIN_GRAPH} if "plain-onnx" in options.peers else {}
+    if "openvino-own" in options.peers and find_spec("openvino"):
+        found["openvino-own"] = OWN_GRAPH
+    if options.scope == "pipeline":
+        found = {}
+    return {name: list(found.values()) for name in FULLY_COMPARED if name in options.systems}
 
 
 def _source(options: Options, systems: Sequence[Prepared], show: Display) -> Source:
@@ -94,14 +110,22 @@ def _afterwards(
         left_out.append(what)
         return False
 
-    if best and in_time("stage split"):
-        stages = {row.key: extras.stages_of(row, by_name[name], source) for name, row in best.items()}
-        report = replace(report, stages=stages)
+    if "ours" in options.systems and options.preset == "full" and in_time("residual-free ablation: merge against keep"):
+        report = replace(report, residual=extras.residual_ablation())
     if options.data is None and "paper" in options.scenarios and in_time("whole programs, load included"):
         keys = ([BASELINE] if report.row(BASELINE) else []) + [row.key for row in best.values()]
         report = replace(report, whole_program=tuple(extras.whole_programs(keys, systems, options.dataset)))
-    if "ours" in options.systems and options.preset == "full" and in_time("residual-free ablation: merge against keep"):
-        report = replace(report, residual=extras.residual_ablation())
+    if best and in_time("stage split"):
+        profiled = {name: row for name, row in best.items() if row.runner in ENGINES}
+        stages = {row.key: extras.stages_of(row, by_name[name], source) for name, row in profiled.items()}
+        report = replace(report, stages=stages)
+    if report.offline and in_time("share of the machine's matrix product"):
+        rows = {row.key: row for row in report.main_rows if row.key in report.offline and row.runner in ENGINES}
+        shares = {
+            key: extras.machine_shares(row, by_name[row.system], source, report.offline[key].best_batch)
+            for key, row in rows.items()
+        }
+        report = replace(report, machine_shares=shares)
     if options.preset == "full":
         report = replace(report, parameters=extras.count_parameters(options.systems))
     if left_out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,17 @@ def total_speedup(slow: ArrayLike, fast: ArrayLike, weights: Sequence[int]) -> R
     ratios = (w * a)[drawn].sum(1) / (w * b)[drawn].sum(1)
     low, high = np.percentile(ratios, _tails())
     return Ratio(float((w * a).sum() / (w * b).sum()), float(low), float(high))
+
+
+def chained(first: Ratio, second: Ratio) -> Ratio:
+    """The product of two ratios measured apart: A over B, B over C. Their intervals add up as independent errors do."""
+    median = first.median * second.median
+
+    def off(a: float, b: float) -> float:
+        return math.hypot(math.log(a / first.median), math.log(b / second.median))
+
+    low, high = off(first.low, second.low), off(first.high, second.high)
+    return Ratio(median, median * math.exp(-low), median * math.exp(high))
 
 
 def bootstrap(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -78,8 +78,7 @@ def interleave(
     """Time every contender on every sample, batch 1.
 
     The order turns round at every visit of a sample (A B C, C B A, A B C...), so that over two visits every contender
-    has
-    the same mean position in time: the ratio of two of them does not depend on a steady drift of the machine's speed.
+    has the same mean position in time: the ratio of two of them does not depend on a steady drift of the machine.
 
     Args:
         contenders: warmed up. samples: one maker for each sample; it is made once, used by all, and dropped.

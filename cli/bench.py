@@ -13,7 +13,6 @@ import click
 from mmx.benchmarks.options import (
     DEFAULT_PEERS,
     DEFAULT_SYSTEMS,
-    FULLY_COMPARED,
     SCENARIOS,
     SCOPES,
     Options,
@@ -93,6 +92,17 @@ def checkpoints(ctx: click.Context, param: click.Parameter, value: tuple[str, ..
     return found
 
 
+def bundles_of(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
+    """A callback that reads ``SYSTEM=BUNDLE``."""
+    found = {}
+    for entry in value:
+        system, equals, folder = entry.partition("=")
+        if not equals or not Path(folder).is_dir():
+            raise UsageError(f"--bundle {entry} names no bundle", "--bundle ours=ckpt.mmx")
+        found[system] = Path(folder)
+    return found
+
+
 def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     """A callback that reads ``5%`` or ``5``."""
     try:
@@ -130,7 +140,7 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.option(
     "--minutes",
     type=click.FloatRange(0),
-    default=9.0,
+    default=8.5,
     show_default=True,
     help="What the run may take, roughly; 0: no limit.",
 )
@@ -141,6 +151,14 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 )
 @click.option(
     "--checkpoint", "trained", multiple=True, callback=checkpoints, metavar="SYSTEM=FILE", help="Trained weights."
+)
+@click.option(
+    "--bundle",
+    "bundles",
+    multiple=True,
+    callback=bundles_of,
+    metavar="SYSTEM=BUNDLE",
+    help="A bundle made from that checkpoint (INT8 and engines included), in place of a fresh export.",
 )
 @click.option(
     "--clip",
@@ -170,6 +188,7 @@ def bench(
     systems: tuple[str, ...],
     scenarios: tuple[str, ...],
     trained: dict[str, Path],
+    data: Path | None,
     json_file: Path | None,
     markdown_file: Path | None,
     html_file: Path | None,
@@ -189,9 +208,10 @@ def bench(
     options = Options(
         dataset=dataset,
         scope=scope,
-        systems=systems or (DEFAULT_SYSTEMS if scope == "model" else FULLY_COMPARED),
+        systems=systems or Options.systems_for(scope, data),
         scenarios=scenarios or (SCENARIOS if scope == "model" else SCENARIOS[:1]),
         checkpoints=trained,
+        data=data,
         **asked,  # type: ignore[arg-type]
     )
     options.check()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.benchmarks.contenders.features import feature_sizes, pack_features
 from mmx.benchmarks.measure.single_stream import Opened
 from mmx.benchmarks.reports.report import EAGER, NO_TIME, UNAVAILABLE, Row
 from mmx.benchmarks.timing import Contender
@@ -32,11 +33,15 @@ class BundleContender:
         self.key = f"{system}/{backend}/{precision}"
         self._backend = open_backend(bundle, backend, precision, threads)
         self._text = bundle.manifest.preprocessing.text
+        self._features = feature_sizes(bundle.manifest.graphs["fp32"].inputs)
 
     def run(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Fused logits [samples, labels]."""
-        batch = pack(samples, self._text, self._backend.inputs)
-        logits: NDArray[np.float32] = self._backend.run(batch.inputs)["logits"]
+        if self._features:
+            inputs = pack_features(samples, self._features)
+        else:
+            inputs = pack(samples, self._text, self._backend.inputs).inputs
+        logits: NDArray[np.float32] = self._backend.run(inputs)["logits"]
         return logits
 
     def close(self) -> None:

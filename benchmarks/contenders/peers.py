@@ -1,13 +1,13 @@
 """What mmx is compared with: the same weights, run the way people run the public code.
 
-- ``eager``: PyTorch on the unfolded module as V2EM's trainer evaluates it: RepVGG blocks switched to their single
-branch,
-  text padded to 100 tokens, one sample at a time. It is the baseline, and the reference that parity is checked against.
+- ``eager``: PyTorch on the unfolded module as V2EM's trainer evaluates it: RepVGG blocks in their deployed form, text
+  padded to 100 tokens, one sample at a time. It is the baseline, and the reference that parity is checked against.
 - ``compile``: that module through ``torch.compile``.
 - ``plain-onnx``: that module through ``torch.onnx.export`` and ONNX Runtime, both with their defaults.
 - ``openvino-own``: that module through OpenVINO's own PyTorch conversion, with its defaults.
 
-All get text padded to 100 and one sample at a time, and as many threads as mmx gets.
+All get text padded to 100 and one sample at a time, and as many threads as mmx gets. ``UnpaddedPeer`` is the exception:
+OpenVINO's own conversion in the offline scenario, batched as mmx is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmx.benchmarks.contenders.features import feature_sizes, pack_features
 from mmx.benchmarks.contenders.upstream import Inputs, upstream_inputs
 from mmx.benchmarks.reports.report import EAGER, PEERS
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
+from mmx.export.specs import spec_for
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
-from mmx.runtime.packing import INPUTS
+from mmx.runtime.packing import INPUTS, pack
 from mmx.runtime.types import Sample
 
+Call = Callable[[Inputs], NDArray[np.float32]]
+InputsOf = Callable[[Sample], Inputs]
+PLAIN_GRAPH, OWN_GRAPH = "plain.onnx", "own.xml"
 # The axes that differ from sample to sample when the text is padded and the batch is 1.
 RAGGED_AXES = {"faces": 0, "face_index": 1, "pieces": 0, "piece_index": 1}
 
@@ -39,19 +46,42 @@ RAGGED_AXES = {"faces": 0, "face_index": 1, "pieces": 0, "piece_index": 1}
 class Peer:
     """Runs samples one at a time: ``call`` takes the inputs of one and gives its fused logits [1, labels]."""
 
-    def __init__(self, key: str, call: Callable[[Inputs], NDArray[np.float32]]) -> None:
+    def __init__(self, key: str, call: Call, inputs_of: InputsOf = upstream_inputs) -> None:
         self.key = key
-        self._call: Callable[[Inputs], NDArray[np.float32]] | None = call
+        self._call: Call | None = call
+        self._inputs_of = inputs_of
 
     def run(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Fused logits [samples, labels]."""
-        if self._call is None:
-            raise RuntimeError("this peer is closed")
-        return np.concatenate([self._call(upstream_inputs(sample)) for sample in samples])
+        return np.concatenate([self._called(self._inputs_of(sample)) for sample in samples])
+
+    def unpadded(self) -> UnpaddedPeer:
+        """The same graph on whole batches with text padded to the longest, as mmx packs them."""
+        return UnpaddedPeer(f"{self.key} batched", self._called)
 
     def close(self) -> None:
         """Drop the model."""
         self._call = None
+
+    def _called(self, inputs: Inputs) -> NDArray[np.float32]:
+        if self._call is None:
+            raise RuntimeError("this peer is closed")
+        return self._call(inputs)
+
+
+@dataclass
+class UnpaddedPeer:
+    """A peer's graph given batches as mmx packs them; it belongs to the peer, which closes it."""
+
+    key: str
+    call: Call
+
+    def run(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """Fused logits [samples, labels]."""
+        return self.call(pack(samples).inputs)
+
+    def close(self) -> None:
+        """Nothing of its own."""
 
 
 def open_peer(name: str, system: str, module: nn.Module, threads: int, cache: Path) -> Peer:
@@ -59,25 +89,31 @@ def open_peer(name: str, system: str, module: nn.Module, threads: int, cache: Pa
 
     Args:
         name: one of ``PEERS``. module: from ``upstream_form``; shared, not changed.
-        cache: folder of this system's weights, where ``plain-onnx`` keeps its graph.
+        cache: folder of this system's weights, where peers keep their graphs.
 
     Raises:
         EnvironmentMissing: this peer can't be had here; the message says what it lacks. UsageError: no such peer.
     """
     torch.set_num_threads(threads)
     if name == EAGER:
-        return Peer(f"{system}/{name}/fp32", _torch_call(module))
+        sizes = feature_sizes(spec_for(module).inputs)
+        inputs_of = partial(_feature_inputs, sizes) if sizes else upstream_inputs
+        return Peer(f"{system}/{name}/fp32", _torch_call(module), inputs_of)
     if name == "compile":
         return Peer(f"{system}/{name}/fp32", _compiled(module))
     if name == "plain-onnx":
-        return Peer(f"{system}/{name}/fp32", _plain_onnx(module, threads, cache / "plain.onnx"))
+        return Peer(f"{system}/{name}/fp32", _plain_onnx(module, threads, cache / PLAIN_GRAPH))
     if name == "openvino-own":
-        call, precision = _openvino_own(module, threads)
+        call, precision = _openvino_own(module, threads, cache / OWN_GRAPH)
         return Peer(f"{system}/{name}/{precision}", call)
     raise UsageError(f"there is no peer {name!r}", f"choose from {', '.join(PEERS)}")
 
 
-def _torch_call(module: Callable[..., Any]) -> Callable[[Inputs], NDArray[np.float32]]:
+def _feature_inputs(sizes: Mapping[str, int], sample: Sample) -> Inputs:
+    return pack_features([sample], sizes)
+
+
+def _torch_call(module: Callable[..., Any]) -> Call:
     def call(inputs: Inputs) -> NDArray[np.float32]:
         with torch.inference_mode():
             logits: Tensor = module(**{name: torch.from_numpy(array) for name, array in inputs.items()})[0]
@@ -86,7 +122,7 @@ def _torch_call(module: Callable[..., Any]) -> Callable[[Inputs], NDArray[np.flo
     return call
 
 
-def _compiled(module: nn.Module) -> Callable[[Inputs], NDArray[np.float32]]:
+def _compiled(module: nn.Module) -> Call:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise EnvironmentMissing(f"torch.compile needs a C++ compiler and there is no {compiler}", "install g++")
@@ -98,11 +134,11 @@ def _compiled(module: nn.Module) -> Callable[[Inputs], NDArray[np.float32]]:
     return call
 
 
-def _plain_onnx(module: nn.Module, threads: int, path: Path) -> Callable[[Inputs], NDArray[np.float32]]:
+def _plain_onnx(module: nn.Module, threads: int, path: Path) -> Call:
     import onnxruntime
 
     if not path.exists():
-        _export_plainly(module, path)
+        export_plainly(module, path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -116,7 +152,7 @@ def _plain_onnx(module: nn.Module, threads: int, path: Path) -> Callable[[Inputs
     return call
 
 
-def _export_plainly(module: nn.Module, path: Path) -> None:
+def export_plainly(module: nn.Module, path: Path) -> None:
     """``torch.onnx.export`` as its documentation shows it, under a temporary name until it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name("unfinished.onnx")
@@ -133,19 +169,33 @@ def _export_plainly(module: nn.Module, path: Path) -> None:
     unfinished.replace(path)
 
 
-def _openvino_own(module: nn.Module, threads: int) -> tuple[Callable[[Inputs], NDArray[np.float32]], str]:
-    """The call, and the precision that OpenVINO chose: bfloat16 unasked where the CPU has it."""
-    try:
-        import openvino
-    except ModuleNotFoundError as e:
-        raise missing_extra("OpenVINO", "openvino") from e
+def convert_by_openvino(module: nn.Module, path: Path) -> None:
+    """OpenVINO's own PyTorch conversion, saved as ``path`` with a .bin beside it; weights stay float32.
+
+    Raises:
+        EnvironmentMissing: OpenVINO is not installed, or can't convert the module.
+    """
+    openvino = _openvino()
+    path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             model = openvino.convert_model(module, example_input=_tensors(_example()))
         except Exception as e:  # whatever its converter stumbles over
             raise EnvironmentMissing(f"OpenVINO's own conversion failed: {_first_line(e)}") from e
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
+    unfinished = path.with_name("unfinished.xml")
+    openvino.save_model(model, unfinished, compress_to_fp16=False)
+    unfinished.with_suffix(".bin").replace(path.with_suffix(".bin"))
+    unfinished.replace(path)
+
+
+def _openvino_own(module: nn.Module, threads: int, path: Path) -> tuple[Call, str]:
+    """The call, and the precision that OpenVINO chose: bfloat16 unasked where the CPU has it."""
+    openvino = _openvino()
+    if not path.exists():
+        convert_by_openvino(module, path)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": threads})
     request = compiled.create_infer_request()
     names = [port.get_any_name() for port in compiled.inputs]
 
@@ -155,6 +205,14 @@ def _openvino_own(module: nn.Module, threads: int) -> tuple[Callable[[Inputs], N
 
     chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     return call, {"f32": "fp32", "f16": "fp16"}.get(chosen, chosen)
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ModuleNotFoundError as e:
+        raise missing_extra("OpenVINO", "openvino") from e
+    return openvino
 
 
 def _example() -> Inputs:
@@ -168,3 +226,7 @@ def _tensors(inputs: Inputs) -> dict[str, Tensor]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# What ``prepare`` can make beforehand, by the file it goes to.
+GRAPHS: Mapping[str, Callable[[nn.Module, Path], None]] = {PLAIN_GRAPH: export_plainly, OWN_GRAPH: convert_by_openvino}

@@ -1,9 +1,8 @@
-"""From a system's name (or a checkpoint) to what the bench runs: the bundle that mmx makes of it, kept in the cache.
+"""From a system's name (or a checkpoint) to what the bench runs: mmx's bundle of it, and the peers' graphs.
 
-    python -m mmx.benchmarks.contenders.prepare FOLDER SYSTEM DATASET PRESET [CHECKPOINT]
+    python -m mmx.benchmarks.contenders.prepare FOLDER SYSTEM DATASET PRESET PART,PART [CHECKPOINT]
 
-exports one system into FOLDER; ``prepare_all`` starts several such processes side by side, since an export keeps one
-core busy.
+makes parts of one system in FOLDER; ``prepare_all`` starts such processes side by side, since each keeps one core busy.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from mmx.benchmarks.contenders.upstream import SEED
 from mmx.benchmarks.environment import usable_cores
 from mmx.benchmarks.workload.vocabulary import train_vocabulary
 from mmx.runtime.bundle import Bundle, sha256_of
-from mmx.runtime.errors import MmxError
+from mmx.runtime.errors import EnvironmentMissing, MmxError
 
 Say = Callable[[str], None]
 AT_ONCE = 2  # an export takes 3 GB
+BUNDLE = "system.mmx"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Prepared:
     """One system, ready to be opened by contenders.
 
     Attributes:
-        system: registry name. folder: where its bundle and the plain export are kept. bundle: what ``mmx export`` made.
+        system: registry name. folder: where its bundle and the peers' graphs are kept.
+        bundle: what ``mmx export`` made, or the one that was given.
         preset, checkpoint: what ``upstream_module`` takes to make the same weights; without a checkpoint they are
             seeded noise.
     """
@@ -52,57 +54,77 @@ def prepare_all(
     preset: str = "full",
     checkpoints: Mapping[str, Path] | None = None,
     leave_out: Callable[[str], bool] = lambda system: False,
+    graphs: Mapping[str, Sequence[str]] | None = None,
+    bundles: Mapping[str, Path] | None = None,
 ) -> list[Prepared]:
-    """Every system's bundle, from the cache or exported now.
+    """Every system's bundle and graphs, from the cache or made now.
 
     Args:
         systems: in the order of their importance.
         leave_out: asked when a system's export would begin; those for which there is no time do not come back.
+        graphs: the graphs of peers (``peers.GRAPHS``) that a system needs beside its bundle.
+        bundles: bundles that need not be exported, by system.
 
     Raises:
-        MmxError: an export failed.
+        MmxError: an export failed, or a given bundle is none.
     """
-    given = checkpoints or {}
+    given, asked, ready = checkpoints or {}, graphs or {}, bundles or {}
     places = {name: _folder(name, dataset, preset, given.get(name)) for name in systems}
-    missing = [name for name, place in places.items() if not (place / "system.mmx").is_dir()]
+    wanted = {name: [*([] if name in ready else [BUNDLE]), *asked.get(name, ())] for name in systems}
+    missing = {name: [part for part in wanted[name] if not (place / part).exists()] for name, place in places.items()}
+    missing = {name: parts for name, parts in missing.items() if parts}
     if missing:
         root = next(iter(places.values())).parent
-        say(f"exporting {', '.join(missing)}, up to a minute each, once; bundles are kept in {root}")
+        say(f"exporting {', '.join(missing)}, up to a minute each, once; kept in {root}")
 
-        def export(name: str) -> None:
+        def make(name: str) -> None:
             if not leave_out(name):
-                _export_elsewhere(places[name], name, dataset, preset, given.get(name))
+                _make_elsewhere(places[name], name, dataset, preset, missing[name], given.get(name))
                 say(f"exported {name}")
 
         with ThreadPoolExecutor(min(AT_ONCE, usable_cores())) as pool:
-            list(pool.map(export, missing))
+            list(pool.map(make, missing))
     return [
-        Prepared(name, place, Bundle.open(place / "system.mmx", verify=False), preset, given.get(name))
+        Prepared(name, place, Bundle.open(ready.get(name, place / BUNDLE), verify=False), preset, given.get(name))
         for name, place in places.items()
-        if (place / "system.mmx").is_dir()
+        if name in ready or (place / BUNDLE).is_dir()
     ]
 
 
-def export_into(folder: Path, system: str, dataset: str, preset: str, checkpoint: Path | None = None) -> None:
-    """Export the checkpoint, or seeded weights, to ``folder/system.mmx``.
+def make_parts(
+    folder: Path, system: str, dataset: str, preset: str, parts: Sequence[str], checkpoint: Path | None = None
+) -> None:
+    """Make the bundle (``BUNDLE``) and graphs of peers in ``folder``, from the checkpoint or from seeded weights.
 
     Raises:
         MmxError: what ``export_bundle`` raises.
     """
+    from mmx.benchmarks.contenders.peers import GRAPHS
+    from mmx.benchmarks.contenders.upstream import upstream_form
     from mmx.export.exporter import export_bundle
-    from mmx.models.checkpoint import save_checkpoint, seeded_module
+    from mmx.models.checkpoint import load_checkpoint, save_checkpoint, seeded_module
     from mmx.models.registry import get_system
 
-    bundle = folder / "system.mmx"
     folder.mkdir(parents=True, exist_ok=True)
-    if checkpoint is not None:
-        export_bundle(checkpoint, bundle, system=system, dataset=dataset)
-        return
     config = get_system(system).config(preset=preset)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        file = Path(scratch) / f"{system}.pt"
-        save_checkpoint(file, seeded_module(system, config, SEED), system, config, dataset=dataset)
-        export_bundle(file, bundle, tokenizer=train_vocabulary(Path(scratch)))
+    if checkpoint is not None:
+        module = load_checkpoint(checkpoint, system=system).module
+    else:
+        module = seeded_module(system, config, SEED)
+    if BUNDLE in parts and checkpoint is not None:
+        export_bundle(checkpoint, folder / BUNDLE, system=system, dataset=dataset)
+    elif BUNDLE in parts:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            file = Path(scratch) / f"{system}.pt"
+            save_checkpoint(file, module, system, config, dataset=dataset)
+            reads_text = get_system(system).inputs == "media"
+            tokenizer = train_vocabulary(Path(scratch)) if reads_text else None
+            export_bundle(file, folder / BUNDLE, tokenizer=tokenizer)
+    if graphs := [part for part in parts if part != BUNDLE]:
+        upstream = upstream_form(module)
+        for name in graphs:
+            with suppress(EnvironmentMissing):  # who opens this peer tries again and says why it is not there
+                GRAPHS[name](upstream, folder / name)
 
 
 def _folder(system: str, dataset: str, preset: str, checkpoint: Path | None) -> Path:
@@ -111,10 +133,12 @@ def _folder(system: str, dataset: str, preset: str, checkpoint: Path | None) -> 
     return keyed_folder(f"{system}-{'checkpoint' if checkpoint else preset}", weights_key(system, preset, weights))
 
 
-def _export_elsewhere(folder: Path, system: str, dataset: str, preset: str, checkpoint: Path | None) -> None:
+def _make_elsewhere(
+    folder: Path, system: str, dataset: str, preset: str, parts: Sequence[str], checkpoint: Path | None
+) -> None:
     command = [sys.executable, "-m", "mmx.benchmarks.contenders.prepare", str(folder), system, dataset, preset]
     done = subprocess.run(
-        [*command, str(checkpoint)] if checkpoint else command,
+        [*command, ",".join(parts), *([str(checkpoint)] if checkpoint else [])],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -125,5 +149,5 @@ def _export_elsewhere(folder: Path, system: str, dataset: str, preset: str, chec
 
 
 if __name__ == "__main__":
-    _, place, name, dataset, preset, *rest = sys.argv
-    export_into(Path(place), name, dataset, preset, Path(rest[0]) if rest else None)
+    _, place, name, dataset, preset, parts, *rest = sys.argv
+    make_parts(Path(place), name, dataset, preset, parts.split(","), Path(rest[0]) if rest else None)

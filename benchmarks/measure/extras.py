@@ -4,42 +4,75 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
 
+from mmx.benchmarks.contenders.peers import Peer
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.environment import usable_cores
-from mmx.benchmarks.measure.scenarios import BATCHES, Offline, Server, offline, server
+from mmx.benchmarks.measure.offline import BATCHES, VISITS, Offline, offline
 from mmx.benchmarks.measure.scoring import score
-from mmx.benchmarks.measure.single_stream import Measured
+from mmx.benchmarks.measure.server import Server, server
+from mmx.benchmarks.measure.single_stream import MOST, Measured
 from mmx.benchmarks.measure.whole_program import Job, run_job
-from mmx.benchmarks.profiling.profile import PARTS, profile
+from mmx.benchmarks.profiling.profile import PARTS, TOWERS, Profile, profile
 from mmx.benchmarks.reports.paper import PARAMETERS
 from mmx.benchmarks.reports.report import PEERS, Row, WholeProgram
-from mmx.benchmarks.statistics import Ratio
+from mmx.benchmarks.statistics import Ratio, chained, total_speedup
 from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.workload.sources import Source
-from mmx.benchmarks.workload.utterances import stratified
+from mmx.benchmarks.workload.utterances import Workload, stratified
 from mmx.export.folding.fold import fold
 from mmx.models.counting import count
 from mmx.models.registry import get_system
 from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
 
-OFFLINE_S = 15.0
+OFFLINE_S = 22.0
+FEWEST_BATCHED = 4
 SERVER_S = 8.0
-WHOLE_PROGRAM_SAMPLES, OF_A_PEER = 24, 6
+WHOLE_PROGRAM_SAMPLES, OF_A_PEER = 12, 4
 RESIDUAL_ROUNDS = 12
-PROFILE_RUNS = 5
+PROFILE_RUNS, BATCHED_RUNS = 5, 2
 
 
-def offline_of(contender: Contender, samples: Sequence[Sample], seconds_each: float) -> Offline:
-    """Throughput by batch size, on as many samples as fit in a quarter of a minute."""
-    affordable = int(OFFLINE_S / (2 * len(BATCHES) * seconds_each))
-    some = samples[: max(2, min(len(samples), affordable))]
-    return offline(contender, some, [size for size in BATCHES if size <= len(some)])
+def offline_of(
+    contender: Contender, measured: Measured, make: Callable[[int], Any], whole: Workload, opened: Sequence[Contender]
+) -> Offline:
+    """Throughput by batch size, and against the peers, on as many samples as fit in a third of a minute.
+
+    Args:
+        contender: one of those that ``measured`` has a row and timings of. opened: where its peers are looked for.
+    """
+    system, _, precision = contender.key.split("/")
+    peers = {each.key: each for each in opened}
+    own = peers.get(f"{system}/openvino-own/{precision}")
+    rival = own.unpadded() if isinstance(own, Peer) else None
+    each = VISITS * measured.costs[contender.key]
+    beside = VISITS * measured.costs[own.key] if own else 0.0
+    count = int(OFFLINE_S / (each * len(BATCHES) + beside))
+    sizes: tuple[int, ...] = BATCHES
+    if count < max(BATCHES):  # a slow system: single samples, and one batch as large as time allows
+        count = max(FEWEST_BATCHED, min(int(OFFLINE_S / (each * 2 + beside)), max(BATCHES) // 2))
+        sizes = (1, count)
+    part = stratified(whole, min(count, MOST))
+    sizes = tuple(size for size in sizes if size <= len(part.utterances))
+    found = offline(contender, [make(utterance.index) for utterance in part.utterances], sizes, rival)
+    row = next(row for row in measured.rows if row.key == contender.key)
+    plain = measured.timings.get(f"{system}/plain-onnx/fp32")
+    assert found.gain is not None
+    mine, weights = measured.timings[row.key].seconds, measured.workload.weights
+    vs_plain = total_speedup(plain.seconds, mine, weights) if plain else None
+    return replace(
+        found,
+        vs_baseline=chained(row.vs_baseline, found.gain) if row.vs_baseline else None,
+        vs_own=chained(row.vs_own, found.gain) if row.vs_own else None,
+        vs_plain=chained(vs_plain, found.gain) if vs_plain else None,
+    )
 
 
 def server_of(contender: Contender, samples: Sequence[Sample], measured: Measured, bound_ms: float) -> Server:
@@ -58,6 +91,7 @@ def whole_programs(keys: Sequence[str], systems: Sequence[Prepared], dataset: st
         job = Job(
             key,
             str(prepared.folder),
+            str(prepared.bundle.path),
             dataset,
             OF_A_PEER if key.split("/")[1] in PEERS else WHOLE_PROGRAM_SAMPLES,
             usable_cores(),
@@ -70,18 +104,20 @@ def whole_programs(keys: Sequence[str], systems: Sequence[Prepared], dataset: st
 
 def stages_of(row: Row, prepared: Prepared, source: Source) -> dict[str, float]:
     """Milliseconds by tower (its encoder included) and of the fusion, of one utterance of average length."""
-    middle = source.make(stratified(source.workload, 1).utterances[0].index)
-    manifest = prepared.bundle.manifest
-    inputs = pack([middle], manifest.preprocessing.text, manifest.graphs["fp32"].input_names).inputs
-    found = profile(
-        prepared.bundle,
-        inputs,
-        backend=row.runner,
-        precision=row.precision,
-        threads=row.threads,
-        runs=PROFILE_RUNS,
-    )
+    found = _profiled(row, prepared, source, 1, PROFILE_RUNS)
     return {name: found.parts[name].seconds * 1e3 for name in PARTS if name in found.parts}
+
+
+def machine_shares(row: Row, prepared: Prepared, source: Source, batch: int) -> dict[str, float]:
+    """Each tower's arithmetic rate as a share of the engine's own large matrix product, at this batch size."""
+    found = _profiled(row, prepared, source, batch, BATCHED_RUNS)
+    return {name: found.parts[name].gflops / found.roof.gflops for name in TOWERS if name in found.parts}
+
+
+def _profiled(row: Row, prepared: Prepared, source: Source, batch: int, runs: int) -> Profile:
+    middle = source.make(stratified(source.workload, 1).utterances[0].index)
+    inputs = pack([middle] * batch, prepared.bundle.manifest.preprocessing.text).inputs
+    return profile(prepared.bundle, inputs, backend=row.runner, precision=row.precision, threads=row.threads, runs=runs)
 
 
 def residual_ablation() -> dict[str, Ratio]:

@@ -1,32 +1,29 @@
-"""The rounds of a run: a system's contenders and the baseline, open together, and how long they may take."""
+"""The rounds of a run: some systems' contenders and the baseline, open together, and how long they may take."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from mmx.benchmarks.contenders.bundles import BundleContender, open_contenders, precisions
+from mmx.benchmarks.contenders.features import with_features
 from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.pipeline import pipeline_makers, pipeline_stages
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.contenders.upstream import upstream_module
 from mmx.benchmarks.measure import extras
-from mmx.benchmarks.measure.scenarios import Offline, Server
+from mmx.benchmarks.measure.clock import OPENING_S, Clock
+from mmx.benchmarks.measure.offline import Offline
+from mmx.benchmarks.measure.server import Server
 from mmx.benchmarks.measure.single_stream import BASELINE, Measured, Opened, measure
 from mmx.benchmarks.options import FULLY_COMPARED, Options
 from mmx.benchmarks.reports.report import EAGER, PEERS, Row, best_rows
 from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.workload.sources import Source
-
-# Parts of the time after which something optional is no longer begun: a peer of the essential systems, another system.
-LAST_PEER, LAST_ROUND = 0.6, 0.8
-INTERLEAVED_SHARE = 0.45  # of the time left before the first round; opening and the other scenarios share the rest
-ROUND_WEIGHT = 2  # of a fully compared system's round, against 1 of another's
-UNLIMITED_S = 1e9
+from mmx.models.registry import get_system
 
 
 class Display(Protocol):
@@ -37,33 +34,8 @@ class Display(Protocol):
     def progress(self, what: str, done: int, total: int) -> None: ...
 
 
-class Clock:
-    """How much of the time a run may take is over."""
-
-    def __init__(self, minutes: float) -> None:
-        self.began = time.perf_counter()
-        self.allowed = minutes * 60 or UNLIMITED_S
-
-    @property
-    def spent(self) -> float:
-        """Seconds since the run began."""
-        return time.perf_counter() - self.began
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left; negative when the time is over."""
-        return self.allowed - self.spent
-
-    def past(self, share: float) -> bool:
-        """Whether more than this share of the time is over."""
-        return self.spent > share * self.allowed
-
-
 class Rounds:
-    """One round for each system: its contenders and the baseline, open together and interleaved.
-
-    No more than that is open at once, because every contender holds its own copy of the weights.
-    """
+    """Systems that are about as slow as each other share a round, which repeats the baseline (``options.ROUNDS``)."""
 
     def __init__(
         self, options: Options, systems: Sequence[Prepared], source: Source, clock: Clock, show: Display
@@ -73,54 +45,82 @@ class Rounds:
         self.server: dict[str, Server] = {}
         self.stages: dict[str, dict[str, float]] = {}
         self.scores: dict[str, dict[str, float]] = {}
-        self._options, self._systems, self._source = options, systems, source
-        self._clock, self._show = clock, show
-        self._for_rounds = INTERLEAVED_SHARE * clock.left
+        self._options, self._source, self._clock, self._show = options, source, clock, show
+        by_name = {prepared.system: prepared for prepared in systems}
+        rounds = ([by_name[name] for name in together if name in by_name] for together in options.rounds)
+        self._rounds = [together for together in rounds if together]
+        self._open: Opened | None = None  # the baseline, once it is
+        self._cost: dict[str, float] = {}  # of the baseline, once it is known
 
     def measure_all(self, threads: int) -> None:
         """Measure every system with so many threads; what goes beyond single-stream only with the first number."""
-        baseline: Opened | None = None
-        for prepared in self._systems:
+        self._open, self._cost = None, {}
+        for number, together in enumerate(self._rounds):
             with ExitStack() as closing:
-                opened, refused = open_contenders(
-                    self._makers(prepared, threads), threads, self._show.say, self._leave_out
-                )
+                opened, refused = self._opened(together, threads)
                 self.rows += refused
-                if not opened:
-                    continue
                 for each in opened:
-                    if each.contender.key != BASELINE:
-                        closing.callback(each.contender.close)
+                    if each.contender.key == BASELINE:
+                        self._open = each
                     else:
-                        baseline = each
-                beside = [baseline] if baseline and baseline not in opened else []
-                measured = self._measure([*beside, *opened], prepared, threads)
-                mine = [row for row in measured.rows if row.system == prepared.system]
-                self.rows += mine
-                if threads == self._options.threads[0]:
-                    self._beyond(prepared, [each.contender for each in opened], replace(measured, rows=mine))
-        if baseline is not None:
-            baseline.contender.close()
+                        closing.callback(each.contender.close)
+                if opened:
+                    self._round(together, opened, number, threads)
+        if self._open is not None:
+            self._open.contender.close()
 
-    def _measure(self, opened: Sequence[Opened], prepared: Prepared, threads: int) -> Measured:
-        weights = {each.system: ROUND_WEIGHT if each.system in FULLY_COMPARED else 1 for each in self._systems}
-        share = weights[prepared.system] / sum(weights.values()) / len(self._options.threads)
-        return measure(
+    def _opened(self, together: Sequence[Prepared], threads: int) -> tuple[list[Opened], list[Row]]:
+        opened: list[Opened] = []
+        refused: list[Row] = []
+        for prepared in together:
+            found = open_contenders(self._makers(prepared, threads), threads, self._show.say, self._leave_out)
+            opened += found[0]
+            refused += found[1]
+        return opened, refused
+
+    def _round(self, together: Sequence[Prepared], opened: list[Opened], number: int, threads: int) -> None:
+        if self._open is not None and self._open not in opened:
+            opened = [self._open, *opened]
+        names = [prepared.system for prepared in together]
+        what = f"measuring {', '.join(names)} on {threads} thread(s)"
+        measured = measure(
             opened,
             self._source.workload,
-            self._source.make,
+            self._maker(names),
             threads=threads,
             samples=self._options.samples,
             passes=self._options.passes,
-            seconds=share * self._for_rounds,
-            progress=partial(self._show.progress, f"measuring {prepared.system} on {threads} thread(s)"),
+            seconds=self._seconds(number, threads),
+            progress=partial(self._show.progress, what),
+            known=self._cost,
         )
+        self._cost = {key: cost for key, cost in measured.costs.items() if key == BASELINE}
+        mine = replace(measured, rows=[row for row in measured.rows if row.system in names])
+        self.rows += mine.rows
+        if threads == self._options.threads[0]:
+            for prepared in together:
+                self._beyond(prepared, [each.contender for each in opened], mine)
+
+    def _seconds(self, number: int, threads: int) -> float:
+        """A round's share of the time: what is left, less what comes after the rounds, parted evenly among them."""
+        later = self._rounds[number + 1 :]
+        repeats = len(self._options.threads) - self._options.threads.index(threads)
+        rounds = len(later) + 1 + (repeats - 1) * len(self._rounds)
+        opening = OPENING_S * len(self._options.backends) * sum(map(len, later))
+        return (self._clock.left_before(self._options.extras) - opening) / rounds
+
+    def _maker(self, names: Sequence[str]) -> Callable[[int], Any]:
+        """What makes a sample by its index: with features beside the media where a system of the round takes them."""
+        if all(get_system(name).inputs == "media" for name in names):
+            return self._source.make
+        utterances = self._source.workload.utterances
+        return lambda index: with_features(self._source.make(index), utterances[index])
 
     def _leave_out(self, key: str) -> bool:
+        """Whether there is no time for a contender: a system's eager for the whole of it, or a peer."""
         system, runner, _ = key.split("/")
-        if system not in self._options.essential:
-            return runner == EAGER and self._clock.past(LAST_ROUND)
-        return runner in PEERS and runner != EAGER and self._clock.past(LAST_PEER)
+        short = self._clock.left_before(self._options.extras) < 0
+        return short and (runner in PEERS if system not in self._options.essential else runner in PEERS[1:])
 
     def _makers(self, prepared: Prepared, threads: int) -> Iterator[tuple[str, Callable[[], Contender]]]:
         """Each contender's key and how to open it: eager PyTorch, the other peers, mmx."""
@@ -139,24 +139,32 @@ class Rounds:
 
     def _beyond(self, prepared: Prepared, contenders: Sequence[Contender], measured: Measured) -> None:
         """What uses the contenders as they are: the pipeline's stages; offline, server and scores for mmx's best."""
-        name, options = prepared.system, self._options
+        name, options, source = prepared.system, self._options, self._source
+        mine = [row for row in measured.rows if row.system == name]
         if options.scope == "pipeline":
-            self.stages |= pipeline_stages(contenders, measured.rows)
+            self.stages |= pipeline_stages(contenders, mine)
             return
-        row = best_rows(measured.rows).get(name)
-        if row is None:
+        best = best_rows(mine).get(name)
+        if best is None:
             return
-        contender = next(each for each in contenders if each.key == row.key)
-        if name in FULLY_COMPARED:
-            samples = [self._source.make(utterance.index) for utterance in measured.workload.utterances]
-            if "offline" in options.scenarios:
+        by_key = {each.key: each for each in contenders}
+        if name in FULLY_COMPARED and "offline" in options.scenarios:
+            for row in self._batched(best, mine):
                 self._show.say(f"offline: {row.key}")
-                each = float(measured.timings[row.key].seconds.mean())
-                self.offline[row.key] = extras.offline_of(contender, samples, each)
-            if "server" in options.scenarios:
-                self._show.say(f"server: {row.key}")
-                self.server[row.key] = extras.server_of(contender, samples, measured, options.bound_ms)
-        if self._source.truths is not None and name in options.checkpoints:
-            total = len(self._source.workload.utterances)
-            tell = partial(self._show.progress, f"scoring {name}", total=total)
-            self.scores[name] = extras.scores_of(contender, prepared, self._source, tell)
+                self.offline[row.key] = extras.offline_of(
+                    by_key[row.key], measured, source.make, source.workload, contenders
+                )
+        if name in FULLY_COMPARED and "server" in options.scenarios:
+            samples = [source.make(utterance.index) for utterance in measured.workload.utterances]
+            self._show.say(f"server: {best.key}")
+            self.server[best.key] = extras.server_of(by_key[best.key], samples, measured, options.bound_ms)
+        if source.truths is not None and name in options.checkpoints:
+            tell = partial(self._show.progress, f"scoring {name}", total=len(source.workload.utterances))
+            self.scores[name] = extras.scores_of(by_key[best.key], prepared, source, tell)
+
+    @staticmethod
+    def _batched(best: Row, rows: Sequence[Row]) -> list[Row]:
+        """mmx's best row, and its best in the precision that OpenVINO's own conversion chose, if that is another."""
+        own = next((row for row in rows if row.runner == "openvino-own" and row.set_seconds is not None), None)
+        equal = best_rows([row for row in rows if own and row.precision == own.precision]).get(best.system)
+        return [best] if equal is None or equal.key == best.key else [best, equal]

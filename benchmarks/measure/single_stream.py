@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mmx.benchmarks.measure.parity import FP32_TOLERANCE, SHIFT_TOLERANCE, agrees, parity
 from mmx.benchmarks.reports.report import EAGER, OK, PARITY_FAILED, Row
 from mmx.benchmarks.statistics import latency, speedup, total_speedup
 from mmx.benchmarks.timing import SHAPE_WARM_UP_BELOW_S, Contender, Timings, interleave, warm_up
 from mmx.benchmarks.workload.utterances import Workload, stratified
 
 BASELINE = f"v2em/{EAGER}/fp32"
-FP32_TOLERANCE = 1e-3  # of max|logits - reference| / max|reference|
-SHIFT_TOLERANCE = 0.05  # of a probability, where less than fp32 was asked for
-FEWEST, MOST = 6, 64  # samples, when their number follows from the time there is
+FEWEST, MOST = 5, 64  # samples, when their number follows from the time there is
 
 Progress = Callable[[int, int], None]
 
@@ -32,11 +31,17 @@ class Opened:
 
 @dataclass(frozen=True)
 class Measured:
-    """What ``measure`` found: the part of the workload that was run, the timings by contender, and a row for each."""
+    """What ``measure`` found.
+
+    Attributes:
+        workload: the part of it that was run. timings: by contender. rows: one for each.
+        costs: seconds of a sample of average length, by contender.
+    """
 
     workload: Workload
     timings: dict[str, Timings]
     rows: list[Row]
+    costs: dict[str, float]
 
 
 def measure(
@@ -49,43 +54,35 @@ def measure(
     passes: int,
     seconds: float,
     progress: Progress,
+    known: Mapping[str, float] | None = None,
 ) -> Measured:
     """Warm every contender up, choose how many samples fit in ``seconds`` (unless told), and time them all.
 
     Args:
         opened: an eager contender for each system, and any others. whole: the set. make: an utterance's sample, by
-        index.
+            index.
         progress: told how many samples of how many are done.
+        known: seconds of a sample of average length, by key, of contenders that are warm already.
     """
     contenders = [each.contender for each in opened]
     middle = make(stratified(whole, 1).utterances[0].index)
-    costs = {contender.key: warm_up(contender, middle) for contender in contenders}
+    began = time.perf_counter()
+    costs = dict(known or {})
+    costs |= {each.key: warm_up(each, middle) for each in contenders if each.key not in costs}
+    seconds -= time.perf_counter() - began
     part = stratified(whole, samples or affordable(list(costs.values()), passes, seconds))
     count = len(part.utterances)
     progress(0, count)
     makers = [lambda index=u.index: make(index) for u in part.utterances]
     timings = interleave(contenders, makers, passes, costs, lambda done: progress(done, count))
     rows = [_row(each, timings, part, threads) for each in opened]
-    return Measured(part, timings, rows)
+    return Measured(part, timings, rows, costs)
 
 
 def affordable(costs: Sequence[float], passes: int, seconds: float) -> int:
     """How many samples of average length fit in ``seconds``, their untimed visits included; within limits."""
     each = sum(cost * (passes + (cost < SHAPE_WARM_UP_BELOW_S)) for cost in costs)
     return int(min(MOST, max(FEWEST, seconds / each)))
-
-
-def parity(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
-    """(max|logits - reference| / max|reference|, largest change of a probability); infinite unless all is finite."""
-    if not (np.isfinite(logits).all() and np.isfinite(reference).all()):
-        return float("inf"), float("inf")
-    error = float(np.abs(logits - reference).max() / max(np.abs(reference).max(), 1e-30))
-    return error, float(np.abs(_sigmoid(logits) - _sigmoid(reference)).max())
-
-
-def agrees(precision: str, error: float, shift: float) -> bool:
-    """Whether a contender of this precision gives the reference's answers."""
-    return error <= FP32_TOLERANCE if precision == "fp32" else shift <= SHIFT_TOLERANCE
 
 
 def _row(each: Opened, timings: dict[str, Timings], part: Workload, threads: int) -> Row:
@@ -112,7 +109,3 @@ def _row(each: Opened, timings: dict[str, Timings], part: Workload, threads: int
         median_vs_baseline=speedup(baseline.seconds, mine.seconds) if baseline else None,
         points=tuple((u.duration, s * 1e3) for u, s in zip(part.utterances, per_sample.tolist(), strict=True)),
     )
-
-
-def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-x.astype(np.float64)))

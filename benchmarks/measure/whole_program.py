@@ -32,11 +32,13 @@ TIMEOUT_S = 1800
 class Job:
     """What the process runs: a contender on so many samples of a synthetic set.
 
-    ``folder``: where ``prepare`` put the system. ``preset``, ``checkpoint``: of a peer's weights.
+    ``folder``: where ``prepare`` put the system. ``bundle``: where its bundle is. ``preset``, ``checkpoint``: of a
+    peer's weights.
     """
 
     key: str
     folder: str
+    bundle: str
     dataset: str
     samples: int
     threads: int
@@ -87,17 +89,16 @@ def _main(file: str) -> None:
 
 def _open(job: Job) -> Contender:
     system, runner, precision = job.key.split("/")
-    folder = Path(job.folder)
     if runner in PEERS:
         from mmx.benchmarks.contenders.peers import open_peer
         from mmx.benchmarks.contenders.upstream import upstream_module
 
         checkpoint = Path(job.checkpoint) if job.checkpoint else None
-        return open_peer(runner, system, upstream_module(system, job.preset, checkpoint), job.threads, folder)
+        return open_peer(runner, system, upstream_module(system, job.preset, checkpoint), job.threads, Path(job.folder))
     from mmx.benchmarks.contenders.bundles import BundleContender
     from mmx.runtime.bundle import Bundle
 
-    return BundleContender(system, Bundle.open(folder / "system.mmx"), runner, precision, job.threads)
+    return BundleContender(system, Bundle.open(Path(job.bundle)), runner, precision, job.threads)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from mmx.runtime.errors import UsageError
 from mmx.runtime.packing import INPUTS
 
 SCHEMA_VERSION = 1
-PARTS = ("text", "visual", "audio", "fusion")
+ENGINES = ("onnxruntime", "openvino")  # those with a profiler that is read here
+TOWERS = ("text", "visual", "audio")
+PARTS = (*TOWERS, "fusion")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def profile(
     wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
     with open_backend(bundle, backend, precision, threads) as engine:
         name = engine.name
-        if name not in ("onnxruntime", "openvino"):
+        if name not in ENGINES:
             raise UsageError(f"layers can't be timed on {name}", "--backend onnxruntime or openvino")
         engine.run(wanted)
         wall = [clock(lambda: engine.run(wanted)) for _ in range(runs + 1)][1:]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmx.benchmarks.environment import Environment
-from mmx.benchmarks.measure.scenarios import Offline, Server
+from mmx.benchmarks.measure.offline import Offline
+from mmx.benchmarks.measure.server import Server
 from mmx.benchmarks.statistics import Latency, Ratio
 from mmx.runtime.errors import BadDataError
 
@@ -28,11 +29,9 @@ class Row:
         system, runner, precision: registry name; peer or backend; what it computes in.
         threads: CPU threads it was given.
         status: ok | parity failed | not available | not run; of all but the first no speed is given, and ``reason``
-        says
-            why.
+            says why.
         error: max|logits - reference| / max|reference|; shift: the largest change of a probability. The reference is
-        this
-            system in eager PyTorch, on the same samples.
+            this system in eager PyTorch, on the same samples.
         load_s: seconds to open it (torch imported, bundle exported).
         latency: milliseconds of one sample. first_sight_ms: median of the first time that each shape was seen.
         set_seconds: seconds for the whole set. realtime: seconds of media for each second of work.
@@ -110,6 +109,8 @@ class Report:
         notes: what a reader must know before the figures: what is synthetic, extrapolated, left out.
         rows: single-stream, by system. offline, server: by contender key. whole_program: the paper's scenario.
         stages: milliseconds by stage, by contender key. residual: merge over keep, by engine.
+        machine_shares: each tower's arithmetic rate at the best offline batch over that of the engine's own large
+            matrix product, by contender key.
         parameters: counted here, by system and trunk. scores: accuracy and F1 in percent, by system.
     """
 
@@ -125,6 +126,7 @@ class Report:
     server: dict[str, Server] = field(default_factory=dict)
     whole_program: tuple[WholeProgram, ...] = ()
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    machine_shares: dict[str, dict[str, float]] = field(default_factory=dict)
     residual: dict[str, Ratio] = field(default_factory=dict)
     parameters: dict[str, dict[str, int]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -14,7 +14,9 @@ from mmx.cli.main import main
     [
         (["imdb"], "imdb"),
         (["iemocap", "--systems", "resnet"], "resnet"),
-        (["iemocap", "--systems", "lf-lstm"], "features"),
+        (["iemocap", "--systems", "lf-lstm", "--scope", "pipeline"], "features"),
+        (["iemocap", "--bundle", "ours"], "--bundle ours"),
+        (["iemocap", "--bundle", "ours=."], "--checkpoint ours=FILE"),
         (["iemocap", "--backends", "tflite"], "tflite"),
         (["iemocap", "--peers", "jax"], "jax"),
         (["iemocap", "--scenario", "batchy"], "batchy"),

@@ -14,7 +14,7 @@ import torch
 from mmx.benchmarks.contenders.bundles import BundleContender, precisions
 from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.upstream import upstream_inputs, upstream_module
-from mmx.benchmarks.measure.single_stream import parity
+from mmx.benchmarks.measure.parity import parity
 from mmx.benchmarks.workload.datasets import LABELS
 from mmx.benchmarks.workload.sources import processed_source, read_image
 from mmx.benchmarks.workload.utterances import make_sample, utterance_of

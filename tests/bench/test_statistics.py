@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.measure.scenarios import highest_rate, queue_latencies
+from mmx.benchmarks.measure.server import highest_rate, queue_latencies
 from mmx.benchmarks.statistics import latency, speedup, total_speedup
 
 

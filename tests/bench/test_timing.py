@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmx.benchmarks.contenders.bundles import open_contenders
-from mmx.benchmarks.measure.single_stream import BASELINE, Opened, affordable, measure
+from mmx.benchmarks.measure.single_stream import BASELINE, FEWEST, Opened, affordable, measure
 from mmx.benchmarks.reports.report import OK, PARITY_FAILED, UNAVAILABLE
 from mmx.benchmarks.timing import interleave, warm_up
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
@@ -110,4 +110,4 @@ def test_the_number_of_samples_follows_from_the_time():
     assert affordable([2.0, 1.0], 1, 60) == 20
     assert affordable([2.0, 0.1], 1, 22) == 10  # the quick one runs twice
     assert affordable([2.0], 2, 40) == 10
-    assert affordable([100.0], 1, 60) == 6
+    assert affordable([100.0], 1, 60) == FEWEST

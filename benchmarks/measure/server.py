@@ -1,7 +1,4 @@
-"""The ways a model is used, after MLPerf: all samples at once, one at a time, and arriving by chance.
-
-``single-stream`` is ``timing.interleave``; ``paper`` is ``whole_program``; the other two are here.
-"""
+"""The ``server`` scenario, after MLPerf: samples that arrive by chance at one worker."""
 
 from __future__ import annotations
 
@@ -12,22 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.timing import Contender, timed
+from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.workload.utterances import SEED
 from mmx.runtime.types import Sample
 
-BATCHES = (1, 2, 4, 8, 16)
 ARRIVALS = 2000  # of the simulated queue
 SEARCH_STEPS = 40
 PLAYS, STEP_DOWN = 6, 0.8
-
-
-@dataclass(frozen=True)
-class Offline:
-    """All samples as fast as they will go: samples a second by batch size, and the best of them."""
-
-    samples_per_second: dict[int, float]
-    best_batch: int
 
 
 @dataclass(frozen=True)
@@ -45,21 +33,6 @@ class Server:
     simulated_rate: float
     arrivals: int = 0
     p99_ms: float = 0.0
-
-
-def offline(contender: Contender, samples: Sequence[Sample], batches: Sequence[int] = BATCHES) -> Offline:
-    """Throughput by batch size. Samples go in order of size, so that a batch holds like with like; each batch size is
-    run forth and back, the sizes in turn, so that no size has the machine's best moment to itself.
-    """
-    ordered = sorted(samples, key=lambda s: len(s.pieces))
-    spent = dict.fromkeys(batches, 0.0)
-    for sizes in (list(batches), list(reversed(batches))):
-        for size in sizes:
-            for start in range(0, len(ordered), size):
-                seconds, _ = timed(contender, ordered[start : start + size])
-                spent[size] += seconds
-    rates = {size: 2 * len(ordered) / seconds for size, seconds in spent.items()}
-    return Offline(rates, max(rates, key=lambda size: rates[size]))
 
 
 def queue_latencies(arrivals: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:

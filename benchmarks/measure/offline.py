@@ -1,0 +1,87 @@
+"""The ``offline`` scenario, after MLPerf: all samples are there, and go in the batches that suit the contender."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.benchmarks.measure.parity import agrees, parity
+from mmx.benchmarks.statistics import Ratio, total_speedup
+from mmx.benchmarks.timing import Contender, timed
+from mmx.runtime.types import Sample
+
+BATCHES = (1, 2, 4, 8, 16)
+GROUP = max(BATCHES)  # samples that every batch size runs before the next group's turn
+VISITS = 2
+
+
+@dataclass(frozen=True)
+class Offline:
+    """All samples as fast as they will go.
+
+    Attributes:
+        samples_per_second: by batch size; a size whose answers were not those of single samples is left out.
+        best_batch: the fastest of them. gain: how many times faster it is than single samples.
+        vs_own_conversion: than OpenVINO's own conversion in the same precision and batches.
+        vs_baseline, vs_own, vs_plain: than V2EM upstream-style, this system upstream-style, and its plain export in
+            ONNX Runtime, which all run one sample at a time: their single-stream ratios times ``gain``.
+    """
+
+    samples_per_second: dict[int, float]
+    best_batch: int
+    gain: Ratio | None = None
+    vs_own_conversion: Ratio | None = None
+    vs_baseline: Ratio | None = None
+    vs_own: Ratio | None = None
+    vs_plain: Ratio | None = None
+    samples: int = 0
+
+
+def offline(
+    contender: Contender,
+    samples: Sequence[Sample],
+    batches: Sequence[int] = BATCHES,
+    rival: Contender | None = None,
+) -> Offline:
+    """Throughput by batch size, batches of samples of like size.
+
+    Samples go in groups of ``GROUP`` in order of size. Each group is run by each batch size forth and back (1 2 4, 4 2
+    1), so that no size has the machine's best moment to itself. ``rival`` runs the largest batches in the same turns.
+    """
+    ordered = sorted(samples, key=lambda sample: len(sample.pieces))
+    groups = [ordered[start : start + GROUP] for start in range(0, len(ordered), GROUP)]
+    runs = [(contender, size) for size in batches] + ([(rival, max(batches))] if rival else [])
+    seconds = np.zeros((len(runs), len(groups), VISITS))
+    answers: list[list[NDArray[np.float32]]] = [[] for _ in runs]
+    for g, group in enumerate(groups):
+        for visit in range(VISITS):
+            order = range(len(runs)) if visit % 2 == 0 else reversed(range(len(runs)))
+            for i in order:
+                who, size = runs[i]
+                for start in range(0, len(group), size):
+                    took, logits = timed(who, group[start : start + size])
+                    seconds[i, g, visit] += took
+                    if visit == 0:
+                        answers[i].append(logits)
+    return _found(runs, seconds.reshape(len(runs), -1), [np.concatenate(each) for each in answers], len(ordered))
+
+
+def _found(
+    runs: Sequence[tuple[Contender, int]], seconds: NDArray[np.float64], answers: list[NDArray[np.float32]], count: int
+) -> Offline:
+    """From the seconds [runs, turns] and logits [samples, labels] of each run to what is said of them."""
+    contender = runs[0][0]
+    precision = contender.key.split("/")[2]
+    right = [agrees(precision, *parity(each, answers[0])) for each in answers]
+    mine = [i for i, (who, _) in enumerate(runs) if who is contender and right[i]]
+    rates = {runs[i][1]: VISITS * count / float(seconds[i].sum()) for i in mine}
+    best = min(mine, key=lambda i: float(seconds[i].sum()))
+    turns = np.ones(seconds.shape[1], np.int64).tolist()
+    versus = None
+    if runs[-1][0] is not contender and right[-1] and len(runs) - 2 in mine:
+        versus = total_speedup(seconds[-1], seconds[-2], turns)
+    gain = total_speedup(seconds[0], seconds[best], turns)
+    return Offline(rates, runs[best][1], gain, versus, samples=count)
