@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections import defaultdict
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmx.cli.main import print_error
-from mmx.cli.render import describe, render
+from mmx.cli.render import describe, printable, render
+from mmx.cli.results_file import ResultsFile, made_with, not_done, to_json
 from mmx.runtime.errors import MmxError, UsageError
 
 if TYPE_CHECKING:
+    from mmx.runtime.predictor import Predictor
+    from mmx.runtime.throughput import FileResult, Pipeline
     from mmx.runtime.types import Prediction
 
-SCHEMA_VERSION = 1
+Report = Callable[[str, MmxError], None]
 
 
 class Window(click.ParamType[float | None]):
@@ -66,6 +70,13 @@ class Window(click.ParamType[float | None]):
     show_default=True,
     help="When the TensorRT engine is of another GPU, version or graph.",
 )
+@click.option(
+    "--faces",
+    type=click.Choice(["exact", "fast", "large", "track"]),
+    default="exact",
+    show_default=True,
+    help="How faces are searched for; docs/faces.md says what each costs and saves.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with player and timeline."
@@ -73,7 +84,16 @@ class Window(click.ParamType[float | None]):
 @click.option(
     "--render", "rendered", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the answers into an .mp4."
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Segments at once.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Read so many files side by side; batch over all.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a line of JSON for each file, errors included, as soon as it is known (implies --jobs).",
+)
+@click.option("--resume", is_flag=True, help="Go on with --out: skip the files that it has answers for.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Segments at once; 4 if not given, with --jobs as many as fit."
+)
 def predict(
     bundle: Path,
     files: tuple[str, ...],
@@ -84,10 +104,14 @@ def predict(
     backend: str,
     precision: str,
     on_mismatch: str,
+    faces: str,
     threads: int | None,
     html: Path | None,
     rendered: Path | None,
-    batch_size: int,
+    jobs: int | None,
+    out: Path | None,
+    resume: bool,
+    batch_size: int | None,
 ) -> int:
     """Tell the emotions in video (or sound) files, one answer per utterance or window, as they come.
 
@@ -97,13 +121,14 @@ def predict(
     \b
     mmx predict ckpt.mmx talk.mp4 --transcript talk.srt
     mmx predict ckpt.mmx *.mp4 --window 2 --json > emotions.jsonl
+    mmx predict ckpt.mmx DIR/*.mp4 --jobs 4 --out emotions.jsonl --resume
     """
-    from mmx.runtime.predictor import Predictor  # here, so that --help needs no engine
-
     if text and transcript:
         raise UsageError("--text and --transcript were both given", "give one of them")
     if rendered and len(files) > 1:
         raise UsageError(f"--render draws into one video; there are {len(files)} files", "render one at a time")
+    if resume and (html or not out):
+        raise UsageError("--resume goes on with --out" + (", of which --html shows only a part" if out else ""))
     codes = [0]
     errors: dict[str, str] = {}
     kept: dict[str, list[Prediction]] = defaultdict(list)
@@ -113,23 +138,44 @@ def predict(
         errors[file] = error.message
         codes.append(error.exit_code)
 
-    with Predictor(
-        bundle,
-        backend=backend,
-        precision=precision,
-        threads=threads,
-        batch_size=batch_size,
-        on_mismatch=on_mismatch,
-    ) as predictor:
-        predictions = predictor.predict(
-            files, text=text or None, transcript=transcript or None, window=window, on_error=report
-        )
+    options: dict[str, Any] = {
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "on_mismatch": on_mismatch,
+        "faces": faces,
+    }
+    if batch_size:
+        options["batch_size"] = batch_size
+    with ExitStack() as closing:
+        opened: Predictor | Pipeline
+        if jobs or out:
+            from mmx.runtime.predictor import one_each
+            from mmx.runtime.throughput import Item, Pipeline
+
+            said = one_each("text", text or None, files), one_each("transcript", transcript or None, files)
+            items = iter([Item(*each, window) for each in zip(files, *said, strict=True)])
+            opened = closing.enter_context(Pipeline(bundle, jobs=jobs, **options))
+            results = None
+            if out:
+                made = made_with(opened.bundle.manifest, precision, window, faces)
+                results = closing.enter_context(ResultsFile(out, made, resume=resume))
+                items = not_done(items, results.done)
+            predictions = _side_by_side(opened.run(items), results, len(files), report)
+        else:
+            from mmx.runtime.predictor import Predictor  # here, so that --help needs no engine
+
+            opened = closing.enter_context(Predictor(bundle, **options))
+            predictions = opened.predict(
+                files, text=text or None, transcript=transcript or None, window=window, on_error=report
+            )
         if not as_json:
-            click.echo(describe(predictor))
-        manifest = predictor.bundle.manifest
+            click.echo(describe(opened))
+        manifest = opened.bundle.manifest
         thresholds = dict(zip(manifest.labels, manifest.thresholds, strict=True))
         for prediction in predictions:
-            click.echo(to_json(prediction) if as_json else render(prediction, thresholds))
+            if as_json or not out:
+                click.echo(to_json(prediction) if as_json else render(prediction, thresholds))
             if html or rendered:
                 kept[prediction.file].append(prediction)
     if html:
@@ -143,11 +189,22 @@ def predict(
     return max(codes)
 
 
-def to_json(prediction: Prediction) -> str:
-    """One line of JSON: the fields of ``Prediction`` and ``schema_version``. Never NaN or Infinity.
-
-    ASCII only, so that it is the same in every locale, and file names that are not Unicode survive.
-    """
-    line = {"schema_version": SCHEMA_VERSION, **asdict(prediction)}
-    line["timings_ms"] = {stage: round(ms, 3) for stage, ms in prediction.timings_ms.items()}
-    return json.dumps(line, allow_nan=False)
+def _side_by_side(
+    answers: Iterator[FileResult], results: ResultsFile | None, total: int, report: Report
+) -> Iterator[Prediction]:
+    """The predictions of each file's result, which is written down first; on a terminal, how far the run is."""
+    skipped = results.done.total() if results else 0
+    answered = failed = 0
+    for result in answers:
+        if results:
+            results.write(result)
+        if result.error:
+            report(result.file, result.error)
+        failed += result.error is not None
+        answered += result.error is None
+        if results and sys.stderr.isatty():
+            click.echo(f"\r{skipped + answered + failed} of {total} files, {failed} failed ", nl=False, err=True)
+        yield from result.predictions
+    if results:
+        counts = f"{answered} files answered, {failed} failed, {skipped} done before"
+        click.echo(f"{printable(str(results.path))}: {counts}", err=True)

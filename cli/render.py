@@ -10,12 +10,13 @@ import click
 
 if TYPE_CHECKING:
     from mmx.runtime.predictor import Predictor
+    from mmx.runtime.throughput import Pipeline
     from mmx.runtime.types import Prediction
 
 BAR = 20  # columns
 
 
-def describe(predictor: Predictor) -> str:
+def describe(predictor: Predictor | Pipeline) -> str:
     """One line: which system answers, on what, and why on that."""
     manifest, backend = predictor.bundle.manifest, predictor.backend
     return (

@@ -29,6 +29,7 @@ class Predictor:
     Args:
         bundle: a bundle folder, or one that is open.
         backend, precision, threads, on_mismatch: see ``open_backend``. Face detection uses as many threads.
+        faces: exact, or a quicker search that may find other faces (docs/faces.md): fast, large, track.
         batch_size: segments that the network takes at once, at most. The first answer never waits: batches grow from
             1 (then 2, 4, ...) while a file is read.
 
@@ -49,6 +50,7 @@ class Predictor:
         threads: int | None = None,
         batch_size: int = 4,
         on_mismatch: str = "error",
+        faces: str = "exact",
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be 1 or more")
@@ -61,7 +63,7 @@ class Predictor:
                 "run it with mmx bench",
             )
         self._batch_size = batch_size
-        self._preprocessor = Preprocessor(self.bundle, threads=threads)
+        self._preprocessor = Preprocessor(self.bundle, threads=threads, faces=faces)
 
     def predict(
         self,
@@ -85,8 +87,8 @@ class Predictor:
             MmxError: a file is at fault and there is no ``on_error``.
         """
         paths = [files] if isinstance(files, (str, Path)) else list(files)
-        texts = _one_each("text", text, paths)
-        transcripts = _one_each("transcript", transcript, paths)
+        texts = one_each("text", text, paths)
+        transcripts = one_each("transcript", transcript, paths)
         return self._predict_all(list(zip(paths, texts, transcripts, strict=True)), window, on_error)
 
     def logits(self, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
@@ -194,8 +196,12 @@ def prediction_of(
     )
 
 
-def _one_each(name: str, given: Any, files: Sequence[str | Path]) -> list[Any]:
-    """One entry of text or transcript for each file."""
+def one_each(name: str, given: Any, files: Sequence[str | Path]) -> list[Any]:
+    """One entry of text or transcript for each file; None where none is given.
+
+    Raises:
+        UsageError: not as many as files.
+    """
     if given is None:
         return [None] * len(files)
     single = isinstance(given, (str, Path)) or (len(given) > 0 and isinstance(given[0], Span))

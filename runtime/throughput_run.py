@@ -26,7 +26,7 @@ from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
 from mmx.runtime.types import Prediction
 
 WINDOW = 4  # batches that are sorted together
-AHEAD = 8  # files per job that may be under way, or answered and waiting for a slow one before them
+AHEAD = 256  # files that may be under way, or answered and waiting for one before them: enough to fill a window
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,6 @@ class Run:
     ) -> None:
         self._predictor, self._preprocessor = predictor, preprocessor
         self._max_rows, self._batch_size = max_rows, batch_size
-        self._ahead = AHEAD * jobs
         self._changed = threading.Condition()
         self._tasks: deque[_File] = deque()
         self._pool: list[_Waiting] = []
@@ -132,7 +131,7 @@ class Run:
         while more or under_way:
             if under_way and under_way[0].done:
                 yield under_way.popleft().result()
-            elif more and len(under_way) < self._ahead:
+            elif more and len(under_way) < AHEAD:
                 item = next(source, None)
                 if item is None:
                     more = False
@@ -167,7 +166,8 @@ class Run:
                 )
                 with closing(segments):
                     for segment in segments:
-                        self._offer(file, segment)
+                        if not self._offer(file, segment):
+                            return
             except Exception as e:
                 error = _as_error(e, item)
             with self._changed:
@@ -183,14 +183,17 @@ class Run:
             self._reading += 1
             return self._tasks.popleft()
 
-    def _offer(self, file: _File, segment: Segment) -> None:
-        """Put a segment into the pool, once there is room."""
+    def _offer(self, file: _File, segment: Segment) -> bool:
+        """Put a segment into the pool, once there is room; False when the run stops."""
         with self._changed:
             self._changed.wait_for(lambda: not self._full or self._stopping.is_set())
+            if self._stopping.is_set():
+                return False
             self._pool.append(_Waiting(file, file.segments, segment))
             self._pool_rows += rows([segment.sample])
             file.segments += 1
             self._changed.notify_all()
+            return True
 
     @property
     def _full(self) -> bool:

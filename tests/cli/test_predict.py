@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from mmx.cli.main import main
-from mmx.cli.predict import to_json
 from mmx.cli.render import render
+from mmx.cli.results_file import to_json
 from mmx.runtime.types import Prediction
 
 DOCS = Path(__file__).parents[2] / "docs" / "predict.md"
