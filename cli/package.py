@@ -1,0 +1,64 @@
+"""``mmx package``: a bundle packed for the Triton Inference Server, or as a Docker image of ``mmx serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmx.runtime.errors import UsageError
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--triton", type=click.Path(path_type=Path), help="Write a Triton model repository into this new folder.")
+@click.option("--docker", type=click.Path(path_type=Path), help="Write the folder of a Docker image of mmx serve.")
+@click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "tensorrt"]),
+    default="onnxruntime",
+    show_default=True,
+    help="--triton: what runs the network; tensorrt takes the bundle's engine.",
+)
+@click.option("--precision", default="fp32", show_default=True, help="--triton: which graph or engine of the bundle.")
+@click.option("--name", default="mmx", show_default=True, help="--triton: what the models are called.")
+@click.option(
+    "--instances",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="--triton: processes that decode media and look for faces.",
+)
+def package(
+    bundle: Path,
+    triton: Path | None,
+    docker: Path | None,
+    backend: str,
+    precision: str,
+    name: str,
+    instances: int,
+) -> None:
+    """Pack BUNDLE for somebody else's servers; print the commands that build and start them.
+
+    \b
+    mmx package ckpt.mmx --triton models
+    mmx package ckpt.mmx --docker image
+    """
+    if triton is None and docker is None:
+        raise UsageError("nothing was asked for", "mmx package ckpt.mmx --triton DIR, or --docker DIR")
+    if not (name.isascii() and name.replace("_", "").replace("-", "").isalnum()):
+        raise UsageError(f"--name {name!r} is no name for a model", "letters, digits, _ and -")
+    from mmx.runtime.bundle import Bundle
+    from mmx.serving.docker import write_docker
+    from mmx.serving.triton import write_repository
+
+    opened = Bundle.open(bundle)
+    commands = []
+    if triton is not None:
+        commands += write_repository(
+            opened, triton, name=name, backend=backend, precision=precision, instances=instances
+        )
+    if docker is not None:
+        commands += write_docker(opened, docker)
+    click.echo("\n".join([*(f"{folder}" for folder in (triton, docker) if folder), "", "next:"]))
+    click.echo("\n".join(f"  {command}" for command in commands))
