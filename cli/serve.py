@@ -43,6 +43,7 @@ MB = 2**20
 @click.option("--max-pixels", type=click.IntRange(min=1), default=3840 * 2160, show_default=True, help="Of a picture.")
 @click.option("--worker-memory", type=click.IntRange(min=512), default=3072, show_default=True, help="MB of each.")
 @click.option("--worker-seconds", type=click.FloatRange(0.1), default=120.0, show_default=True, help="For one file.")
+@click.option("--idle", type=click.FloatRange(0.1), default=15.0, show_default=True, help="Seconds a sender may pause.")
 @click.option("--drain", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds after SIGTERM.")
 @click.option(
     "--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -67,6 +68,7 @@ def serve(
     max_pixels: int,
     worker_memory: int,
     worker_seconds: float,
+    idle: float,
     drain: float,
     api_key_file: Path | None,
     cors_origin: tuple[str, ...],
@@ -103,6 +105,8 @@ def serve(
             worker_bytes=worker_memory * MB,
             worker_s=worker_seconds,
             deadline_s=deadline,
+            idle_s=idle,
+            header_s=idle,
         ),
     )
     run_server(settings, _say)

@@ -174,6 +174,7 @@ class Decoders:
         self._all: set[Decoder] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._cannot_start = False
         self.waiting = 0
 
     async def open(self) -> None:
@@ -188,9 +189,9 @@ class Decoders:
             self._add(task.result())
 
     @property
-    def alive(self) -> int:
-        """Processes that can take a job or work on one."""
-        return len(self._all)
+    def alive(self) -> bool:
+        """Whether there is a process, or will be in a moment: not when none is left and no other could be started."""
+        return bool(self._all) or not self._cannot_start
 
     @property
     def pids(self) -> list[int]:
@@ -253,8 +254,10 @@ class Decoders:
         while not self._closing:
             try:
                 self._add(await Decoder.start(self._settings))
+                self._cannot_start = False
                 return
             except (EnvironmentMissing, OSError):
+                self._cannot_start = True
                 await asyncio.sleep(RESPAWN_S)
 
     def _add(self, decoder: Decoder) -> None:

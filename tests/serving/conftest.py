@@ -110,7 +110,7 @@ def server(tiny_bundle: Path) -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start(tiny_bundle: Path) -> Start:
     """start(options...): a server of the test's own, as a context manager."""
     return lambda *options: running(tiny_bundle, *options)

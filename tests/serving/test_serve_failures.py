@@ -1,0 +1,252 @@
+"""What goes wrong while others are served. A decoding process that is stopped (SIGSTOP) stands for one at work, so that
+nothing here depends on time.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+PATIENCE_S = 60
+
+
+def until(true: Callable[[], Any], what: str) -> None:
+    """Wait for it."""
+    ends = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < ends, f"waited in vain: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def small(start: Any) -> Iterator[Any]:
+    """A server with one decoding process and two places, whose senders may pause for a second."""
+    with start("--workers", "1", "--queue", "2", "--idle", "1") as started:
+        yield started
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as made:
+        yield made
+
+
+@contextmanager
+def stopped(server: Any) -> Iterator[int]:
+    """Its one decoding process stands still inside."""
+    until(lambda: len(server.workers()) == 1, "a decoding process")
+    (worker,) = server.workers()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield worker
+    finally:
+        if Path(f"/proc/{worker}").exists():
+            os.kill(worker, signal.SIGCONT)
+
+
+def in_work(server: Any, count: int) -> None:
+    until(lambda: server.metric('mmx_queue{queue="requests"}') == count, f"{count} requests in work")
+
+
+def logits(response: httpx.Response) -> dict[str, float]:
+    assert response.status_code == 200, response.text
+    return response.json()["segments"][0]["logits"]
+
+
+def code(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
+
+
+def test_a_full_queue_refuses_and_forgets_nobody(small: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
+    upload = {"video": tone.read_bytes()}
+    alone = [logits(small.post(files=upload, data={"text": text})) for text in ("glad", "no matter")]
+    with stopped(small):
+        waiting = [pool.submit(small.post, files=upload, data={"text": text}) for text in ("glad", "no matter")]
+        in_work(small, 2)
+        refused = small.post(files={"video": bytes(5_000_000)})  # the whole refusal arrives, though the body is long
+        assert code(refused) == (429, "busy") and int(refused.headers["retry-after"]) >= 1
+    for expected, answer in zip(alone, waiting, strict=True):
+        assert logits(answer.result()) == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_crash_costs_one_request(small: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
+    upload = {"video": tone.read_bytes()}
+    expected = logits(small.post(files=upload))
+    with stopped(small) as worker:
+        victim = pool.submit(small.post, files=upload)
+        in_work(small, 1)
+        waiting = pool.submit(small.post, files=upload)
+        in_work(small, 2)
+        os.kill(worker, signal.SIGKILL)
+        assert code(victim.result()) == (422, "decoder_crashed")
+    assert logits(waiting.result()) == pytest.approx(expected, abs=2e-5)
+    assert small.workers() != [worker]
+    (idle,) = small.workers()
+    os.kill(idle, signal.SIGKILL)  # between two requests: nobody's fault, and nobody notices
+    until(lambda: idle not in small.workers(), "its end")
+    assert logits(small.post(files=upload)) == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_deadline_is_kept_though_decoding_hangs(small: Any, tone: Path) -> None:
+    with stopped(small):
+        late = small.post(files={"video": tone.read_bytes()}, params={"deadline": 0.2})
+        assert code(late) == (504, "deadline")
+    assert small.post(files={"video": tone.read_bytes()}).status_code == 200
+
+
+def test_who_goes_away_makes_room(small: Any, tone: Path) -> None:
+    gone = small.metric('mmx_requests_total{outcome="disconnected"}')
+    body = b'--a\r\ncontent-disposition: form-data; name="video"\r\n\r\n' + tone.read_bytes() + b"\r\n--a--\r\n"
+    with stopped(small):
+        for _ in range(2):
+            with connected(small, len(body)) as client:
+                client.sendall(body)
+                in_work(small, 1)
+            in_work(small, 0)
+    until(lambda: small.metric('mmx_requests_total{outcome="disconnected"}') == gone + 2, "two to be counted")
+    assert small.post(files={"video": tone.read_bytes()}).status_code == 200
+
+
+def test_an_upload_that_breaks_off_and_one_that_never_ends(small: Any) -> None:
+    gone = small.metric('mmx_requests_total{outcome="disconnected"}')
+    with connected(small, 1000) as client:
+        client.sendall(b"--a\r\n")
+    until(lambda: small.metric('mmx_requests_total{outcome="disconnected"}') == gone + 1, "it to be noticed")
+    with connected(small, 1000) as client:
+        client.sendall(b"--a\r\n")
+        told = answer(client)
+        assert b"408 Request Timeout" in told and b"slow_upload" in told
+    with socket.create_connection(address(small)) as client:  # not even a whole head
+        client.sendall(b"POST /v1/predict HTTP/1.1\r\nhost")
+        assert b"408 Request Timeout" in answer(client)
+    assert small.metric('mmx_queue{queue="uploads"}') == 0
+
+
+def test_a_picture_that_needs_more_memory_than_there_is(start: Any, tone: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wide.avi"
+    with av.open(path, "w") as out:
+        stream = out.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 8192, 4096, "yuvj420p"
+        out.mux(stream.encode(av.VideoFrame(8192, 4096, "yuvj420p")))
+        out.mux(stream.encode(None))
+    options = ("--workers", "1", "--max-pixels", "40000000", "--worker-memory", "512", "--idle", "1")
+    with start(*options) as server:
+        assert code(server.post(files={"video": path.read_bytes()})) == (422, "too_much_memory")
+        assert server.post(files={"video": tone.read_bytes()}).status_code == 200
+
+
+def test_sigterm_lets_everyone_at_hand_have_an_answer(start: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
+    upload = {"video": tone.read_bytes()}
+    with start("--workers", "1") as server:
+        expected = logits(server.post(files=upload))
+        with stopped(server):
+            waiting = [pool.submit(httpx.post, f"{server.url}/v1/predict", files=upload, timeout=60) for _ in range(3)]
+            in_work(server, 3)
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                assert client.get("/readyz").status_code == 200
+                server.process.send_signal(signal.SIGTERM)
+                until(lambda: not taken(client), "it to refuse")
+            assert server.process.poll() is None
+        for each in waiting:
+            assert logits(each.result()) == pytest.approx(expected, abs=2e-5)
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_sigterm_ends_with_a_reason_for_those_it_cannot_wait_for(
+    start: Any, tone: Path, pool: ThreadPoolExecutor
+) -> None:
+    upload = {"video": tone.read_bytes()}
+    with start("--workers", "1", "--drain", "0.1") as server:
+        workers = server.workers()
+        folders = set(Path(tempfile.gettempdir()).glob("mmx-serve-*"))
+        with stopped(server):
+            waiting = pool.submit(httpx.post, f"{server.url}/v1/predict", files=upload, timeout=60)
+            in_work(server, 1)
+            server.process.send_signal(signal.SIGTERM)
+            assert code(waiting.result()) == (503, "shutting_down")
+        assert server.process.wait(PATIENCE_S) == 0
+        until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "the processes to end")
+        assert set(Path(tempfile.gettempdir()).glob("mmx-serve-*")) < folders
+
+
+def test_a_killed_server_leaves_no_process(start: Any) -> None:
+    with start("--workers", "2") as server:
+        workers = server.workers()
+        server.process.kill()
+        until(lambda: not any(running_still(worker) for worker in workers), "the processes to end")
+
+
+def test_many_at_once_get_their_own_answers(server: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
+    """Each answer is that of the same request alone, whatever it was batched with; good and bad ones at once."""
+    random = np.random.default_rng(0)
+    requests: list[dict[str, Any]] = [{"files": {"video": random.bytes(2000)}} for _ in range(8)]
+    for number in range(16):
+        out = io.BytesIO()
+        tokens = {"token_ids": random.integers(5, 1000, 3 + number)} if number % 3 else {}
+        faces = random.uniform(0, 255, (1 + number % 4, 3, 48, 48)).astype(np.float32)
+        np.savez(out, faces=faces, **tokens)
+        requests.append({"content": out.getvalue(), "headers": {"content-type": "application/x-npz"}})
+    words = ("glad", "no matter", "try again", "fail better")
+    requests += [{"files": {"video": tone.read_bytes()}, "data": {"text": text}} for text in words]
+    alone = [server.post(**each) for each in requests]
+    together: list[Future[httpx.Response]] = [pool.submit(server.post, **each) for each in requests for _ in range(2)]
+    for number, future in enumerate(together):
+        expected, found = alone[number // 2], future.result()
+        assert found.status_code == expected.status_code
+        if found.status_code == 200:
+            assert logits(found) == pytest.approx(logits(expected), abs=2e-5)
+    assert len({str(logits(each)) for each in alone if each.status_code == 200}) == 20  # they do differ
+
+
+def connected(server: Any, length: int) -> socket.socket:
+    """A connection that has sent the head of a form of so many bytes."""
+    client = socket.create_connection(address(server))
+    head = f"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n"
+    client.sendall(f"{head}content-type: multipart/form-data; boundary=a\r\n\r\n".encode())
+    return client
+
+
+def address(server: Any) -> tuple[str, int]:
+    host, port = server.url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def answer(client: socket.socket) -> bytes:
+    """All that the server sends until it closes the connection or the body is whole."""
+    client.settimeout(PATIENCE_S)
+    data = b""
+    while chunk := client.recv(65536):
+        data += chunk
+        head, _, rest = data.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        if length and len(rest) >= int(length[1]):
+            break
+    return data
+
+
+def taken(client: httpx.Client) -> bool:
+    """Whether the server still takes requests, as it says itself; a closed port takes none."""
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def running_still(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
