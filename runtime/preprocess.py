@@ -129,7 +129,7 @@ class Preprocessor:
         source = _Source(str(file), info.has_video, info.has_audio, said, window is not None)
         system = self._bundle.manifest.modalities
         events = read_segments(
-            file,
+            info,
             None if isinstance(said, str) or source.windowed else said,
             self._spec,
             window=window,

@@ -68,7 +68,7 @@ class SegmentEnd:
 
 
 def read_segments(
-    path: str | Path,
+    path: str | Path | MediaInfo,
     spans: Sequence[Span] | None,
     preprocessing: Preprocessing,
     *,
@@ -83,6 +83,7 @@ def read_segments(
     ``VideoSpec``), and only those are converted to RGB. A segment takes the frames with start <= time < end.
 
     Args:
+        path: the file, or what ``probe`` said of it (which saves opening it once more).
         spans: the utterances, in any order; they may overlap. None: the whole file is one utterance.
             Utterances longer than ``max_segment_s`` are cut into equal parts.
         window: cut the file into windows of so many seconds instead. Where the file declares its length, a rest shorter
@@ -94,7 +95,7 @@ def read_segments(
         UsageError: spans or a window that make no sense.
         BadDataError: a file that cannot be read (see ``container.probe``), or in which nothing can be decoded.
     """
-    info = probe(path)
+    info = path if isinstance(path, MediaInfo) else probe(path)
     cuts = plan_cuts(spans, window, info.duration, preprocessing.max_segment_s)
     return _read(info, cuts, preprocessing, video and info.has_video, audio and info.has_audio, threads)
 
