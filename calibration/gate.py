@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mmx.benchmarks.contenders.bundles import BF16_BACKENDS
 from mmx.benchmarks.timing import interleave, warm_up
-from mmx.export.precision.session import cpu_session
-from mmx.runtime.backends import MODULES
+from mmx.runtime.backends import MODULES, Backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
 from mmx.runtime.fusion import sigmoid
@@ -27,6 +28,9 @@ CPU_ENGINES = ("onnxruntime", "openvino")
 MAX_LOSS = 0.005
 """Mean F1 and mean accuracy may each lose half a point."""
 
+MAX_SHIFT = 0.05
+"""Where the truth is not known: how far any label's probability may move, as in ``mmx bench``."""
+
 Logits = NDArray[np.float32]
 
 
@@ -34,21 +38,38 @@ Logits = NDArray[np.float32]
 class Accuracy:
     """INT8 against FP32 on held-out samples; shares 0..1, means over the emotions.
 
-    ``f1``, ``accuracy``: (FP32's, INT8's). ``error``: largest difference of a fused logit. ``flips``: labels that
-    changed, of ``decisions``.
+    ``engine``: what ran INT8. ``labelled``: whether the truth is known; if not, FP32's answers stand in for it.
+    ``f1``, ``accuracy``: (FP32's, INT8's). ``error``: largest difference of a fused logit; ``relative``: that over the
+    largest logit; ``shift``: the largest of a probability. ``flips``: labels that changed, of ``decisions``.
     """
 
+    engine: str
+    labelled: bool
     samples: int
     f1: tuple[float, float]
     accuracy: tuple[float, float]
     error: float
+    relative: float
+    shift: float
     flips: int
     decisions: int
 
     @property
     def holds(self) -> bool:
-        """Whether neither mean lost more than ``MAX_LOSS``."""
+        """Whether neither mean lost more than ``MAX_LOSS``; without labels, no probability more than ``MAX_SHIFT``."""
+        if not self.labelled:
+            return self.shift <= MAX_SHIFT
         return self.f1[0] - self.f1[1] <= MAX_LOSS and self.accuracy[0] - self.accuracy[1] <= MAX_LOSS
+
+    @property
+    def refusal(self) -> str:
+        """What the gate says when it does not hold."""
+        if not self.labelled:
+            return f"agreement: a probability moves by {self.shift:.3f} in {self.engine}, {MAX_SHIFT} may be"
+        return (
+            f"accuracy: F1 {100 * self.f1[0]:.2f} -> {100 * self.f1[1]:.2f}, accuracy {100 * self.accuracy[0]:.2f} -> "
+            f"{100 * self.accuracy[1]:.2f} in {self.engine}; {100 * MAX_LOSS:.1f} points may go"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,53 +104,62 @@ class Judge:
 
     Args:
         truths: int64 [samples, labels] in the bundle's order of labels; None: FP32's own answers stand in for them, and
-            what is compared is agreement.
+            what is judged is agreement.
     """
 
     def __init__(self, bundle: Bundle, samples: Sequence[Sample], truths: NDArray[np.int64] | None) -> None:
         self._manifest = bundle.manifest
         self._samples = samples
-        self._exact = self.logits(onnx.load(bundle.graph_path()))
-        told = sigmoid(self._exact.astype(np.float64)) > np.array(self._manifest.thresholds)
+        with _loaded(bundle.graph_path(), CPU_ENGINES[0], "fp32") as backend:
+            self._exact = self._logits(backend)
+        told = self._told(self._exact)
+        self._labelled = truths is not None
         self._truths = told.astype(np.int64) if truths is None else truths
 
-    def logits(self, model: onnx.ModelProto) -> Logits:
-        """The fused logits [samples, labels] of a graph in ONNX Runtime, one sample at a time."""
-        session = cpu_session(model)
-        names = [f"logits_{modality}" for modality in self._manifest.modalities]
-        given = self._manifest.graphs["fp32"].input_names
-        rows = []
-        for sample in self._samples:
-            inputs = pack([sample], self._manifest.preprocessing.text, given).inputs
-            each = dict(zip(self._manifest.modalities, session.run(names, inputs), strict=True))
-            rows.append(fuse_batch(each, [sample], self._manifest.fusion_weights))
-        return np.concatenate(rows)
-
-    def accuracy(self, model: onnx.ModelProto) -> Accuracy:
-        """How good a graph is beside FP32."""
-        logits, thresholds = self.logits(model), self._manifest.thresholds
+    def accuracy(self, model: onnx.ModelProto, engine: str = CPU_ENGINES[0]) -> Accuracy:
+        """How good an INT8 graph is beside FP32, as ``engine`` runs it."""
+        with _saved(model) as path, _loaded(path, engine, "int8") as backend:
+            logits = self._logits(backend)
         if not np.isfinite(logits).all():
             logits = np.nan_to_num(logits, nan=-1e4, posinf=1e4, neginf=-1e4)  # as wrong as can be, and finite
-        labels = self._manifest.labels
+        labels, thresholds = self._manifest.labels, self._manifest.thresholds
         exact, found = (scorecard(x, self._truths, thresholds, labels) for x in (self._exact, logits))
-        told = [sigmoid(x.astype(np.float64)) > np.array(thresholds) for x in (self._exact, logits)]
+        error = float(np.abs(logits - self._exact).max())
+        probabilities = [sigmoid(x.astype(np.float64)) for x in (self._exact, logits)]
         return Accuracy(
+            engine=engine,
+            labelled=self._labelled,
             samples=len(logits),
             f1=(exact.mean("f1"), found.mean("f1")),
             accuracy=(exact.mean("accuracy"), found.mean("accuracy")),
-            error=float(np.abs(logits - self._exact).max()),
-            flips=int((told[0] != told[1]).sum()),
+            error=error,
+            relative=error / max(float(np.abs(self._exact).max()), float(np.finfo(np.float32).tiny)),
+            shift=float(np.abs(probabilities[0] - probabilities[1]).max()),
+            flips=int((self._told(self._exact) != self._told(logits)).sum()),
             decisions=logits.size,
         )
 
+    def _told(self, logits: Logits) -> NDArray[np.bool_]:
+        told: NDArray[np.bool_] = sigmoid(logits.astype(np.float64)) > np.array(self._manifest.thresholds)
+        return told
+
+    def _logits(self, backend: Backend) -> Logits:
+        """The fused logits [samples, labels], one sample at a time."""
+        rows = []
+        for sample in self._samples:
+            outputs = backend.run(pack([sample], self._manifest.preprocessing.text, backend.inputs).inputs)
+            each = {modality: outputs[f"logits_{modality}"] for modality in self._manifest.modalities}
+            rows.append(fuse_batch(each, [sample], self._manifest.fusion_weights))
+        return np.concatenate(rows)
+
 
 class _Graph:
-    """A graph file in an engine, as something that can be timed."""
+    """A backend as something that can be timed."""
 
-    def __init__(self, path: Path, engine: str, precision: str, bundle: Bundle) -> None:
-        self.key = f"{engine} {precision}"
+    def __init__(self, key: str, backend: Backend, bundle: Bundle) -> None:
+        self.key = key
         self._text = bundle.manifest.preprocessing.text
-        self._backend = import_module(MODULES[engine]).load(path, precision, 1)
+        self._backend = backend
 
     def run(self, samples: Sequence[Sample]) -> Logits:
         """The graph's fused logits."""
@@ -142,24 +172,36 @@ class _Graph:
 
 
 def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Sample], passes: int = 3) -> Speed:
-    """Time an INT8 graph beside every graph of the bundle, in every CPU engine that is installed."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.int8.onnx"
-        onnx.save(model, path)
-        files = {name: bundle.graph_path(name) for name in bundle.manifest.graphs if name != "int8"} | {"int8": path}
+    """Time an INT8 graph beside every graph of the bundle, in every CPU engine and precision that there is here."""
+    stored = [name for name in bundle.manifest.graphs if name != "int8"]
+    with _saved(model) as path, ExitStack() as opened:
+        files = {name: bundle.graph_path(name) for name in stored} | {"int8": path}
         graphs: list[_Graph] = []
         for engine in CPU_ENGINES:
-            for precision, file in files.items():
+            more = {"bf16": files["fp32"]} if engine in BF16_BACKENDS and "bf16" not in files else {}
+            for precision, file in (files | more).items():
                 try:
-                    graphs.append(_Graph(file, engine, precision, bundle))
+                    backend = opened.enter_context(_loaded(file, engine, precision))
                 except (EnvironmentMissing, BadDataError):
                     if engine == CPU_ENGINES[0] and precision in ("fp32", "int8"):  # this one comes with mmx
                         raise
-        try:
-            costs = {graph.key: warm_up(graph, samples[0]) for graph in graphs}
-            makers: list[Callable[[], Sample]] = [lambda s=sample: s for sample in samples]  # type: ignore[misc]
-            timed = interleave(graphs, makers, passes, costs)
-        finally:
-            for graph in graphs:
-                graph.close()
+                else:
+                    graphs.append(_Graph(f"{engine} {precision}", backend, bundle))
+        costs = {graph.key: warm_up(graph, samples[0]) for graph in graphs}
+        makers: list[Callable[[], Sample]] = [lambda s=sample: s for sample in samples]  # type: ignore[misc]
+        timed = interleave(graphs, makers, passes, costs)
     return Speed({key: float(np.median(result.seconds)) * 1000 for key, result in timed.items()})
+
+
+def _loaded(path: Path, engine: str, precision: str) -> Backend:
+    backend: Backend = import_module(MODULES[engine]).load(path, precision, 1)
+    return backend
+
+
+@contextmanager
+def _saved(model: onnx.ModelProto) -> Iterator[Path]:
+    """The graph as a file, for as long as the block runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.int8.onnx"
+        onnx.save(model, path)
+        yield path

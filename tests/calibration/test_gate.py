@@ -53,7 +53,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
 
 
 def run(bundle: Bundle, **options: object) -> Calibration:
-    return calibrate(bundle, Samples(8, 0), Samples(12, 1), method="minmax", labelled=False, **options)  # type: ignore
+    return calibrate(bundle, Samples(8, 0), Samples(12, 1), method="minmax", **options)  # type: ignore
 
 
 def verdict(monkeypatch: pytest.MonkeyPatch, fp32_ms: float, int8_ms: float) -> None:
@@ -123,10 +123,12 @@ def test_the_record_is_reused_and_a_stale_one_refused(bundle: Bundle, monkeypatc
 
 
 def test_half_a_point_is_what_may_go() -> None:
-    fine = Accuracy(100, f1=(0.8, 0.7951), accuracy=(0.9, 0.8951), error=0.1, flips=3, decisions=600)
+    fine = Accuracy("onnxruntime", True, 100, (0.8, 0.7951), (0.9, 0.8951), 0.1, 0.02, 0.2, flips=3, decisions=600)
     assert fine.holds
     assert not replace(fine, f1=(0.8, 0.7949)).holds
     assert not replace(fine, accuracy=(0.9, 0.8949)).holds
+    unknown = replace(fine, labelled=False, shift=0.049)
+    assert unknown.holds and not replace(unknown, shift=0.051).holds and "agreement" in unknown.refusal
 
 
 def test_int8_must_beat_the_fastest_that_is_there() -> None:
