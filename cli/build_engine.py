@@ -41,8 +41,8 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
         "fp32": "FP32, without TF32.",
         "fp16": "FP16, with FP32 where the range needs it.",
         "bf16": "bfloat16, with FP32 where the rounding needs it.",
-        "int8": "The bundle's INT8 graph.",
-        "fp8": "The bundle's FP8 graph.",
+        "int8": "The bundle's INT8 graph (mmx calibrate).",
+        "fp8": "FP8 (E4M3) where the bundle's INT8 graph is INT8, with its ranges; 8.9 and later.",
     }
     for name in reversed(PRECISIONS):
         option = click.option(f"--{name}", "precision", flag_value=name, help=texts[name])
@@ -74,9 +74,9 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
-    default=300,
+    default=1800,
     show_default=True,
-    help="Stop proving after so long; what is printed is what was run.",
+    help="Stop comparing after so long; what is printed is what was compared.",
 )
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Largest error of a logit. Default: 0.01 (bf16: 0.1).")
 @click.option(
@@ -182,6 +182,11 @@ def summary(built: Built, seconds: float) -> list[str]:
         lines += [
             f"  graph       {record.graph}: {parity['half_nodes']} nodes in {record.precision}, "
             f"{parity['fp32_nodes']} in FP32 ({kept}; -v says why)",
+            f"  accuracy    {sentence(parity)}",
+        ]
+    elif "ranges" in parity:
+        lines += [
+            f"  graph       {record.graph}: {parity['quantised']} weights in FP8, with the ranges of the INT8 graph",
             f"  accuracy    {sentence(parity)}",
         ]
     elif "worst" in parity:

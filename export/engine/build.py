@@ -17,7 +17,7 @@ from typing import Any
 
 from mmx.export.engine.source import Source, source_in
 from mmx.export.engine.targets import Target, parse_target
-from mmx.export.precision.current import TOLERANCE, is_current
+from mmx.export.precision.current import FP8_TOLERANCE, TOLERANCE, is_current
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.device.probe import find_gpu
 from mmx.runtime.device.trt import FULL, RTX, Flavour
@@ -62,7 +62,7 @@ def build_engine(
     batch: int = 8,
     settings: Settings = Settings(),
     samples: int = 256,
-    seconds: float = 300,
+    seconds: float = 1800,
     tolerance: float | None = None,
     max_flips: int | None = None,
     inputs: Sequence[Path] = (),
@@ -87,7 +87,11 @@ def build_engine(
     """
     wanted = parse_target(target)
     chosen, version = choose_flavour(flavour, wanted)
-    limit = TOLERANCE.get(precision, 0.0) if tolerance is None else tolerance
+    if precision == "fp8" and not wanted.has_fp8:
+        raise UsageError(
+            f"{wanted.name} computes no FP8", "FP8 needs 8.9 or later, such as --target rtx4090; use --int8"
+        )
+    limit = TOLERANCE.get(precision, FP8_TOLERANCE) if tolerance is None else tolerance
     if path.suffix.lower() == ".onnx":
         prepare = _prepare_file
     elif inputs:
@@ -144,6 +148,13 @@ def _prepare_bundle(
             tolerance=proof.tolerance,
             max_flips=proof.max_flips,
             report=say,
+        )
+    elif precision == "fp8":
+        from mmx.export.precision.fp8 import ensure_fp8
+
+        proof.flavour.load()
+        bundle, made = ensure_fp8(
+            bundle, samples=proof.samples, seconds=proof.seconds, tolerance=proof.tolerance, report=say
         )
     source = source_in(bundle, precision)
     if isinstance(profiles, Path):

@@ -30,9 +30,8 @@ def prove_precision(precision: str, built: Mapping[str, Any], outputs: Sequence[
     weights, kind = built["weights"], WEIGHT_TYPE[precision]
     total = sum(weights.values())
     share = weights.get(kind, 0) / total if total else 0.0
-    quantising = sum(n for name, n in built["layers"].items() if name.startswith("quantize"))
     if precision in QUANTISED:
-        if not quantising:
+        if not built["layers"].get(f"quantize {kind}"):
             raise BadDataError(f"{graph}: the engine has no {precision} layer", "quantise it first: mmx calibrate")
     elif total and share < LEAST_SHARE:
         raise BadDataError(

@@ -42,6 +42,11 @@ class Target:
         """Whether one engine is to serve every GPU that the flavour knows."""
         return not self.capability
 
+    @property
+    def has_fp8(self) -> bool:
+        """Whether every GPU that it stands for computes FP8; a portable engine runs from 8.0 on."""
+        return tuple(map(int, (self.capability or "8.0").split("."))) >= (8, 9)
+
 
 def parse_target(text: str | None) -> Target:
     """``rtx4090``, ``sm89``, ``8.9``, ``portable`` or ``native``; None: native where there is a GPU, else ``DEFAULT``.

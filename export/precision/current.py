@@ -10,6 +10,7 @@ from mmx.runtime.bundle import Bundle
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 RECIPE = 2  # raised whenever rules or conversion change, so that older variants are made again
 TOLERANCE = {"fp16": 1e-2, "bf16": 1e-1}  # largest accepted error of a logit
+FP8_TOLERANCE = 1.0  # three bits of mantissa: what it costs is printed, and counted in label flips
 FLIPS = {"fp16": 0}  # label flips that are accepted before more of a graph is kept in FP32; elsewhere any number
 
 Half = Literal["fp16", "bf16"]

@@ -130,6 +130,7 @@ def measure(
     *,
     tolerance: float,
     flips: int | None = None,
+    basic: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Accuracy, Stop | None]:
     """Compare ``variant`` with FP32. Stops at the first batch over the tolerance or with a label flip too many.
@@ -138,12 +139,13 @@ def measure(
         batches: the inputs that count for the errors and flips; the same ones in the same order at each call.
         loud: inputs to run again at each of ``SCALES``.
         flips: how many label flips are accepted; None: any number.
+        basic: see ``cpu_session``; for the variant.
         progress: called with the number of samples done.
 
     Returns:
         What was measured, and where it stopped, if it did.
     """
-    half = cpu_session(rounded(variant))
+    half = cpu_session(rounded(variant), basic=basic)
     samples = decisions = ties = 0
     means, distances = [0.0], np.empty(0)
     outputs = dict.fromkeys(exact.names, 0.0)
@@ -171,7 +173,7 @@ def measure(
         ties,
         float(distances.max(initial=0)),
         tolerance,
-        {str(scale): _at_scale(exact, half, loud, scale) for scale in SCALES},
+        {str(scale): _at_scale(exact, half, loud, scale) for scale in SCALES if loud},
     )
     return accuracy, stop
 

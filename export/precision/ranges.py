@@ -26,7 +26,7 @@ def largest_values(view: GraphView, batches: Iterable[dict[str, NDArray]]) -> di
     del model.graph.node[:], model.graph.output[:]
     model.graph.node.extend(copies)
     model.graph.output.extend(helper.make_tensor_value_info(f"{name}:max", TensorProto.FLOAT, []) for name in names)
-    session = cpu_session(model, in_order=True, once=True)
+    session = cpu_session(model, in_order=True, basic=True)
     largest = dict.fromkeys(names, 0.0)
     for batch in batches:
         for name, value in zip(names, session.run(None, batch), strict=True):

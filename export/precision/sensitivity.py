@@ -84,7 +84,7 @@ class Ladder:
             self._say(f"finding where rounding hurts, part {number + 1} of {len(stretches)}", number / len(stretches))
             others = {i: Kept("", "", "", "") for i in range(len(self._view.nodes)) if i not in stretch}
             alone = rounded(convert(self._view, {**others, **self.kept}, self._half).model)
-            got = outputs_of(cpu_session(alone, once=True), self._exact.names, self._probe)
+            got = outputs_of(cpu_session(alone, basic=True), self._exact.names, self._probe)
             errors = np.concatenate([(got[name] - want[name]).ravel() for name in self._exact.deciding])
             parts.append(Part(stretch, float(np.square(errors).mean()), float(np.abs(errors).max())))
         return sorted(parts, key=lambda part: -part.mean_square)

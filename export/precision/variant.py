@@ -122,7 +122,7 @@ def make_variant(
 
 def _worst(exact: Exact, graph: onnx.ModelProto, batches: Sequence[Inputs]) -> float:
     """The largest error of a half-precision graph on some inputs."""
-    half = cpu_session(rounded(graph), once=True)
+    half = cpu_session(rounded(graph), basic=True)
     return max(exact.worst(exact.outputs(inputs), outputs_of(half, exact.names, inputs)) for inputs in batches)
 
 
@@ -146,7 +146,7 @@ def ensure_variant(
     half: Half,
     *,
     samples: int = 256,
-    seconds: float = 300,
+    seconds: float = 1800,
     tolerance: float | None = None,
     max_flips: int | None = None,
     report: Report | None = None,

@@ -15,9 +15,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from mmx.calibration.layers import find_layers
+from mmx.calibration.quantize import quantise
 from mmx.export.engine import child
 from mmx.export.engine.build import Built, Settings, build_engine
 from mmx.export.engine.evidence import prove_precision
+from mmx.export.precision.fp8 import to_fp8
+from mmx.export.precision.ranges import largest_values
+from mmx.export.precision.samples import utterances
+from mmx.export.precision.variant import add_graph, locked
+from mmx.export.precision.view import GraphView, read_graph
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.engines import describe_engine, engines_of, read_record, sidecar_path
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
@@ -85,9 +92,11 @@ def test_a_damaged_engine_or_sidecar_is_built_again(own: Path, built: Built, mon
         build_engine(own, "fp16", **ASKED)
 
 
-def test_int8_is_not_made_up(built: Built) -> None:
-    with pytest.raises(UsageError, match="has no int8 graph"):
-        build_engine(built.bundle.path, "int8", **ASKED)
+def test_int8_and_fp8_are_not_made_up(built: Built) -> None:
+    for precision in ("int8", "fp8"):
+        with pytest.raises(UsageError, match=r"has no (int8|INT8) graph") as caught:
+            build_engine(built.bundle.path, precision, **ASKED)
+        assert "mmx calibrate" in caught.value.hint
 
 
 @pytest.mark.parametrize("asked", ["fp16", "fp32", "int8"])
@@ -125,26 +134,50 @@ def _graph(node: onnx.NodeProto) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-def test_a_quantised_graph_builds_and_is_proved_int8(tmp_path: Path) -> None:
+def _quantised() -> onnx.ModelProto:
+    """A product in INT8, named as ``calibration.quantize`` names it."""
     node = helper.make_node
     nodes = [
-        node("QuantizeLinear", ["x", "sx", "zero"], ["xq"], "x/quantize"),
-        node("DequantizeLinear", ["xq", "sx", "zero"], ["xd"], "x/dequantize"),
-        node("DequantizeLinear", ["w", "sw", "zeros"], ["wd"], "w/dequantize", axis=1),
+        node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["xq"], "x/quantize"),
+        node("DequantizeLinear", ["xq", "x_scale", "x_zero"], ["xd"], "x/dequantize"),
+        node("DequantizeLinear", ["w_int8", "w_scale", "w_zero"], ["wd"], "w/dequantize", axis=1),
         node("MatMul", ["xd", "wd"], ["y"], "product"),
     ]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 64]) for name in "xy"]
     weights = np.random.default_rng(0).integers(-127, 128, (64, 64), np.int8)
-    constants = {"sx": np.float32(0.05), "zero": np.int8(0), "w": weights}
-    constants |= {"sw": np.full(64, 0.01, np.float32), "zeros": np.zeros(64, np.int8)}
+    constants = {"x_scale": np.float32(0.05), "x_zero": np.int8(0), "w_int8": weights}
+    constants |= {"w_scale": np.full(64, 0.01, np.float32), "w_zero": np.zeros(64, np.int8)}
     tensors = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_quantised_graph_builds_and_is_proved(tmp_path: Path, precision: str) -> None:
+    model = _quantised() if precision == "int8" else to_fp8(_quantised(), _quantised())[0]
     found = child.run_build(_job(tmp_path, model, [4, 64]), lambda *_: None)
     outputs = [TensorSpec("y", "float32", ("n", 64))]
-    prove_precision("int8", found, outputs, "g.onnx")
+    prove_precision(precision, found, outputs, "g.onnx")
     with pytest.raises(BadDataError, match="it is not fp16"):
         prove_precision("fp16", found, outputs, "g.onnx")
+    other = {"int8": "fp8", "fp8": "int8"}[precision]
+    with pytest.raises(BadDataError, match=f"has no {other} layer"):
+        prove_precision(other, found, outputs, "g.onnx")
+
+
+def test_the_int8_graph_of_a_bundle_becomes_an_int8_engine(own: Path) -> None:
+    """The graph that ``mmx calibrate`` adds, here with ranges of a few drawn utterances."""
+    bundle = Bundle.open(own)
+    model = read_graph(bundle.graph_path())
+    largest = largest_values(GraphView(model), utterances(bundle.manifest, 4, 2))
+    with locked(own):
+        add_graph(bundle, "int8", quantise(model, find_layers(model), largest), {})
+    made = build_engine(own, "int8", target="rtx4090", profiles=("short",))
+    record = made.record
+    assert record.precision == "int8" and record.layers["quantize int8"] > 20 and record.weights["int8"] > 1e5
+    assert build_engine(own, "int8", target="rtx4090", profiles=("short",)).cached
+    with pytest.raises(UsageError, match="rtx3090 computes no FP8"):
+        build_engine(own, "fp8", target="rtx3090")
 
 
 def test_a_layer_that_tensorrt_does_not_know_is_named(tmp_path: Path) -> None:
