@@ -31,6 +31,7 @@ ENTRIES = {
     "inspect": Entry("Show a checkpoint's or bundle's folds, parameters and MACs."),
     "predict": Entry("Tell the emotions in video files, from a bundle alone."),
     "serve": Entry("Answer over HTTP, for many people at once.", "serve", ("fastapi", "uvicorn")),
+    "batch": Entry("Answer for thousands of files, here or on Ray; write Parquet.", "batch", ("pyarrow", "fsspec")),
     "doctor": Entry("Try what this machine can run; say what to install."),
     "systems": Entry("List the systems that mmx knows."),
     "synth": Entry("Make a synthetic data set to train, score and calibrate on."),
@@ -54,6 +55,9 @@ EXTRA_OF = {
     "tensorrt": "tensorrt",
     "tokenizers": "tokenizers",
     "PIL": "render",
+    "pyarrow": "batch",
+    "fsspec": "batch",
+    "ray": "ray",
 }
 
 

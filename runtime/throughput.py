@@ -10,7 +10,7 @@ Decoding, face detection and mel of some files go on while the network answers f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,7 +78,7 @@ class Pipeline:
         self._max_rows = max_rows
         self._batch_size = batch_size
 
-    def run(self, items: Iterable[Item | str | Path]) -> Iterator[FileResult]:
+    def run(self, items: Iterable[Item | str | Path]) -> Generator[FileResult, None, None]:
         """Yield each item's result, in the order of the items.
 
         Nothing about one file stops the others: its error is in its result. Items are drawn in the caller's thread, a
