@@ -4,31 +4,34 @@
 
 It runs the device layer, builds and runs engines where TensorRT is, ONNX Runtime's CUDA provider where that is, and
 PyTorch on the same card; compares every answer with the CPU's; measures latency, batch scaling, GPU memory and what
-copies and products reach; and writes gpu.json and gpu.md. What is missing is said, and the rest goes on.
+copies and products reach; runs mmx bench on all of it; and writes gpu.json, gpu.md and mmx bench's own two files. What
+is missing is said, and the rest goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmx.benchmarks import environment, gpu_device
+from mmx.benchmarks import gpu_device
 from mmx.benchmarks.contenders.bundles import BundleContender
 from mmx.benchmarks.contenders.prepare import Prepared, prepare_all
 from mmx.benchmarks.gpu_contenders import Maker, makers
+from mmx.benchmarks.gpu_report import Finding, Report, write
 from mmx.benchmarks.measure.offline import offline
 from mmx.benchmarks.statistics import latency
 from mmx.benchmarks.timing import Contender, interleave, warm_up
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
+from mmx.runtime.backends import ON_GPU
 from mmx.runtime.device.base import LAYERS, open_device
 from mmx.runtime.device.probe import DriverProblem, ask_driver, find_gpu
 from mmx.runtime.device.trt import FLAVOURS
@@ -40,42 +43,6 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}  # of a logit against the CPU's FP32
 NO_GPU = 4
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was tried: its status (ok, wrong, missing, failed), what was seen, and figures."""
-
-    part: str
-    name: str
-    status: str
-    detail: str
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
-class Report:
-    """Collects findings and prints each as it comes."""
-
-    def __init__(self) -> None:
-        self.findings: list[Finding] = []
-
-    def add(self, finding: Finding) -> None:
-        """Keep and print one."""
-        self.findings.append(finding)
-        print(f"  {finding.status:8} {finding.part:10} {finding.name}: {finding.detail}", flush=True)
-
-    def attempt(self, part: str, name: str, work: Callable[[], tuple[str, dict[str, Any]]]) -> bool:
-        """Do something; whatever goes wrong becomes a finding. Returns whether it went well."""
-        try:
-            detail, figures = work()
-        except MmxError as e:
-            self.add(Finding(part, name, "missing", str(e)))
-        except Exception as e:  # a check that fails must not end the others
-            self.add(Finding(part, name, "failed", f"{type(e).__name__}: {e}".splitlines()[0][:300]))
-        else:
-            self.add(Finding(part, name, "ok", detail, figures))
-            return True
-        return False
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the check. Exit code: 0 all that was there is right, 1 something is wrong, 4 there is no GPU."""
     parser = argparse.ArgumentParser(prog="gpu_check", description=__doc__.splitlines()[0] if __doc__ else "")
@@ -85,26 +52,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=64, help="utterances of the data set's lengths")
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--batches", default="1,4,16,64")
+    parser.add_argument("--bench-minutes", type=float, default=8.5, help="what mmx bench may take; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="OUT.json and OUT.md are written")
     options = parser.parse_args(argv)
     report, started = Report(), time.time()
-    report.attempt("machine", "GPU", _gpu)
-    has_gpu = report.findings[0].status == "ok"
+    has_gpu = report.attempt("machine", "GPU", _gpu)
     for layer in LAYERS:
         _check_layer(report, layer)
     report.attempt("ceiling", "products", lambda: _rates(gpu_device.product_rates()))
+    systems = options.systems.split(",")
     if has_gpu:
-        systems, say = options.systems.split(","), lambda text: print(f"  {text}")
         chosen = stratified(synthetic(options.dataset), options.samples).utterances
         samples = [make_sample(utterance) for utterance in chosen]
         batches = [int(size) for size in options.batches.split(",")]
-        for system in prepare_all(systems, options.dataset, say, options.preset):
-            prepared = build_all(report, system)
-            check_system(report, prepared, samples, options.passes, batches, makers(prepared))
-    write(report, options, time.time() - started)
+        for system in systems:
+            _check_one(report, system, options, samples, batches)
+        if options.bench_minutes:
+            report.attempt("bench", "mmx bench", lambda: _bench(systems, options))
+    else:
+        for part in ("graph", "engine", "answers", "latency", "batches", "bench"):
+            report.add(Finding(part, ", ".join(systems), "missing", "not run: it needs a GPU"))
+    write(report, options.out, time.time() - started)
     if not has_gpu:
         return NO_GPU
     return int(any(finding.status in ("wrong", "failed") for finding in report.findings))
+
+
+def _check_one(
+    report: Report, name: str, options: argparse.Namespace, samples: Sequence[Sample], batches: Sequence[int]
+) -> None:
+    """Export a system (or find it in the cache), make its FP16 graph and engines, compare and time."""
+    prepared: list[Prepared] = []
+
+    def export() -> tuple[str, dict[str, Any]]:
+        prepared.extend(prepare_all([name], options.dataset, lambda text: print(f"  {text}"), options.preset))
+        return f"{prepared[0].bundle.path}", {}
+
+    if report.attempt("export", name, export):
+        ready = build_all(report, prepared[0])
+        check_system(report, ready, samples, options.passes, batches, makers(ready))
+
+
+def _bench(systems: Sequence[str], options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """``mmx bench`` on the same bundles, with every GPU backend; PyTorch on this card is in the parts above."""
+    out: Path = options.out.with_name(f"{options.out.name}-bench")
+    command = [sys.executable, "-m", "mmx.cli.main", "bench", options.dataset, "--systems", ",".join(systems)]
+    command += ["--backends", ",".join((*ON_GPU, "onnxruntime")), "--scenario", "single-stream,offline"]
+    command += ["--peers", "eager", "--preset", options.preset, "--minutes", str(options.bench_minutes)]
+    files = ["--json", f"{out}.json", "--markdown", f"{out}.md"]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"exit code {done.returncode}: {last}")
+    return f"tables in {out}.md", {"command": command}
 
 
 def check_system(
@@ -256,29 +256,6 @@ def _free_memory() -> int | None:
         return None
     code, free, _total = driver.cuMemGetInfo()
     return int(free) if int(code) == 0 else None
-
-
-def write(report: Report, options: argparse.Namespace, seconds: float) -> None:
-    """OUT.json for machines, OUT.md for people; the same findings."""
-    here = environment.describe()
-    command = "python -m mmx.benchmarks.gpu_check " + " ".join(sys.argv[1:])
-    data = {
-        "schema_version": 1,
-        "command": command.strip(),
-        "seconds": round(seconds, 1),
-        "environment": asdict(here),
-        "findings": [asdict(finding) for finding in report.findings],
-    }
-    lines = ["# GPU check", "", f"`{command.strip()}`", "", *here.lines(), ""]
-    lines += ["| part | what | status | seen |", "|---|---|---|---|"]
-    lines += [f"| {f.part} | {f.name} | {f.status} | {f.detail.replace('|', '/')} |" for f in report.findings]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".json", json.dumps(data, indent=2) + "\n"), (".md", "\n".join(lines) + "\n")):
-        path = options.out.with_name(options.out.name + suffix)
-        new = path.with_name(path.name + ".tmp")
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
-        print(f"  wrote {path}")
 
 
 if __name__ == "__main__":

@@ -45,8 +45,7 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
         "fp8": "FP8 (E4M3) where the bundle's INT8 graph is INT8, with its ranges; 8.9 and later.",
     }
     for name in reversed(PRECISIONS):
-        option = click.option(f"--{name}", "precision", flag_value=name, help=texts[name])
-        command = option(command)
+        command = click.option(f"--{name}", is_flag=True, help=texts[name])(command)
     return command
 
 
@@ -94,7 +93,6 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("-v", "--verbose", is_flag=True, help="Also print why each FP32 node stays FP32.")
 def build_engine(
     source: Path | None,
-    precision: str | None,
     target: str | None,
     flavour: str,
     profiles: str,
@@ -108,6 +106,7 @@ def build_engine(
     inputs: tuple[Path, ...],
     force: bool,
     verbose: bool,
+    **precisions: bool,
 ) -> None:
     """Compile BUNDLE (default: the one in this folder) to a TensorRT engine, on any machine.
 
@@ -120,8 +119,10 @@ def build_engine(
     mmx build-engine --fp16 --target rtx3090 ckpt.mmx
     mmx build-engine --fp16 --profiles shapes.json net.onnx
     """
-    if precision is None:
-        raise UsageError("no precision was asked for", "mmx build-engine --fp16 (or --fp32, --bf16, --int8, --fp8)")
+    asked = [name for name, given in precisions.items() if given]
+    if len(asked) != 1:
+        problem = f"an engine has one precision, not {' and '.join(asked)}" if asked else "no precision was asked for"
+        raise UsageError(problem, "mmx build-engine --fp16 (or --fp32, --bf16, --int8, --fp8)")
     from mmx.export.engine.build import Settings, build_engine
 
     path = source or bundle_here(Path.cwd())
@@ -129,7 +130,7 @@ def build_engine(
     with _progress() as report:
         built = build_engine(
             path,
-            precision,
+            asked[0],
             target=target,
             flavour=flavour,
             profiles=Path(profiles) if profiles.endswith(".json") else tuple(profiles.split(",")),

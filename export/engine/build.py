@@ -207,6 +207,11 @@ def choose_flavour(name: str, target: Target) -> tuple[Flavour, str]:
             f"it knows {', '.join(RTX.capabilities)}; on the machine with that GPU use --flavour tensorrt",
         )
     if (version := chosen.installed_version) is None:
+        if name == "auto" and chosen is FULL:
+            raise EnvironmentMissing(
+                f"TensorRT for RTX does not build for {target.name}, and TensorRT is not installed",
+                f"on the machine with that GPU: pip install 'mmx[{FULL.extra}]'",
+            )
         raise missing_extra(chosen.title, chosen.extra)
     if chosen is FULL and not here:
         raise EnvironmentMissing(

@@ -72,6 +72,7 @@ def test_auto_takes_the_flavour_that_can(
         (None, ["tensorrt-rtx"], "tensorrt", "rtx4090", "TensorRT is not installed.*pip install 'mmx\\[tensorrt\\]'"),
         (None, ["tensorrt"], "tensorrt", "rtx4090", "builds only for the GPU in this machine"),
         (None, ["tensorrt-rtx"], "tensorrt-rtx", "h200", "does not build for compute capability 9.0"),
+        (None, ["tensorrt-rtx"], "auto", "h200", "TensorRT for RTX does not build for h200, and TensorRT is not inst"),
         ("8.9", ["tensorrt"], "tensorrt", "portable", "builds only for the GPU in this machine"),
     ],
 )
@@ -152,5 +153,7 @@ def test_mmx_build_engine_fp16_word_for_word(built: Built, own: Path, monkeypatc
 def test_no_precision_and_odd_sizes_are_usage_errors(own: Path, capsys) -> None:
     assert main(["build-engine", str(own)]) == 2
     assert "mmx build-engine --fp16" in capsys.readouterr().err
+    assert main(["build-engine", "--fp16", "--int8", str(own)]) == 2
+    assert "one precision, not fp16 and int8" in capsys.readouterr().err
     assert main(["build-engine", "--fp16", "--workspace", "lots", str(own)]) == 2
     assert main(["build-engine", "--fp16", "--flavour", "onnx", str(own)]) == 2

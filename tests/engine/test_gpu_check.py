@@ -24,7 +24,29 @@ def test_without_a_gpu_it_says_so_and_writes_its_report(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "gpu.json").read_text())["findings"]
     assert [(f["part"], f["status"]) for f in found if f["part"] == "machine"] == [("machine", "missing")]
     assert not [f for f in found if f["status"] in ("ok", "failed", "wrong")]
-    assert "there is no NVIDIA driver" in (tmp_path / "gpu.md").read_text()
+    assert {"machine", "device", "engine", "answers", "latency", "bench"} <= {f["part"] for f in found}
+    text = (tmp_path / "gpu.md").read_text()
+    assert "there is no NVIDIA driver" in text and "not run: it needs a GPU" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
+def test_up_to_the_device_everything_runs_and_what_is_missing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine whose GPU nothing can use: graphs are made, every GPU runner is refused, mmx bench still runs."""
+    monkeypatch.setattr(gpu_check, "_gpu", lambda: ("a GPU that nothing can use", {}))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = ["--systems", "ours,fe2e", "--preset", "tiny", "--samples", "2", "--bench-minutes", "1"]
+    assert gpu_check.main([*asked, "--out", str(tmp_path / "gpu")]) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())["findings"]
+    status = {(f["part"], f["name"]): f["status"] for f in found}
+    for system in ("ours", "fe2e"):
+        assert status["export", system] == status["graph", f"{system} fp16"] == "ok"
+        assert status["engine", f"{system} tensorrt-rtx fp16"] == "missing"
+        for runner in ("tensorrt-rtx/fp16", "onnxruntime-cuda/fp32", "torch-eager/fp16", "torch-compile/fp16"):
+            assert status["answers", f"{system}/{runner}"] == "missing"
+    assert status["bench", "mmx bench"] == "ok" and "ours" in (tmp_path / "gpu-bench.md").read_text()
 
 
 def test_device_checks_pass_on_a_device_that_works_and_fail_on_one_that_does_not() -> None:
