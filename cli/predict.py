@@ -15,6 +15,7 @@ import click
 from mmx.cli.main import print_error
 from mmx.cli.render import describe, printable, render
 from mmx.cli.results_file import ResultsFile, made_with, not_done, to_json
+from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
 
 if TYPE_CHECKING:
@@ -163,17 +164,22 @@ def predict(
                 items = not_done(items, results.done)
             predictions = _side_by_side(opened.run(items), results, len(files), report)
         else:
-            from mmx.runtime.predictor import Predictor  # here, so that --help needs no engine
+            checked = Bundle.open(bundle, beside=True)  # hashing goes on while the rest is imported
+            from mmx.runtime.predictor import Predictor
 
-            opened = closing.enter_context(Predictor(bundle, **options))
+            one_each_file = window is None and not transcript
+            options["utterances"] = len(files) if one_each_file else None
+            opened = closing.enter_context(Predictor(checked, wait=False, **options))
             predictions = opened.predict(
                 files, text=text or None, transcript=transcript or None, window=window, on_error=report
             )
-        if not as_json:
-            click.echo(describe(opened))
         manifest = opened.bundle.manifest
         thresholds = dict(zip(manifest.labels, manifest.thresholds, strict=True))
+        described = as_json
         for prediction in predictions:
+            if not described:  # not before: the network may still be loading
+                click.echo(describe(opened))
+                described = True
             if as_json or not out:
                 click.echo(to_json(prediction) if as_json else render(prediction, thresholds))
             if html or rendered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.runtime.backends import open_backend
+from mmx.runtime.backends import Backend, open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.fusion import fuse
@@ -32,6 +33,9 @@ class Predictor:
         faces: exact, or a quicker search that may find other faces (docs/faces.md): fast, large, track.
         batch_size: segments that the network takes at once, at most. The first answer never waits: batches grow from
             1 (then 2, 4, ...) while a file is read.
+        utterances: about how many will be answered, see ``open_backend``.
+        wait: False: do not wait for the network to be loaded; that goes on while the first file is read. Its errors
+            then come from ``backend``, and from the first answer.
 
     Attributes: ``bundle``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
 
@@ -51,19 +55,29 @@ class Predictor:
         batch_size: int = 4,
         on_mismatch: str = "error",
         faces: str = "exact",
+        utterances: int | None = None,
+        wait: bool = True,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be 1 or more")
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.backend = open_backend(self.bundle, backend, precision, threads, on_mismatch)
-        if not set(self.backend.inputs) <= set(INPUTS):
-            self.backend.close()
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, beside=not wait)
+        if not set(self.bundle.manifest.graphs["fp32"].input_names) <= set(INPUTS):
             raise UsageError(
                 f"{self.bundle.path} holds {self.bundle.manifest.system}, which takes features, not media files",
                 "run it with mmx bench",
             )
+        loading = ThreadPoolExecutor(1, "mmx-load")
+        self._backend = loading.submit(open_backend, self.bundle, backend, precision, threads, on_mismatch, utterances)
+        loading.shutdown(wait=False)
+        if wait:
+            self._backend.result()
         self._batch_size = batch_size
         self._preprocessor = Preprocessor(self.bundle, threads=threads, faces=faces)
+
+    @property
+    def backend(self) -> Backend:
+        """The network, once it is loaded. Raises what ``open_backend`` raises."""
+        return self._backend.result()
 
     def predict(
         self,
@@ -109,7 +123,8 @@ class Predictor:
 
     def close(self) -> None:
         """Give the engine's memory back."""
-        self.backend.close()
+        if self._backend.exception() is None:  # which waits for it to be loaded
+            self._backend.result().close()
 
     def __enter__(self) -> Self:
         return self
@@ -131,9 +146,12 @@ class Predictor:
                 for group in self._groups(segments):
                     yield from self.answer(group)
             except MmxError as e:
-                if on_error is None or isinstance(e, UsageError):
+                if on_error is None or isinstance(e, UsageError) or self._network_failed():
                     raise
                 on_error(str(file), e)
+
+    def _network_failed(self) -> bool:
+        return self._backend.done() and self._backend.exception() is not None
 
     def _groups(self, segments: Iterator[Segment]) -> Iterator[list[Segment]]:
         """Batches of 1, 2, 4, ... up to ``batch_size`` segments; what was read before a fault is still answered."""

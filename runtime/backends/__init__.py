@@ -5,14 +5,14 @@ What is asked for by name is what runs, or an error says why it can't; only ``au
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
+from time import perf_counter
 from types import TracebackType
 from typing import Protocol, Self
 
 from numpy.typing import NDArray
 
-from mmx.runtime.backends.trial import race, recall, remember, setting_of
+from mmx.runtime.backends.trial import Trial, race, recall, remember, setting_of
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
@@ -27,7 +27,8 @@ MODULES = {
 ENGINES = ("tensorrt", "tensorrt-rtx")  # these run what `mmx build-engine` made
 NAMES = (*MODULES, *ENGINES)
 ON_GPU = (*ENGINES, "onnxruntime-cuda")  # the fastest first
-ON_CPU = ("openvino", "onnxruntime")  # which is faster depends on the machine: see trial
+ON_CPU = ("openvino", "onnxruntime")  # which is faster depends on the machine: see trial. The last loads the soonest
+FEW = 20  # utterances that take less time than a trial
 ON_MISMATCH = ("error", "rebuild", "onnx")
 
 
@@ -74,6 +75,7 @@ def open_backend(
     precision: str = "fp32",
     threads: int | None = None,
     on_mismatch: str = "error",
+    utterances: int | None = None,
 ) -> Backend:
     """Load a bundle's graph or engine.
 
@@ -86,6 +88,8 @@ def open_backend(
         threads: CPU threads; None leaves it to the engine (all cores).
         on_mismatch: what to do when the engine is of another GPU, TensorRT or graph: ``error``, ``rebuild`` it here, or
             run the ``onnx`` graph instead.
+        utterances: about how many will be answered; None: many. ``auto`` counts the time to load for as much, and
+            holds no trial for ``FEW`` or fewer, whose answers would wait for it.
 
     Raises:
         UsageError: an unknown name, no such graph or engine in the bundle, or fewer threads than one.
@@ -99,13 +103,13 @@ def open_backend(
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; it must be 1 or more")
     if name == "auto":
-        return _choose(bundle, ON_GPU, precision, threads, on_mismatch)
+        return _choose(bundle, ON_GPU, precision, threads, on_mismatch, utterances)
     try:
         return _open(bundle, name, precision, threads, on_mismatch)
     except EngineMismatch as e:
         if on_mismatch != "onnx":
             raise
-        backend = _choose(bundle, ("onnxruntime-cuda",), precision, threads, on_mismatch)
+        backend = _choose(bundle, ("onnxruntime-cuda",), precision, threads, on_mismatch, utterances)
         backend.why = f"--on-mismatch onnx: {e.message}"
         return backend
 
@@ -127,7 +131,14 @@ def _stored(name: str, precision: str) -> str:
     return "fp32" if precision == "bf16" and name in ON_CPU else precision
 
 
-def _choose(bundle: Bundle, gpu: tuple[str, ...], precision: str, threads: int | None, on_mismatch: str) -> Backend:
+def _choose(
+    bundle: Bundle,
+    gpu: tuple[str, ...],
+    precision: str,
+    threads: int | None,
+    on_mismatch: str,
+    utterances: int | None,
+) -> Backend:
     """The first GPU backend that works, or else the fastest on the CPU; ``why`` says what is against the others."""
     passed: list[str] = []
     for name in gpu:
@@ -138,44 +149,48 @@ def _choose(bundle: Bundle, gpu: tuple[str, ...], precision: str, threads: int |
         else:
             backend.why = "auto: " + "; ".join([f"{name} works here", *passed])
             return backend
-    backend, why = _fastest_on_cpu(bundle, precision, threads, passed)
+    backend, why = _fastest_on_cpu(bundle, precision, threads, utterances, passed)
     backend.why = "auto: " + "; ".join([why, *passed])
     return backend
 
 
-def _fastest_on_cpu(bundle: Bundle, precision: str, threads: int | None, passed: list[str]) -> tuple[Backend, str]:
+def _fastest_on_cpu(
+    bundle: Bundle, precision: str, threads: int | None, utterances: int | None, passed: list[str]
+) -> tuple[Backend, str]:
     """The winner of this setting's trial, which is held now if it never was; and what to say about it.
 
     Adds to ``passed`` why one does not work here.
     """
     stored = _stored(ON_CPU[0], precision)
     setting = setting_of(bundle, bundle.graph_path(stored), precision, threads)
-    seconds = recall(bundle, setting, ON_CPU)
-    if seconds is not None:
-        winner = min(seconds, key=seconds.__getitem__)
-        return _open(bundle, winner, precision, threads, "error"), f"measured before, {_listed(seconds)}"
+    result = recall(bundle, setting, ON_CPU)
+    if result is not None:
+        return _open(bundle, result.winner(utterances), precision, threads, "error"), f"measured before, {result}"
+    few = utterances is not None and utterances <= FEW
     opened: list[Backend] = []
-    for name in ON_CPU:
+    load_s: dict[str, float] = {}
+    for name in ON_CPU[:: -1 if few else 1]:
+        started = perf_counter()
         try:
             opened.append(_open(bundle, name, precision, threads, "error"))
         except EnvironmentMissing as e:
-            if name == ON_CPU[-1] and not opened:
-                raise
             passed.append(f"no {name}, {e.message}")
+            missing = e
+            continue
+        if few:
+            return opened[0], f"{name} loads sooner than others, and there is too little to do for a trial"
+        load_s[name] = perf_counter() - started
+    if not opened:
+        raise missing
     if len(opened) < len(ON_CPU):
         return opened[0], f"{opened[0].name} works here"
-    seconds = race(opened, bundle.manifest.graphs[stored].inputs)
-    remember(bundle, setting, seconds)
-    best, *others = sorted(opened, key=lambda backend: seconds[backend.name])
-    for backend in others:
-        backend.close()
-    return best, f"measured just now, {_listed(seconds)}"
-
-
-def _listed(seconds: Mapping[str, float]) -> str:
-    """Milliseconds of one utterance by backend, the fastest first."""
-    ranked = sorted(seconds.items(), key=lambda each: each[1])
-    return ", ".join(f"{name} {s * 1000:.1f} ms" for name, s in ranked)
+    result = Trial(race(opened, bundle.manifest.graphs[stored].inputs), load_s)
+    remember(bundle, setting, result)
+    winner = result.winner(utterances)
+    for backend in opened:
+        if backend.name != winner:
+            backend.close()
+    return next(backend for backend in opened if backend.name == winner), f"measured just now, {result}"
 
 
 def _check_names(backend: Backend, graph: GraphSpec, path: str) -> None:

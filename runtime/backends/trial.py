@@ -40,6 +40,27 @@ ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino")
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What was measured, by backend: seconds for one utterance, and seconds to load."""
+
+    seconds: dict[str, float]
+    load_seconds: dict[str, float]
+
+    def winner(self, utterances: int | None = None) -> str:
+        """The backend that answers so many first, from before it is loaded; None: so many that loading is nothing."""
+        if utterances is None:
+            return min(self.seconds, key=self.seconds.__getitem__)
+        return min(self.seconds, key=lambda name: self.load_seconds[name] + utterances * self.seconds[name])
+
+    def __str__(self) -> str:
+        ranked = sorted(self.seconds, key=self.seconds.__getitem__)
+        return ", ".join(
+            f"{name} {self.seconds[name] * 1000:.1f} ms an utterance and {self.load_seconds[name]:.1f} s to load"
+            for name in ranked
+        )
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a result holds for: another machine, version, graph or number of threads is another trial."""
 
@@ -107,21 +128,22 @@ def typical_inputs(inputs: Sequence[TensorSpec]) -> dict[str, NDArray]:
     return arrays
 
 
-def recall(bundle: Bundle, setting: Setting, names: Sequence[str]) -> dict[str, float] | None:
-    """The seconds by backend that a trial of this setting found; None if there was none between these backends."""
+def recall(bundle: Bundle, setting: Setting, names: Sequence[str]) -> Trial | None:
+    """What a trial of this setting found; None if there was none between these backends."""
     for path in _paths(bundle):
-        seconds = _read(path).get(setting.key, {}).get("seconds")
-        if isinstance(seconds, dict) and set(seconds) == set(names) and all(map(_is_time, seconds.values())):
-            return seconds
+        kept = _read(path).get(setting.key, {})
+        seconds, load_seconds = (_times(kept.get(kind), names) for kind in ("seconds", "load_seconds"))
+        if seconds and load_seconds:
+            return Trial(seconds, load_seconds)
     return None
 
 
-def remember(bundle: Bundle, setting: Setting, seconds: Mapping[str, float]) -> None:
+def remember(bundle: Bundle, setting: Setting, trial: Trial) -> None:
     """Keep a result where it can be kept. Never an error: the next start measures again."""
     for path in _paths(bundle):
         trials = _read(path)
         trials.pop(setting.key, None)
-        trials[setting.key] = {**asdict(setting), "seconds": {name: round(s, 6) for name, s in seconds.items()}}
+        trials[setting.key] = {**asdict(setting), **{kind: _rounded(times) for kind, times in asdict(trial).items()}}
         newest = dict(list(trials.items())[-KEPT:])
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         with suppress(OSError):
@@ -132,6 +154,10 @@ def remember(bundle: Bundle, setting: Setting, seconds: Mapping[str, float]) -> 
             finally:
                 temporary.unlink(missing_ok=True)
             return
+
+
+def _rounded(times: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 6) for name, seconds in times.items()}
 
 
 def _paths(bundle: Bundle) -> list[Path]:
@@ -153,8 +179,11 @@ def _read(path: Path) -> dict[str, dict]:
         return {}
 
 
-def _is_time(value: object) -> bool:
-    return isinstance(value, float) and 0 < value < 3600
+def _times(value: object, names: Sequence[str]) -> dict[str, float] | None:
+    """The value if it has a time for each of the names and for nothing else."""
+    if not isinstance(value, dict) or set(value) != set(names):
+        return None
+    return value if all(isinstance(s, float) and 0 < s < 3600 for s in value.values()) else None
 
 
 def _version(package: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,12 @@ def test_what_was_measured_decides(bundle: Bundle) -> None:
         content = json.loads(path.read_text())
         for result in content["trials"].values():
             result["seconds"] = {winner: 0.001, loser: 0.002}
+            result["load_seconds"] = {winner: 1.0, loser: 0.5}
         path.write_text(json.dumps(content))
         assert opened(bundle)[0] == winner
+        for utterances, name in ((499, loser), (501, winner)):  # where a quicker load is made up for
+            with open_backend(bundle, threads=1, utterances=utterances) as backend:
+                assert backend.name == name
     assert opened(bundle, threads=2)[1].startswith("auto: measured just now")  # another setting is another trial
     assert len(kept(path)) == 2
 
@@ -78,18 +83,21 @@ def test_what_was_measured_decides(bundle: Bundle) -> None:
         b'{"schema_version": 99, "trials": {}}',
         b"\xff\xfe{",
         b"[" * 100_000,
-        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"/bin/sh": 0.1, "openvino": 0.2}}}}',
-        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": NaN, "openvino": 0.2}}}}',
-        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": "x", "openvino": 0.2}}}}',
+        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"/bin/sh": 0.1, "openvino": 0.2}, LOAD}}}',
+        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": NaN, "openvino": 0.2}, LOAD}}}',
+        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": "x", "openvino": 0.2}, LOAD}}}',
+        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": 0.1, "openvino": 0.2}}}}',
         b" " * (trial.LIMIT_BYTES + 1),
     ],
 )
 def test_a_file_that_is_not_ours_is_measured_again(bundle: Bundle, content: bytes) -> None:
     setting = trial.setting_of(bundle, bundle.graph_path(), "fp32", 1)
-    (bundle.path / TRIALS).write_bytes(content.replace(b"KEY", setting.key.encode()))
+    load = b'"load_seconds": {"onnxruntime": 1.0, "openvino": 2.0}'
+    (bundle.path / TRIALS).write_bytes(content.replace(b"KEY", setting.key.encode()).replace(b"LOAD", load))
     assert trial.recall(bundle, setting, ("openvino", "onnxruntime")) is None
-    trial.remember(bundle, setting, {"openvino": 0.1, "onnxruntime": 0.2})
-    assert trial.recall(bundle, setting, ("openvino", "onnxruntime")) == {"openvino": 0.1, "onnxruntime": 0.2}
+    result = trial.Trial({"openvino": 0.1, "onnxruntime": 0.2}, {"openvino": 2.0, "onnxruntime": 1.0})
+    trial.remember(bundle, setting, result)
+    assert trial.recall(bundle, setting, ("openvino", "onnxruntime")) == result
 
 
 def test_a_bundle_that_cannot_be_written_is_remembered_elsewhere(
@@ -118,10 +126,18 @@ def test_a_race_is_fair_and_short() -> None:
     assert sluggish.runs == 2  # once to warm up, once measured
 
 
+def test_few_utterances_wait_for_no_trial(bundle: Bundle) -> None:
+    with open_backend(bundle, threads=1, utterances=1) as backend:
+        assert backend.name == "onnxruntime" and "too little to do for a trial" in backend.why
+    assert not (bundle.path / TRIALS).exists()
+    with open_backend(bundle, threads=1, utterances=1000) as backend:
+        assert backend.why.startswith("auto: measured just now")
+
+
 def test_only_so_many_are_kept(bundle: Bundle) -> None:
     setting = trial.setting_of(bundle, bundle.graph_path(), "fp32", 1)
     for threads in range(1, trial.KEPT + 5):
-        trial.remember(bundle, trial.Setting(**{**vars(setting), "threads": threads}), {"openvino": 1.0})
+        trial.remember(bundle, replace(setting, threads=threads), trial.Trial({"x": 1.0}, {"x": 1.0}))
     results = list(kept(bundle.path / TRIALS).values())
     assert len(results) == trial.KEPT and results[-1]["threads"] == trial.KEPT + 4
 
