@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -21,10 +21,28 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import ParityError
 from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
-from mmx.training.data import Utterances
 
 SQNR_SAMPLES = 16
 SPEED_SAMPLES = 24
+
+Truths = NDArray[np.int64]
+
+
+class Data(Protocol):
+    """What ``training.data.Utterances`` and ``noise.Noise`` both are: samples by index, and a hash of all of them.
+
+    ``truths``: int64 [samples, labels], or None where nobody knows them.
+    """
+
+    @property
+    def truths(self) -> Truths | None: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def digest(self) -> str: ...
+
 
 Say = Callable[[str, float], None]
 """Called with what is being done, and how much of it is done (0..1)."""
@@ -88,8 +106,8 @@ def record_of(bundle: Path) -> Path:
 
 def calibrate(
     bundle: Bundle,
-    data: Utterances,
-    held_out: Utterances,
+    data: Data,
+    held_out: Data,
     *,
     method: str = "mse",
     labelled: bool = True,
@@ -159,7 +177,7 @@ def calibrate(
             tries,
             speed,
             (path.stat().st_size, int8.ByteSize()),
-            labelled,
+            tries[-1].accuracy.labelled,
         )
         if refusal:
             return found
@@ -197,7 +215,7 @@ def _sweep(
             return tuple(tries), int8
 
 
-def _inputs(bundle: Bundle, samples: Utterances | list[Sample]) -> Iterator[Inputs]:
+def _inputs(bundle: Bundle, samples: Data | list[Sample]) -> Iterator[Inputs]:
     text, names = bundle.manifest.preprocessing.text, bundle.manifest.graphs["fp32"].input_names
     for i in range(len(samples)):
         yield pack([samples[i]], text, names).inputs

@@ -1,7 +1,12 @@
-"""The layers of a graph that INT8 can serve: Conv, Gemm and MatMul with constant weights."""
+"""The layers of a graph that INT8 pays for: Conv, Gemm and MatMul with constant weights, wide on both sides.
+
+A depth-wise convolution moves more bytes than it multiplies, and the products that make gates or labels have a handful
+of results: quantising their inputs costs more than their arithmetic (``benchmarks/NOTES.md``).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import onnx
@@ -9,8 +14,8 @@ from onnx import NodeProto, TensorProto
 
 from mmx.export.precision.view import GraphView, label
 
-FEWEST_WEIGHTS = 64
-"""A layer with fewer saves nothing; the fusion of three logits is one."""
+NARROWEST = 8
+"""A layer with fewer results, or fewer inputs to each, stays in floats."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,11 @@ def _layer(view: GraphView, node: NodeProto) -> Layer | None:
     tensor = view.constants.get(weight)
     if tensor is None or activation in view.constants or tensor.data_type != TensorProto.FLOAT:
         return None
-    size = 1
-    for side in tensor.dims:
-        size *= side
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
-    if size < FEWEST_WEIGHTS or attributes.get("transA") or len(tensor.dims) < 2:
+    if len(tensor.dims) < 2 or attributes.get("transA") or attributes.get("group", 1) > 1:
         return None
     axis = 0 if node.op_type == "Conv" or attributes.get("transB") else len(tensor.dims) - 1
+    results = tensor.dims[axis]
+    if min(results, math.prod(tensor.dims) // max(results, 1)) < NARROWEST:
+        return None
     return Layer(label(node), node.op_type, activation, weight, node.output[0], axis)

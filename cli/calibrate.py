@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,20 @@ import click
 from mmx.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmx.calibration.calibrate import Calibration
+    from mmx.calibration.calibrate import Calibration, Data
+    from mmx.calibration.gate import Accuracy
+    from mmx.runtime.bundle import Bundle
+    from mmx.training.data import Utterances
 
 SYNTHETIC_SAMPLES = 90
+NOISE_HELD_OUT = 24
 
 
 @click.command()
 @click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--data", metavar="DIR", type=click.Path(path_type=Path), help="A processed data set.")
 @click.option("--synth", is_flag=True, help="A synthetic data set, made now: for trying, or for speed and error alone.")
+@click.option("--noise", is_flag=True, help="Noise as long as utterances are: for weights that nobody trained.")
 @click.option("--dataset", type=click.Choice(["iemocap", "mosei"]), help="Which, where DIR holds both.")
 @click.option(
     "--method", type=click.Choice(["minmax", "entropy", "percentile", "mse"]), default="mse", show_default=True
@@ -41,6 +46,7 @@ def calibrate(
     path: Path,
     data: Path | None,
     synth: bool,
+    noise: bool,
     dataset: str | None,
     method: str,
     samples: int,
@@ -56,30 +62,28 @@ def calibrate(
     The gate: on held-out data, mean F1 and mean accuracy within 0.5 points of FP32; and faster than what the bundle has
     already, on this machine. The worst layers go back to FP32 until the first holds. If the gate does not hold, the
     bundle stays as it was and the command says which of the two failed (exit code 3).
+
+    Without labels (--noise, or --synth for a bundle of other labels) accuracy is not known: then no probability may be
+    off FP32's by more than 0.05, and that is what the report says.
     """
-    if (data is None) == (not synth):
-        raise UsageError("what to calibrate on?", "give --data DIR or --synth")
+    if (data is not None) + synth + noise != 1:
+        raise UsageError("what to calibrate on?", "give --data DIR, --synth or --noise")
     from mmx.calibration.calibrate import calibrate as run
     from mmx.calibration.calibrate import require
+    from mmx.calibration.noise import Noise
     from mmx.runtime.bundle import Bundle
-    from mmx.training.data import find_dataset
-    from mmx.training.evaluate import utterances_for
 
     bundle = Bundle.open(path)
-    with _folder(data) as (folder, own):
-        found = find_dataset(dataset, folder) if dataset else find_dataset(folder)
-        labelled = set(found.labels) == set(bundle.manifest.labels)
-        if not labelled and not synth:
-            raise UsageError(
-                f"{path} tells {', '.join(bundle.manifest.labels)}; {folder} holds other labels", "--synth"
-            )
-        splits = [
-            utterances_for(bundle, found, split, samples=count, cache=own or cache, check_labels=labelled)
-            for split, count in (("train", samples), (held_out, None))
-        ]
+    with ExitStack() as stack:
+        pair: Sequence[Data]
+        if noise:
+            pair, labelled = [Noise(bundle.manifest, samples, 0), Noise(bundle.manifest, NOISE_HELD_OUT, 1)], False
+        else:
+            folder, own = stack.enter_context(_folder(data))
+            pair, labelled = _splits(bundle, folder, own or cache, dataset, {"train": samples, held_out: None}, synth)
         result = run(
             bundle,
-            *splits,
+            *pair,
             method=method,
             labelled=labelled,
             fresh=fresh or synth,
@@ -93,23 +97,40 @@ def calibrate(
     click.echo(f"\nnext:\n  mmx eval {path} --data {data or 'DIR'}\n  mmx build-engine {path} --int8")
 
 
+def _splits(
+    bundle: Bundle, folder: Path, cache: Path | None, dataset: str | None, wanted: dict[str, int | None], synth: bool
+) -> tuple[list[Utterances], bool]:
+    """The splits by name, so many utterances of each, and whether their labels are the bundle's."""
+    from mmx.training.data import find_dataset
+    from mmx.training.evaluate import utterances_for
+
+    found = find_dataset(dataset, folder) if dataset else find_dataset(folder)
+    labelled = set(found.labels) == set(bundle.manifest.labels)
+    if not labelled and not synth:
+        raise UsageError(
+            f"{bundle.path} tells {', '.join(bundle.manifest.labels)}; {folder} holds other labels", "--synth"
+        )
+    splits = [
+        utterances_for(bundle, found, split, samples=count, cache=cache, check_labels=labelled)
+        for split, count in wanted.items()
+    ]
+    return splits, labelled
+
+
 def render(found: Calibration, verbose: bool = False) -> str:
     """What was found, for people."""
     last = found.tries[-1].accuracy
-    truth = "" if found.labelled else " (FP32's answers stand in for labels)"
+    truth = "" if found.labelled else " without labels: agreement with FP32, not accuracy"
     lines = [
         f"{found.bundle.path}: {len(found.layers)} layers, ranges by {found.record.method} over "
         f"{found.record.samples} samples{' (from the record)' if found.reused else ''}, kept in {found.record_path}",
         f"  size        {found.sizes[0] / 1e6:.1f} -> {found.sizes[1] / 1e6:.1f} MB",
         f"  held out    {last.samples} samples{truth}",
-        f"  {'FP32 layers':12}{'F1':>16}{'accuracy':>18}{'logit error':>13}{'flips':>12}",
+        f"  {'FP32 layers':12}"
+        + (f"{'F1':>16}{'accuracy':>18}" if found.labelled else f"{'probability':>16}")
+        + f"{'logit error':>13}{'relative':>10}{'flips':>12}  run by",
     ]
-    for each in found.tries:
-        a = each.accuracy
-        lines.append(
-            f"  {len(each.kept):<12}{100 * a.f1[0]:7.2f} ->{100 * a.f1[1]:6.2f}{100 * a.accuracy[0]:9.2f} ->"
-            f"{100 * a.accuracy[1]:6.2f}{a.error:13.1e}{a.flips:6}/{a.decisions}"
-        )
+    lines += [_try(len(each.kept), each.accuracy) for each in found.tries]
     kept = set(found.tries[-1].kept)
     shown = list(found.sqnr) if verbose else list(found.sqnr)[: max(5, min(len(kept), 10))]
     lines.append("  worst layers (dB of signal over quantisation noise)" if not verbose else "  layers")
@@ -124,6 +145,15 @@ def render(found: Calibration, verbose: bool = False) -> str:
         f"  gate        {f'failed on {found.refusal}' if found.refusal else f'{passed}: model.int8.onnx added'}"
     )
     return "\n".join(lines)
+
+
+def _try(kept: int, a: Accuracy) -> str:
+    scores = (
+        f"{100 * a.f1[0]:7.2f} ->{100 * a.f1[1]:6.2f}{100 * a.accuracy[0]:9.2f} ->{100 * a.accuracy[1]:6.2f}"
+        if a.labelled
+        else f"{a.shift:16.4f}"
+    )
+    return f"  {kept:<12}{scores}{a.error:13.1e}{a.relative:10.1e}{a.flips:6}/{a.decisions}  {a.engine}"
 
 
 def _say(what: str, share: float) -> None:

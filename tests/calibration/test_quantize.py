@@ -27,8 +27,8 @@ def convolutions() -> onnx.ModelProto:
     values = {
         "w1": random.normal(size=(8, 3, 3, 3)).astype(np.float32) * random.uniform(0.1, 3, (8, 1, 1, 1)).astype("f"),
         "b1": random.normal(size=8).astype(np.float32),
-        "w2": random.normal(size=(4, 8, 3, 3)).astype(np.float32),
-        "b2": random.normal(size=4).astype(np.float32),
+        "w2": random.normal(size=(8, 8, 3, 3)).astype(np.float32),
+        "b2": random.normal(size=8).astype(np.float32),
     }
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c"], "first", pads=[1, 1, 1, 1]),
@@ -40,7 +40,7 @@ def convolutions() -> onnx.ModelProto:
             nodes,
             "g",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8, 8])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8, 8, 8])],
             [numpy_helper.from_array(value, name) for name, value in values.items()],
         ),
         opset_imports=[helper.make_opsetid("", 18)],
