@@ -16,9 +16,9 @@ from mmx.runtime.media.faces.cascade import CELL, NOTHING, Cascade, Detections, 
 from mmx.runtime.media.faces.resample import IntegralImage
 
 SEARCHES = ("exact", "fast", "large", "track")
-FIRST_LOOK = 1 / 4  # of the frame's shorter side: the smallest face that a search for the largest begins with
+FIRST_LOOK = 1 / 8  # of the frame's shorter side: the smallest face that a search for the largest begins with
 WIDENED = 1 / 3  # what that shrinks to where nothing is found
-REACH = 1 / 3  # a face is also proposed by windows of other sizes; those smaller than this part of it do not matter
+REACH = 1 / 2  # a face is also proposed by windows of other sizes; those smaller than this part of it do not matter
 LARGE = 1 / 8  # of the frame's shorter side: the smallest face that ``large`` sees
 SURE = 0.95  # a face near the last one is taken for the same from this probability on
 
