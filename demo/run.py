@@ -18,7 +18,7 @@ OUT = Path("demo-out")
 
 
 def main() -> int:
-    """Run every step; 1 if PyTorch and a bundle disagree, or the chosen clip is not labelled with its emotion."""
+    """Run every step; 1 if PyTorch and a bundle disagree, or too few unseen clips are labelled with their emotion."""
     OUT.mkdir(exist_ok=True)
     console = Console(untrained.STEPS + trained.STEPS + 1)
     same = untrained.run(console, OUT)

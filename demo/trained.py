@@ -9,13 +9,13 @@ from pathlib import Path
 from console import Console
 
 STEPS = 5
-SAMPLES, EPOCHS, SEED = 400, 12, 0
+SAMPLES, EPOCHS, SEED = 600, 10, 0
 CLIPS_SEED = 1  # other people, other words, other noise than in the data set
-CHOSEN = "happy"  # the clip that has to be right
+ENOUGH = 4  # of the six clips, none of them chosen: guesses get so many right in one of a hundred demos
 
 
 def run(console: Console, out: Path) -> bool:
-    """Whether the chosen clip is labelled with the emotion that it was made to show."""
+    """Whether enough of the unseen clips are labelled with the emotion that they were made to show."""
     data, clips, cache, trained = (out / name for name in ("synthetic", "unseen", "cache", "trained"))
     for folder in (data, clips, trained):
         shutil.rmtree(folder, ignore_errors=True)
@@ -25,7 +25,8 @@ def run(console: Console, out: Path) -> bool:
     console.mmx("synth", clips, "--samples", "0", "--clips", "1", "--seed", str(CLIPS_SEED))
 
     console.step("train `ours` on it, in its tiny preset")
-    options = ("--preset", "tiny", "--epochs", str(EPOCHS), "--seed", str(SEED), "--cache", cache)
+    # One thread: the same sums, and so the same weights, however many cores there are and however busy they are.
+    options = ("--preset", "tiny", "--epochs", str(EPOCHS), "--seed", str(SEED), "--threads", "1", "--cache", cache)
     console.mmx("train", data, "--out", trained, *options)
 
     console.step("export, and an INT8 graph if it is as good and faster here")
@@ -36,24 +37,17 @@ def run(console: Console, out: Path) -> bool:
     console.step("its score on the test split, whose speakers were in no training, in every precision and engine")
     console.mmx("eval", bundle, "--data", data, "--cache", cache)
 
-    console.step("clips that it has not seen")
-    chosen = clips / "clips" / f"{CHOSEN}_0.mp4"
-    console.mmx("predict", bundle, chosen, "--transcript", chosen.with_suffix(".txt"))
+    console.step("clips that it has not seen, one of each emotion")
     files = sorted((clips / "clips").glob("*.mp4"))
+    console.mmx("predict", bundle, files[0], "--transcript", files[0].with_suffix(".txt"))
     said = [word for file in files for word in ("--transcript", file.with_suffix(".txt"))]
-    answers = [
-        json.loads(line)
-        for line in console.mmx("predict", bundle, *files, *said, "--json", show=False).split("\n")
-        if line
-    ]
-    right = {}
+    told = console.mmx("predict", bundle, *files, *said, "--json", show=False).splitlines()
     print(f"{'made to show':14}{'told':24}probability")
-    for file, answer in zip(files, answers, strict=True):
-        shown = file.stem.partition("_")[0]
-        right[shown] = (
-            shown == max(answer["probabilities"], key=answer["probabilities"].get) and shown in answer["labels"]
-        )
-        told = ", ".join(answer["labels"]) or "nothing"
-        print(f"{shown:14}{told:24}{answer['probabilities'][shown]:.1%}{'' if right[shown] else '   WRONG'}")
-    print(f"{sum(right.values())} of {len(right)} are told their emotion, as the most probable one")
-    return right[CHOSEN]
+    right = 0
+    for file, answer in zip(files, map(json.loads, told), strict=True):
+        shown, chances, labels = file.stem.partition("_")[0], answer["probabilities"], answer["labels"]
+        hit = shown in labels and shown == max(chances, key=chances.get)
+        right += hit
+        print(f"{shown:14}{', '.join(labels) or 'nothing':24}{chances[shown]:.1%}{'' if hit else '   WRONG'}")
+    print(f"{right} of {len(files)} are told their emotion, and it is the most probable one (by guessing: 1 of 6)")
+    return right >= ENOUGH
