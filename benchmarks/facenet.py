@@ -17,7 +17,7 @@ Nms = Callable[[Any, Any, float], Any]  # boxes [n, 4], scores [n], threshold ->
 
 
 def load_mtcnn(nms: Nms) -> Any:
-    """facenet-pytorch's MTCNN with mmx's settings (CPU, eval), looking at arrays one frame at a time.
+    """facenet-pytorch's MTCNN with mmx's settings (CPU, eval), looking at arrays: one frame, or a list of them.
 
     Only its detector's files are imported (the rest of the package wants tqdm and requests). What they take from
     torchvision is one function, batched_nms; where torchvision is missing, ``nms`` stands in for it.
@@ -71,7 +71,7 @@ def _stand_ins(nms: Nms) -> dict[str, ModuleType]:
         made |= {name: ModuleType(name) for name in (*names, "torchvision.ops.boxes")}
         made["torchvision.transforms"].functional = made["torchvision.transforms.functional"]  # type: ignore[attr-defined]
         made["torchvision.transforms.functional"].to_tensor = _to_tensor  # type: ignore[attr-defined]
-        made["torchvision.ops.boxes"].batched_nms = _one_frame(nms)  # type: ignore[attr-defined]
+        made["torchvision.ops.boxes"].batched_nms = _by_frame(nms)  # type: ignore[attr-defined]
     if importlib.util.find_spec("PIL") is None:
         made |= {"PIL": ModuleType("PIL"), "PIL.Image": ModuleType("PIL.Image")}
         made["PIL"].Image = made["PIL.Image"]  # type: ignore[attr-defined]
@@ -85,12 +85,13 @@ def _to_tensor(pixels: Any) -> Any:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def _one_frame(nms: Nms) -> Callable[[Any, Any, Any, float], Any]:
-    """batched_nms for batches of one frame, in which the frame's index changes nothing."""
+def _by_frame(nms: Nms) -> Callable[[Any, Any, Any, float], Any]:
+    """batched_nms: boxes of other frames are moved out of each other's reach, as torchvision does it."""
 
     def batched_nms(boxes: Any, scores: Any, frame: Any, threshold: float) -> Any:
-        if len(frame) and bool(frame.any()):
-            raise ValueError("this stand-in for torchvision takes one frame at a time")
-        return nms(boxes, scores, threshold)
+        if not len(boxes):
+            return nms(boxes, scores, threshold)
+        apart = frame.to(boxes)[:, None] * (boxes.max() - boxes.min() + 1)
+        return nms(boxes + apart, scores, threshold)
 
     return batched_nms

@@ -14,6 +14,7 @@ from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import UsageError
 
 SCENARIOS = ("single-stream", "offline", "server", "paper")
+PIPELINE_SCENARIOS = SCENARIOS[:2]
 SCOPES = ("model", "pipeline")
 # torch.compile takes minutes for each large system, so it runs when it is asked for.
 DEFAULT_PEERS = tuple(peer for peer in PEERS if peer != "compile")
@@ -64,14 +65,16 @@ class Options:
     @property
     def extras(self) -> tuple[str, ...]:
         """What follows the interleaving, by its name in ``clock.COSTS_S``."""
-        if self.scope != "model":
-            return ()
+        if self.scope == "pipeline":
+            return ("offline",) if "offline" in self.scenarios else ()
         asked = tuple(name for name in SCENARIOS[1:] if name in self.scenarios)
         return (*asked, "stages", *(("residual",) if "ours" in self.systems and self.preset == "full" else ()))
 
     @property
     def rounds(self) -> tuple[tuple[str, ...], ...]:
         """``ROUNDS`` with the systems that were asked for."""
+        if self.scope == "pipeline":  # fewer contenders, which are about as slow as each other
+            return (self.systems,)
         asked = (tuple(name for name in together if name in self.systems) for together in ROUNDS)
         return tuple(together for together in asked if together)
 
@@ -107,9 +110,9 @@ class Options:
                 f"--bundle {lone[0]} comes without the checkpoint it was made from, which its answers are held against",
                 f"add --checkpoint {lone[0]}=FILE",
             )
-        if self.scope == "pipeline" and (self.data is not None or set(self.scenarios) != {"single-stream"}):
+        if self.scope == "pipeline" and (self.data is not None or not set(self.scenarios) <= set(PIPELINE_SCENARIOS)):
             raise UsageError(
-                "--scope pipeline runs video files one at a time: neither --data nor another scenario fits it",
+                f"--scope pipeline runs video files ({' and '.join(PIPELINE_SCENARIOS)}), and no --data",
                 "leave --data and --scenario out",
             )
         if "single-stream" not in self.scenarios:

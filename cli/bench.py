@@ -13,6 +13,7 @@ import click
 from mmx.benchmarks.options import (
     DEFAULT_PEERS,
     DEFAULT_SYSTEMS,
+    PIPELINE_SCENARIOS,
     SCENARIOS,
     SCOPES,
     Options,
@@ -209,7 +210,7 @@ def bench(
         dataset=dataset,
         scope=scope,
         systems=systems or Options.systems_for(scope, data),
-        scenarios=scenarios or (SCENARIOS if scope == "model" else SCENARIOS[:1]),
+        scenarios=scenarios or (SCENARIOS if scope == "model" else PIPELINE_SCENARIOS),
         checkpoints=trained,
         data=data,
         **asked,  # type: ignore[arg-type]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from typing import Any
 
 import av
@@ -30,17 +32,25 @@ from mmx.runtime.media.faces.crop import center_crop
 from mmx.runtime.media.mel import filter_bank
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.predictor import Predictor
+from mmx.runtime.throughput import Item, Pipeline
 from mmx.runtime.types import Sample
+
+EXACT = "exact"
+FACES = (EXACT, "fast")  # how they are searched for: as facenet-pytorch does it, and as docs/faces.md recommends
 
 
 class MmxPipeline:
-    """``Predictor``, one file at a time. ``stage_ms``: milliseconds by stage, of all runs."""
+    """``Predictor``, one file at a time. ``stage_ms``: milliseconds by stage, of all runs.
 
-    def __init__(self, system: str, bundle: Bundle, backend: str, precision: str, threads: int) -> None:
-        self.key = f"{system}/{backend}/{precision}"
+    ``faces``: how they are searched for; where that is not exactly, the key's precision says so, too.
+    """
+
+    def __init__(self, system: str, bundle: Bundle, backend: str, precision: str, threads: int, faces: str) -> None:
+        self.key = _key(system, backend, precision, faces)
         self.stage_ms: dict[str, float] = defaultdict(float)
         self.runs = 0
-        self._predictor = Predictor(bundle, backend=backend, precision=precision, threads=threads)
+        self._settings = {"backend": backend, "precision": precision, "threads": threads, "faces": faces}
+        self._predictor = Predictor(bundle, **self._settings)  # type: ignore[arg-type]
         self._labels = bundle.manifest.labels
 
     def run(self, samples: Sequence[Clip]) -> NDArray[np.float32]:
@@ -54,13 +64,56 @@ class MmxPipeline:
                 self.stage_ms[stage] += ms
         return np.array(logits, np.float32)
 
+    def many(self, jobs: int) -> ManyFiles:
+        """The same through ``Pipeline``, files side by side; to be closed by who asked for it."""
+        pipeline = Pipeline(self._predictor.bundle, jobs=jobs, **self._settings)  # type: ignore[arg-type]
+        return ManyFiles(self.key, pipeline, jobs)
+
     def close(self) -> None:
         """Give the engine's memory back."""
         self._predictor.close()
 
 
+class ManyFiles:
+    """``Pipeline`` on as many files as it is given, on as many cores as it has jobs."""
+
+    def __init__(self, key: str, pipeline: Pipeline, cores: int) -> None:
+        self.key = f"{key} side by side"
+        self._pipeline, self._cores = pipeline, cores
+        self._labels = pipeline.bundle.manifest.labels
+
+    def run(self, samples: Sequence[Clip]) -> NDArray[np.float32]:
+        """Fused logits [clips, labels]."""
+        logits = []
+        with _on_cores(self._cores):
+            for result in self._pipeline.run(Item(clip.path, clip.text) for clip in samples):
+                if result.error is not None:
+                    raise result.error
+                (prediction,) = result.predictions
+                logits.append([prediction.logits[label] for label in self._labels])
+        return np.array(logits, np.float32)
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._pipeline.close()
+
+
+@contextmanager
+def _on_cores(count: int) -> Iterator[None]:
+    """Threads that are started meanwhile share so many cores, where the system can hold them there (Linux)."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 class UpstreamPipeline:
-    """The public code's way: every frame decoded, facenet-pytorch frame by frame, a torch mel, the module in eager."""
+    """The public code's way: every frame decoded, facenet-pytorch clip by clip, a torch mel, the module in eager."""
 
     def __init__(self, system: str, module: nn.Module, bundle: Bundle, threads: int) -> None:
         """Load the face detector and the tokenizer.
@@ -98,7 +151,7 @@ class UpstreamPipeline:
         with self._stage("decode"):
             frames, sound = self._decode(clip)
         with self._stage("faces"), torch.inference_mode():
-            crops = [self._face(frame) for frame in frames]
+            crops = self._faces(frames)
         with self._stage("mel"):
             pieces = self._mel(torch.from_numpy(sound))
         with self._stage("text"):
@@ -123,13 +176,13 @@ class UpstreamPipeline:
             sound += [part.to_ndarray()[0] for part in resampler.resample(None)]
         return frames, np.concatenate(sound).astype(np.float32)
 
-    def _face(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pixels = frame.astype(np.float32)
-        boxes, _ = self._mtcnn.detect(pixels)
-        if boxes is None:
-            return center_crop(frame, self._spec.faces)
-        crop: NDArray[np.float32] = self._mtcnn.extract(pixels, boxes, None).numpy()
-        return crop
+    def _faces(self, frames: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        pixels = [frame.astype(np.float32) for frame in frames]
+        found, _ = self._mtcnn.detect(pixels)
+        return [
+            center_crop(frame, self._spec.faces) if boxes is None else self._mtcnn.extract(image, boxes, None).numpy()
+            for frame, image, boxes in zip(frames, pixels, found, strict=True)
+        ]
 
     def _mel(self, sound: Tensor) -> NDArray[np.float32]:
         """torchaudio's MelSpectrogram with its defaults, cut in pieces as the public loader cuts it."""
@@ -143,6 +196,10 @@ class UpstreamPipeline:
         return pieces
 
 
+def _key(system: str, backend: str, precision: str, faces: str) -> str:
+    return f"{system}/{backend}/{precision}" + ("" if faces == EXACT else f" {faces} faces")
+
+
 def pipeline_makers(
     prepared: Prepared, backends: Sequence[str], threads: int
 ) -> Iterator[tuple[str, Callable[[], Contender]]]:
@@ -150,9 +207,10 @@ def pipeline_makers(
     name, bundle = prepared.system, prepared.bundle
     module = upstream_module(name, prepared.preset, prepared.checkpoint)
     yield f"{name}/{EAGER}/fp32", partial(UpstreamPipeline, name, module, bundle, threads)
-    for backend in backends:
+    for backend, faces in product(backends, FACES):
         for precision in precisions(bundle, backend):
-            yield f"{name}/{backend}/{precision}", partial(MmxPipeline, name, bundle, backend, precision, threads)
+            make = partial(MmxPipeline, name, bundle, backend, precision, threads, faces)
+            yield _key(name, backend, precision, faces), make
 
 
 def pipeline_stages(contenders: Sequence[Contender], rows: Sequence[Row]) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 
 from mmx.benchmarks.contenders.peers import Peer
+from mmx.benchmarks.contenders.pipeline import MmxPipeline
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.environment import usable_cores
-from mmx.benchmarks.measure.offline import BATCHES, VISITS, Offline, offline
+from mmx.benchmarks.measure.offline import BATCHES, VISITS, Offline, offline, race
+from mmx.benchmarks.measure.parity import agrees, parity
 from mmx.benchmarks.measure.scoring import score
 from mmx.benchmarks.measure.server import Server, server
 from mmx.benchmarks.measure.single_stream import MOST, Measured
@@ -29,11 +32,13 @@ from mmx.benchmarks.workload.utterances import Workload, stratified
 from mmx.export.folding.fold import fold
 from mmx.models.counting import count
 from mmx.models.registry import get_system
+from mmx.runtime.errors import ParityError
 from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
 
 OFFLINE_S = 22.0
 FEWEST_BATCHED = 4
+SIDE_BY_SIDE_VISITS = 4
 SERVER_S = 8.0
 WHOLE_PROGRAM_SAMPLES, OF_A_PEER = 12, 4
 RESIDUAL_ROUNDS = 12
@@ -72,6 +77,27 @@ def offline_of(
         vs_baseline=chained(row.vs_baseline, found.gain) if row.vs_baseline else None,
         vs_own=chained(row.vs_own, found.gain) if row.vs_own else None,
         vs_plain=chained(vs_plain, found.gain) if vs_plain else None,
+    )
+
+
+def files_side_by_side(contender: MmxPipeline, row: Row, measured: Measured, source: Source) -> Offline:
+    """Files a second through ``Pipeline`` against the same contender one file at a time, and so against upstream."""
+    clips = [source.make(utterance.index) for utterance in measured.workload.utterances]
+    with closing(contender.many(row.threads)) as many:
+        many.run(clips[:1])
+        count = len(clips)
+        seconds, (alone, together) = race([(contender, 1), (many, count)], clips, count, SIDE_BY_SIDE_VISITS)
+    if not agrees(row.precision, *parity(together, alone)):
+        raise ParityError(f"{many.key} does not answer as {contender.key} does", "mmx predict --jobs 1 is the latter")
+    gain = total_speedup(seconds[0], seconds[1], np.ones(seconds.shape[1], np.int64).tolist())
+    rates = {size: count / float(took.mean()) for size, took in zip((1, count), seconds, strict=True)}
+    return Offline(
+        rates,
+        count,
+        gain,
+        vs_baseline=chained(row.vs_baseline, gain) if row.vs_baseline else None,
+        vs_own=chained(row.vs_own, gain) if row.vs_own else None,
+        samples=count,
     )
 
 

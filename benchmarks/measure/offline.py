@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,29 +52,39 @@ def offline(
     Samples go in groups of ``GROUP`` in order of size. Each group is run by each batch size forth and back (1 2 4, 4 2
     1), so that no size has the machine's best moment to itself. ``rival`` runs the largest batches in the same turns.
     """
-    ordered = sorted(samples, key=lambda sample: len(sample.pieces))
-    groups = [ordered[start : start + GROUP] for start in range(0, len(ordered), GROUP)]
     runs = [(contender, size) for size in batches] + ([(rival, max(batches))] if rival else [])
-    seconds = np.zeros((len(runs), len(groups), VISITS))
+    return _found(runs, *race(runs, sorted(samples, key=lambda sample: len(sample.pieces))))
+
+
+def race(
+    runs: Sequence[tuple[Contender, int]], samples: Sequence[Any], group: int = GROUP, visits: int = VISITS
+) -> tuple[NDArray[np.float64], list[NDArray[np.float32]]]:
+    """Run all samples, in their order, by each contender in batches of its size; ``visits`` turns for each group.
+
+    Returns:
+        Seconds [runs, turns], and the logits [samples, labels] of each run.
+    """
+    groups = [samples[start : start + group] for start in range(0, len(samples), group)]
+    seconds = np.zeros((len(runs), len(groups), visits))
     answers: list[list[NDArray[np.float32]]] = [[] for _ in runs]
-    for g, group in enumerate(groups):
-        for visit in range(VISITS):
+    for g, some in enumerate(groups):
+        for visit in range(visits):
             order = range(len(runs)) if visit % 2 == 0 else reversed(range(len(runs)))
             for i in order:
                 who, size = runs[i]
-                for start in range(0, len(group), size):
-                    took, logits = timed(who, group[start : start + size])
+                for start in range(0, len(some), size):
+                    took, logits = timed(who, some[start : start + size])
                     seconds[i, g, visit] += took
                     if visit == 0:
                         answers[i].append(logits)
-    return _found(runs, seconds.reshape(len(runs), -1), [np.concatenate(each) for each in answers], len(ordered))
+    return seconds.reshape(len(runs), -1), [np.concatenate(each) for each in answers]
 
 
 def _found(
-    runs: Sequence[tuple[Contender, int]], seconds: NDArray[np.float64], answers: list[NDArray[np.float32]], count: int
+    runs: Sequence[tuple[Contender, int]], seconds: NDArray[np.float64], answers: list[NDArray[np.float32]]
 ) -> Offline:
     """From the seconds [runs, turns] and logits [samples, labels] of each run to what is said of them."""
-    contender = runs[0][0]
+    contender, count = runs[0][0], len(answers[0])
     precision = contender.key.split("/")[2]
     right = [agrees(precision, *parity(each, answers[0])) for each in answers]
     mine = [i for i, (who, _) in enumerate(runs) if who is contender and right[i]]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from mmx.benchmarks.contenders.bundles import BundleContender, open_contenders, precisions
 from mmx.benchmarks.contenders.features import with_features
 from mmx.benchmarks.contenders.peers import open_peer
-from mmx.benchmarks.contenders.pipeline import pipeline_makers, pipeline_stages
+from mmx.benchmarks.contenders.pipeline import MmxPipeline, pipeline_makers, pipeline_stages
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.contenders.upstream import upstream_module
 from mmx.benchmarks.measure import extras
@@ -143,6 +143,8 @@ class Rounds:
         mine = [row for row in measured.rows if row.system == name]
         if options.scope == "pipeline":
             self.stages |= pipeline_stages(contenders, mine)
+            if "offline" in options.scenarios:
+                self._side_by_side(mine, contenders, measured)
             return
         best = best_rows(mine).get(name)
         if best is None:
@@ -161,6 +163,15 @@ class Rounds:
         if source.truths is not None and name in options.checkpoints:
             tell = partial(self._show.progress, f"scoring {name}", total=len(source.workload.utterances))
             self.scores[name] = extras.scores_of(by_key[best.key], prepared, source, tell)
+
+    def _side_by_side(self, rows: Sequence[Row], contenders: Sequence[Contender], measured: Measured) -> None:
+        """Many files at once: the fastest contender that finds faces exactly, and the fastest of all."""
+        exact = [row for row in rows if " " not in row.precision]
+        for row in {each.key: each for part in (exact, rows) for each in best_rows(part).values()}.values():
+            contender = next(each for each in contenders if each.key == row.key)
+            assert isinstance(contender, MmxPipeline)
+            self._show.say(f"files side by side: {row.key}")
+            self.offline[row.key] = extras.files_side_by_side(contender, row, measured, self._source)
 
     @staticmethod
     def _batched(best: Row, rows: Sequence[Row]) -> list[Row]:
