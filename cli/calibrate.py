@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmx.training.data import Utterances
 
 SYNTHETIC_SAMPLES = 90
-NOISE_HELD_OUT = 24
+NOISE_HELD_OUT = 16
 
 
 @click.command()
