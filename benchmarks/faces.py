@@ -1,7 +1,8 @@
 """mmx's face detector against facenet-pytorch on real frames: python -m mmx.benchmarks.faces VIDEO... [--json FILE]
 
-Both find the largest face of each frame and cut it out, one thread each, turn and turn about. Where a box, a
-probability or a pixel of a crop differs, the video has no speed.
+Both find the largest face of each frame and cut it out, turn and turn about, with as many threads: facenet-pytorch
+gives them to PyTorch, mmx looks at as many frames side by side. Where a box, a probability or a pixel of a crop
+differs, the video has no speed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Result:
     video: str
     width: int
     height: int
+    threads: int
     frames: int
     faces: int
     disagreements: int
@@ -52,7 +54,8 @@ class Result:
 
     def line(self) -> str:
         """The result as one line of text."""
-        head = f"{self.video} {self.width}x{self.height}: {self.faces} faces in {self.frames} frames; "
+        head = f"{self.video} {self.width}x{self.height}, threads {self.threads}: "
+        head += f"{self.faces} faces in {self.frames} frames; "
         if self.ratio is None or self.mmx_ms is None or self.facenet_ms is None:
             return head + f"NOT THE SAME ({self.disagreements} frames), so no speed"
         return head + (
@@ -61,27 +64,37 @@ class Result:
         )
 
 
-def measure(detector: FaceDetector, mtcnn: Any, video: Path, interval: float, count: int, passes: int) -> Result:
-    """Run both on up to ``count`` frames of a video, one each ``interval`` seconds, after one untimed visit each."""
+def measure(
+    detector: FaceDetector, mtcnn: Any, video: Path, interval: float, count: int, passes: int, threads: int
+) -> Result:
+    """Run both on up to ``count`` frames of a video, one each ``interval`` seconds, after one untimed visit each.
+
+    Frames are timed in groups of ``threads``, so that mmx has one for each.
+    """
     frames = list(_frames(video, interval, count))
-    seconds = np.zeros((2, len(frames), passes))
+    groups = [frames[i : i + threads] for i in range(0, len(frames), threads)]
+    seconds = np.zeros((2, len(groups), passes))
     differences, faces, disagreements = [(0.0, 0.0, 0.0)], 0, 0
-    for i, frame in enumerate(frames):
-        contenders: list[Callable[[], object]] = [partial(_facenet, mtcnn, frame), partial(_mmx, detector, frame)]
-        theirs, ours = _facenet(mtcnn, frame), _mmx(detector, frame)
+    for frame in frames:
+        theirs, (ours,) = _facenet(mtcnn, frame), detector.extract([frame], "skip")
         faces += ours.face is not None
         difference = _difference(theirs, ours)
         within = difference is not None and difference[0] <= BOX_TOLERANCE and difference[1] <= PROBABILITY_TOLERANCE
         disagreements += not (within and difference is not None and difference[2] == 0)
         differences += [difference] if difference else []
+    for i, group in enumerate(groups):
+        contenders: list[Callable[[], object]] = [
+            partial(_facenet_all, mtcnn, group),
+            partial(detector.extract, group, "skip"),
+        ]
         for turn in range(passes):
             for which in (0, 1) if (i + turn) % 2 == 0 else (1, 0):
                 start = time.perf_counter()
                 contenders[which]()
-                seconds[which, i, turn] = time.perf_counter() - start
+                seconds[which, i, turn] = (time.perf_counter() - start) / len(group)
     height, width = frames[0].shape[:2]
     box, probability, pixel = (float(worst) for worst in np.max(differences, axis=0))
-    facts = (video.name, width, height, len(frames), faces, disagreements, box, probability, pixel)
+    facts = (video.name, width, height, threads, len(frames), faces, disagreements, box, probability, pixel)
     if disagreements:
         return Result(*facts, None, None, None)
     return Result(*facts, latency(seconds[1]), latency(seconds[0]), speedup(seconds[0], seconds[1]))
@@ -97,8 +110,9 @@ def _frames(video: Path, interval: float, count: int) -> Iterator[NDArray[np.uin
                 yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
-def _mmx(detector: FaceDetector, frame: NDArray[np.uint8]) -> FaceCrop:
-    return detector.extract([frame], "skip")[0]
+def _facenet_all(mtcnn: Any, frames: list[NDArray[np.uint8]]) -> None:
+    for frame in frames:
+        _facenet(mtcnn, frame)
 
 
 def _facenet(mtcnn: Any, frame: NDArray[np.uint8]) -> tuple[Any, Any, Any]:
@@ -136,20 +150,25 @@ def _fast_nms(boxes: Any, scores: Any, threshold: float) -> Any:
 @click.argument("videos", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--interval", default=0.5, show_default=True, help="Seconds between frames.")
 @click.option("--frames", "count", default=40, show_default=True, help="Frames of each video, at most.")
+@click.option("--threads", multiple=True, default=(1,), show_default=True, help="Of each; may be repeated.")
 @click.option("--passes", default=4, show_default=True, help="Timed visits of each frame.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here, too.")
-def main(videos: tuple[Path, ...], interval: float, count: int, passes: int, out: Path | None) -> None:
-    """Compare mmx's face detector with facenet-pytorch on VIDEOS, single-threaded."""
+def main(
+    videos: tuple[Path, ...], interval: float, count: int, threads: tuple[int, ...], passes: int, out: Path | None
+) -> None:
+    """Compare mmx's face detector with facenet-pytorch on VIDEOS."""
     import torch
 
-    torch.set_num_threads(1)
     mtcnn = load_mtcnn(_fast_nms)
     with tempfile.TemporaryDirectory() as folder:
-        detector = FaceDetector(build_face_nets(find_face_nets(), Path(folder)), FaceSpec(), threads=1)
+        nets = build_face_nets(find_face_nets(), Path(folder))
         results = []
-        for video in videos:
-            results.append(measure(detector, mtcnn, video, interval, count, passes))
-            click.echo(results[-1].line())
+        for number in threads:
+            torch.set_num_threads(number)
+            detector = FaceDetector(nets, FaceSpec(), threads=number)
+            for video in videos:
+                results.append(measure(detector, mtcnn, video, interval, count, passes, number))
+                click.echo(results[-1].line())
     if out:
         report = {"environment": asdict(describe()), "results": [asdict(result) for result in results]}
         out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
