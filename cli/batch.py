@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from mmx.cli.results_file import made_with
 from mmx.runtime.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
-    from mmx.serving.batch import Progress
+    from mmx.serving.batch import Answers, Progress
+    from mmx.serving.batch_inputs import Task
 
 QUIET_S = 30.0  # between two lines of progress, where stderr is no terminal
 
@@ -152,7 +153,7 @@ def batch(
             from mmx.serving.batch_ray import Workers, answer_on_ray
 
             workers = Workers(path.absolute(), window, faces, readers, networks, gpus, on_mismatch, **options)
-            answer: Callable[..., Iterator[Any]] = partial(answer_on_ray, workers, ray_address)
+            answer: Callable[[Sequence[Task]], Answers] = partial(answer_on_ray, workers, ray_address)
         else:
             from mmx.runtime.throughput import Pipeline
 

@@ -83,8 +83,7 @@ def rows_of(task: Task, predictions: Sequence[Prediction], error: MmxError | Non
         row = {**vars(prediction), **head, "segment": number}
         for name in ("probabilities", "logits"):
             row[name] = row[name] or None  # nothing to go on
-        row["left_out"] = list(prediction.left_out.items())
-        row["timings_ms"] = [(stage, round(ms, 3)) for stage, ms in prediction.timings_ms.items()]
+        row["timings_ms"] = {stage: round(ms, 3) for stage, ms in prediction.timings_ms.items()}
         row["faces"] = [{**vars(face), "box": list(face.box)} for face in prediction.faces]
         rows.append({name: list(value) if isinstance(value, tuple) else value for name, value in row.items()})
     if error is not None:
@@ -155,7 +154,7 @@ class Results:
     def flush(self) -> None:
         """Write a shard of what is waiting."""
         if self._rows:
-            table = pa.Table.from_pylist(self._rows, self._schema)
+            table = pa.Table.from_pylist([_with_maps(row) for row in self._rows], self._schema)
             self._write(table, self._folder / f"part-{self._next:05}-{secrets.token_hex(4)}.parquet")
             self._next += 1
         self._rows, self._files, self._since = [], 0, time.monotonic()
@@ -223,6 +222,11 @@ class Results:
                     shard.unlink()
         codes = zip(table["task"].to_pylist(), table["exit_code"].to_pylist(), strict=True)
         return {key: code or 0 for key, code in codes}  # an error's row is the last of its task
+
+
+def _with_maps(row: Row) -> Row:
+    """A row as pyarrow takes it: maps as pairs."""
+    return row | {name: list(row[name].items()) for name in ("left_out", "timings_ms") if name in row}
 
 
 def _number(shard: Path) -> int:

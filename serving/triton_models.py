@@ -22,12 +22,13 @@ from mmx.runtime.engines import Profile, read_record
 from mmx.runtime.errors import BadDataError, MmxError
 from mmx.runtime.manifest import TextSpec, read_manifest
 from mmx.runtime.media.transcript import read_transcript
-from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE, pack, split
+from mmx.runtime.packing import pack, split
 from mmx.runtime.predictor import prediction_of
 from mmx.runtime.preprocess import Preprocessor, Segment
 from mmx.runtime.splitting import batch_size, halves
-from mmx.runtime.types import Prediction, Sample, SeenFace, Span
-from mmx.serving.triton_config import CLIP, PARTS
+from mmx.runtime.types import Prediction, Span
+from mmx.serving.segment_arrays import from_arrays, to_arrays
+from mmx.serving.triton_config import CLIP, PARTS, WIRE
 
 ROWS_AT_ONCE = 512
 SCHEMA_VERSION = 1  # of a prediction as JSON, see docs/predict.md
@@ -54,7 +55,8 @@ class Preprocess:
             segments = self._segments(_value(request, "VIDEO"), _text(_value(request, "TEXT")), window or None)
         except MmxError as e:
             return _failure(f"{e.message} ({e.hint})" if e.hint else e.message)
-        return triton.InferenceResponse([triton.Tensor(name, array) for name, array in to_wire(segments).items()])
+        tensors = [triton.Tensor(name, array[None]) for name, array in to_arrays(segments).items()]
+        return triton.InferenceResponse(tensors)
 
     def _segments(self, media: bytes, text: str | None, window: float | None) -> list[Segment]:
         with tempfile.TemporaryDirectory(prefix="mmx-") as scratch:
@@ -93,7 +95,10 @@ class Answer:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response for each request. If the graph fails on a batch, those with a segment in it get the error."""
-        files = [from_wire(request) for request in requests]
+        files = [
+            from_arrays({name: triton.get_input_tensor_by_name(request, name).as_numpy()[0] for name in WIRE})
+            for request in requests
+        ]
         runnable = [(number, s) for number, file in enumerate(files) for s in file if s.sample.modalities]
         outputs_of: dict[int, dict[str, NDArray[np.float32]]] = {}
         network_ms: dict[int, float] = {}
@@ -157,47 +162,6 @@ def open_parts(folder: Path) -> Bundle:
         if name.startswith(PARTS) and sha256_of(folder / name) != digest:
             raise BadDataError(f"{folder / name} was changed", "run mmx package again")
     return Bundle(folder, manifest)
-
-
-def to_wire(segments: Sequence[Segment]) -> dict[str, NDArray]:
-    """All segments of a file as the tensors between the two models (see ``triton_config.WIRE``), with a batch axis.
-
-    A tensor that would be empty gets one row, which no segment counts.
-    """
-    samples = [segment.sample for segment in segments]
-    tokens = [s.token_ids if s.token_ids is not None else np.empty(0, np.int64) for s in samples]
-    counts = [[len(ids), len(s.faces), len(s.pieces)] for ids, s in zip(tokens, samples, strict=True)]
-    about = [json.dumps({**asdict(replace(segment, sample=None)), "sample": None}) for segment in segments]  # type: ignore[arg-type]
-    return {
-        "TOKENS": _rows(tokens, (), np.int64),
-        "FACES": _rows([s.faces for s in samples], FACE_SHAPE, np.float32),
-        "PIECES": _rows([s.pieces for s in samples], PIECE_SHAPE, np.float32),
-        "COUNTS": np.array(counts, np.int64).reshape(1, -1, 3),
-        "SEGMENTS": np.array([[line.encode() for line in about]], np.object_),
-    }
-
-
-def from_wire(request: Any) -> list[Segment]:
-    """The segments that ``to_wire`` wrote."""
-    tokens, faces, pieces, counts, about = (
-        triton.get_input_tensor_by_name(request, name).as_numpy()[0]
-        for name in ("TOKENS", "FACES", "PIECES", "COUNTS", "SEGMENTS")
-    )
-    ends = np.cumsum(counts, axis=0)
-    segments = []
-    for (t0, f0, p0), (t1, f1, p1), line in zip(ends - counts, ends, about, strict=True):
-        known = json.loads(line)
-        known["sample"] = Sample(tokens[t0:t1] if t1 > t0 else None, faces[f0:f1], pieces[p0:p1])
-        known["span"] = Span(**known["span"])
-        known["faces"] = tuple(SeenFace(**face) for face in known["faces"])
-        known["flags"] = tuple(known["flags"])
-        segments.append(Segment(**known))
-    return segments
-
-
-def _rows(arrays: Sequence[NDArray], shape: tuple[int, ...], dtype: type) -> NDArray:
-    filled = [array for array in arrays if len(array)]
-    return (np.concatenate(filled) if filled else np.zeros((1, *shape), dtype))[None]
 
 
 def _groups(parts: Sequence[tuple[int, Segment]]) -> list[list[tuple[int, Segment]]]:

@@ -1,0 +1,298 @@
+"""mmx batch --ray: the rows of mmx batch, each file's once, whatever is killed.
+
+The workers' own code runs in every test run, on a stand-in of Ray; a real cluster needs Ray (pip install 'mmx[ray]').
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+import wave
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmx.cli.main import main
+from mmx.runtime import Bundle
+from mmx.runtime.errors import EnvironmentMissing
+
+pytest.importorskip("pyarrow", reason="pip install 'mmx[batch]'")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmx.runtime.throughput import Pipeline
+from mmx.serving import batch_ray
+from mmx.serving.batch import Progress, answer_here, collect
+from mmx.serving.batch_chunks import chunks_in, joined
+from mmx.serving.batch_inputs import Task
+from mmx.serving.batch_output import Results, Row
+from mmx.serving.batch_ray import Answer, Attempts, Read, Workers, answer_on_ray
+
+
+def sound(path: Path, seconds: float, hertz: float) -> Path:
+    time = np.arange(int(16000 * seconds)) / 16000
+    with wave.open(str(path), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(16000)
+        out.writeframes((9000 * np.sin(2 * np.pi * hertz * time)).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, black: Path) -> list[Task]:
+    (tmp_path / "broken.mp4").write_text("nothing of the kind")
+    sounds = [sound(tmp_path / f"{number}.wav", 0.5 + 0.3 * number, 200 * (number + 1)) for number in range(4)]
+    files = [*sounds[:2], tmp_path / "broken.mp4", *sounds[2:], black, Path("memory://nowhere/a.mp4")]
+    return [
+        Task(str(path).replace("memory:/", "memory://"), "Ever tried." if path in sounds[1:3] else None)
+        for path in files
+    ]
+
+
+class StandIn:
+    """As much of Ray as the workers use: an actor that is called at once."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._actor, name))
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda value: value))
+    return StandIn(Attempts())
+
+
+def table(tasks: Sequence[Task]) -> pa.Table:
+    schema = pa.schema([(name, pa.string()) for name in ("path", "text", "transcript")])
+    return pa.Table.from_pylist([vars(task) for task in tasks], schema)
+
+
+def rows_by_task(tables: Sequence[pa.Table]) -> dict[str, list[Row]]:
+    chunks: dict[str, dict[int, str]] = {}
+    for chunk in pa.concat_tables(tables).to_pylist():
+        chunks.setdefault(chunk["task"], {})[chunk["number"]] = chunk["rows"]
+    return {key: joined(parts) for key, parts in chunks.items()}
+
+
+def same(ours: Sequence[Row], reference: Sequence[Row]) -> None:
+    """Compare rows in everything but the times."""
+    assert len(ours) == len(reference)
+    for one, other in zip(ours, reference, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"timings_ms", "faces"}:
+            if name in ("logits", "probabilities"):
+                assert (one[name] or {}) == pytest.approx(other[name] or {}, rel=1e-5, abs=1e-6)
+            elif name not in ("modality_logits", "contributions"):
+                assert one[name] == (list(other[name]) if isinstance(other[name], tuple) else other[name]), name
+
+
+def here(bundle: Path, tasks: Sequence[Task], window: float | None) -> dict[str, list[Row]]:
+    with Pipeline(bundle, jobs=1, threads=1, backend="onnxruntime") as pipeline:
+        return {rows[0]["task"]: rows for rows in answer_here(pipeline, window, tasks)}
+
+
+def test_the_workers_give_the_rows_of_one_machine(
+    tasks: list[Task], tiny_bundle: Path, attempts: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_ray, "CHUNK_ROWS", 2)  # so that every file with windows comes in parts
+    workers = Workers(tiny_bundle, window=0.4, backend="onnxruntime", threads=1)
+    read = list(Read(workers, attempts)(table(tasks)))
+    chunks = [chunk for part in read for chunk in chunks_in(part)]
+    assert max(chunk.number for chunk in chunks) > 0
+    found = rows_by_task([Answer(workers, attempts)(pa.concat_tables(read))])
+    expected = here(tiny_bundle, tasks, 0.4)
+    assert found.keys() == expected.keys() == {task.key for task in tasks}
+    for task in tasks:
+        same(found[task.key], expected[task.key])
+    assert [row["segment"] for row in found[tasks[4].key]] == [0, 1, 2]
+    assert "memory://nowhere/a.mp4 cannot be read" in found[tasks[-1].key][0]["error"]
+
+
+def test_a_file_that_kills_its_workers_gets_an_error_and_the_others_their_answers(
+    tasks: list[Task], tiny_bundle: Path, attempts: StandIn
+) -> None:
+    workers = Workers(tiny_bundle, backend="onnxruntime", threads=1)
+    reader, network = Read(workers, attempts), Answer(workers, attempts)
+    alive = list(reader(table(tasks)))
+    for _ in range(batch_ray.TRIES):
+        attempts.begin.remote([f"read {tasks[0].key}"])  # a worker that began and never ended
+    (dead, fine) = reader(table(tasks[:2]))
+    assert "3 workers died of it" in (error := rows_by_task([network(dead)])[tasks[0].key][0]["error"]), error
+    assert chunks_in(fine)[0].error is None
+
+    key = f"answer {tasks[1].key} 0"
+    attempts.begin.remote([key])  # a network died once with a batch that held this file
+    for _ in range(batch_ray.TRIES):
+        attempts.begin.remote([f"{key} alone"])  # and then with it alone
+    found = rows_by_task([network(pa.concat_tables(alive))])
+    assert "3 workers died of it" in found[tasks[1].key][0]["error"]
+    expected = here(tiny_bundle, tasks, None)
+    for task in (tasks[0], *tasks[2:]):
+        same(found[task.key], expected[task.key])
+
+
+def test_without_ray_the_command_says_what_to_install(
+    tasks: list[Task],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code = main(["batch", str(tiny_bundle), tasks[0].path, "--out", str(tmp_path / "out"), "--ray"])
+    assert code == EnvironmentMissing.exit_code
+    assert "pip install 'mmx[ray]'" in capsys.readouterr().err
+
+
+# A real cluster from here on: several nodes on this machine.
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    ray = pytest.importorskip("ray", reason="pip install 'mmx[ray]'")
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    for _ in range(2):
+        cluster.add_node(**small)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def many(clip: Path, folder: Path, sounds: int, clips: int) -> list[Task]:
+    for number in range(clips):
+        shutil.copy(clip, folder / f"clip{number}.mp4")
+    for number in range(sounds):
+        sound(folder / f"sound{number}.wav", 0.5 + 0.02 * number, 200 + 10 * number)
+    (folder / "broken.mp4").write_text("nothing of the kind")
+    return [Task(str(path)) for path in sorted(folder.iterdir())]
+
+
+def run(bundle: Path, tasks: Sequence[Task], out: Path, report: Any = lambda *_: None, **options: Any) -> Progress:
+    workers = Workers(bundle, backend="onnxruntime", threads=1, readers=(1, 3), networks=(1, 2), **options)
+    with Results(out, Bundle.open(bundle).manifest, {"model": 1}, shard_files=8) as results:
+        return collect(tasks, lambda todo: answer_on_ray(workers, None, todo), results, report)
+
+
+def files_in(out: Path) -> list[str]:
+    return sorted(pq.read_table(out, columns=["file"])["file"].to_pylist())
+
+
+def workers_of(stage: str, nodes: Sequence[Any]) -> list[int]:
+    """Process ids of the cluster's own workers of a stage."""
+    raylets = {node.all_processes["raylet"][0].process.pid for node in nodes}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent in raylets and f"MapBatches({stage})" in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+def test_workers_and_a_node_are_killed_and_every_file_is_answered_once(
+    cluster: Any, tiny_bundle: Path, clip: tuple[Path, str], tmp_path: Path
+) -> None:
+    (tmp_path / "media").mkdir()
+    tasks = many(clip[0], tmp_path / "media", sounds=40, clips=9)
+    killed: list[str] = []
+
+    def kill(progress: Progress, _rows: Sequence[Row]) -> None:
+        done = progress.answered + progress.failed
+        nodes = cluster.list_all_nodes()
+        if done == 4:
+            os.kill(workers_of("Read", nodes)[0], signal.SIGKILL)
+            killed.append("reader")
+        if done == 12:
+            os.kill(workers_of("Answer", nodes)[0], signal.SIGKILL)
+            killed.append("network")
+        if done == 20:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            killed.append("node")
+
+    progress = run(tiny_bundle, tasks, tmp_path / "out", kill)
+    assert killed == ["reader", "network", "node"]
+    assert (progress.answered, progress.failed) == (len(tasks) - 1, 1)
+    assert files_in(tmp_path / "out") == [task.path for task in tasks]  # nothing lost, nothing twice
+
+    with Pipeline(tiny_bundle, jobs=1, threads=1, backend="onnxruntime") as pipeline:
+        expected = {rows[0]["file"]: rows for rows in answer_here(pipeline, None, tasks)}
+    for row in pq.read_table(tmp_path / "out").to_pylist():
+        (reference,) = expected[row["file"]]
+        assert row["error"] == reference.get("error")
+        assert (row["logits"] or {}) == pytest.approx(reference.get("logits") or {}, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_broken_off_run_goes_on_where_it_was(cluster: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    tasks = many(Path(__file__), tmp_path / "media", sounds=30, clips=0)
+
+    def stop(progress: Progress, _rows: Sequence[Row]) -> None:
+        if progress.answered == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_bundle, tasks, tmp_path / "out", stop)
+    kept = files_in(tmp_path / "out")
+    assert len(kept) == len(set(kept)) >= 12
+    progress = run(tiny_bundle, tasks, tmp_path / "out")
+    assert progress.skipped == len(kept)
+    assert files_in(tmp_path / "out") == [task.path for task in tasks]
+
+
+class Deadly(Read):
+    """A reader that a certain file kills, as a decoder's crash would."""
+
+    def _chunks(self, fetched: Any) -> Any:
+        if fetched.error is None and "sound3" in fetched.task.path:
+            time.sleep(0.2)  # let what was read before it leave the process
+            os._exit(1)
+        return super()._chunks(fetched)
+
+
+@pytest.mark.slow
+def test_a_file_that_crashes_its_reader_does_not_stop_the_run(
+    cluster: Any, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(batch_ray, "Read", Deadly)
+    (tmp_path / "media").mkdir()
+    tasks = many(Path(__file__), tmp_path / "media", sounds=10, clips=0)
+    try:
+        progress = run(tiny_bundle, tasks, tmp_path / "out")
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert (progress.answered, progress.failed) == (9, 2)
+    errors = {row["file"]: row["error"] for row in pq.read_table(tmp_path / "out").to_pylist() if row["error"]}
+    assert "3 workers died of it" in errors[str(tmp_path / "media" / "sound3.wav")]
+    assert files_in(tmp_path / "out") == [task.path for task in tasks]
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_start_is_told(cluster: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav", 1, 300)
+    with pytest.raises(EnvironmentMissing, match="TensorRT"):
+        list(answer_on_ray(Workers(tiny_bundle, backend="tensorrt"), None, [Task(str(tmp_path / "a.wav"))]))
