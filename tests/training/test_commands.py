@@ -66,6 +66,16 @@ def test_train_resume_and_eval(drawn: Path, tmp_path: Path, capsys: pytest.Captu
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["name"] == "PyTorch" and 0 <= row["mean"]["f1"] <= 1
 
+    # A bundle of the faces alone, without a tokenizer: PyTorch is scored without the other modalities too.
+    assert main(["export", str(out / "ckpt.pt"), "--modalities", "visual"]) == 0
+    capsys.readouterr()
+    scored = ["eval", str(out / "ckpt.mmx"), "--data", str(drawn), "--backend", "onnxruntime", "--cache", cache]
+    assert main([*scored, "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["rows"]
+    assert (first["name"], second["name"]) == ("PyTorch", "onnxruntime fp32")
+    assert second["error"] < 1e-4 and first["mean"] == second["mean"] != row["mean"]
+    assert first["milliseconds"] > 0 and second["milliseconds"] > 0
+
 
 def as_iemocap(drawn: Path, root: Path) -> Path:
     """The same utterances in IEMOCAP's layout and under its labels."""
