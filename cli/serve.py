@@ -27,9 +27,17 @@ MB = 2**20
     "--on-mismatch", type=click.Choice(["error", "rebuild", "onnx"]), default="error", show_default=True,
     help="When the TensorRT engine is of another GPU, version or graph.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; all cores if not given.")
+@click.option("--lanes", type=click.IntRange(min=1), help="Batches side by side; on CPUs one for each core, up to 4.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each lane; all together use all cores.")
+@click.option(
+    "--faces",
+    type=click.Choice(["exact", "fast", "large", "track"]),
+    default="exact",
+    show_default=True,
+    help="As mmx predict has it.",
+)
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Decoding processes.")
-@click.option("--max-batch", type=click.IntRange(min=1), default=16, show_default=True, help="Segments at once.")
+@click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="Segments at once.")
 @click.option(
     "--max-wait-ms", type=click.FloatRange(0, 10_000), default=5.0, show_default=True,
     help="How long a segment waits for others while the network idles.",
@@ -57,7 +65,9 @@ def serve(
     backend: str,
     precision: str,
     on_mismatch: str,
+    lanes: int | None,
     threads: int | None,
+    faces: str,
     workers: int,
     max_batch: int,
     max_wait_ms: float,
@@ -86,7 +96,9 @@ def serve(
         bundle=bundle,
         backend=backend,
         precision=precision,
+        lanes=lanes,
         threads=threads,
+        faces=faces,
         on_mismatch=on_mismatch,
         host=host,
         port=port,

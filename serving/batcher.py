@@ -1,8 +1,9 @@
-"""Samples of many requests in one batch: the first waits a bounded time for others, and never for a busy network."""
+"""Samples of many requests in one batch: the first waits a bounded time for others while the network is free."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from mmx.runtime.packing import rows
 from mmx.runtime.types import Sample
 from mmx.serving.metrics import Metrics
 
-MAX_ROWS = 512  # tower rows in one batch; they are what bounds memory
+MAX_ROWS = 256  # tower rows in one batch, about a dozen utterances; they are what bounds memory
 
 Outputs = dict[str, NDArray[np.float32]]
 Run = Callable[[Sequence[Sample]], Outputs]
@@ -42,24 +43,27 @@ class _Waiting:
 class Batcher:
     """Runs the network on samples as they come, several at once.
 
-    While the network is busy samples wait; when it is free, the oldest is taken and with it those whose text is most
-    like it in length, since texts in a batch are padded to the longest. Each answer goes to whoever asked for it.
+    There are lanes, each of which runs one batch at a time. While all are busy samples wait; when one is free, the
+    oldest is taken and with it those whose text is most like it in length, since texts in a batch are padded to the
+    longest; where several lanes are free they share what waits. Each answer goes to whoever asked for it.
 
     Args:
-        run: samples -> the graph's outputs, float32 [samples, labels] by name; called from a thread of the batcher's
-            own, once at a time.
+        runs: one for each lane: samples -> the graph's outputs, float32 [samples, labels] by name; called from threads
+            of the batcher's own.
         max_batch: samples at once, at most. max_wait_s: how long the oldest waits for company while the network idles.
     """
 
-    def __init__(self, run: Run, metrics: Metrics, *, max_batch: int, max_wait_s: float) -> None:
-        self._run = run
+    def __init__(self, runs: Sequence[Run], metrics: Metrics, *, max_batch: int, max_wait_s: float) -> None:
+        self._runs = runs
+        self._free = len(runs)
+        self._turn = asyncio.Lock()
         self._metrics = metrics
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s if max_batch > 1 else 0.0
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
-        self._task: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(len(runs), thread_name_prefix="network")
+        self._lanes: list[asyncio.Task[None]] = []
 
     @property
     def waiting(self) -> int:
@@ -69,20 +73,20 @@ class Batcher:
     @property
     def alive(self) -> bool:
         """Whether samples are being taken."""
-        return self._task is not None and not self._task.done()
+        return bool(self._lanes) and not any(lane.done() for lane in self._lanes)
 
     def open(self) -> None:
         """Start taking samples."""
-        self._task = asyncio.create_task(self._work())
+        self._lanes = [asyncio.create_task(self._work(run)) for run in self._runs]
 
     async def close(self) -> None:
         """Stop; what is in the queue is not answered."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
         for waiting in self._waiting:
             waiting.answer.cancel()
-        self._thread.shutdown()
+        self._threads.shutdown()
 
     def submit(self, sample: Sample) -> asyncio.Future[Row]:
         """Put a sample in the queue. Cancelling the future takes it out again.
@@ -94,16 +98,22 @@ class Batcher:
         self._arrived.set()
         return answer
 
-    async def _work(self) -> None:
+    async def _work(self, run: Run) -> None:
+        """One lane."""
         loop = asyncio.get_running_loop()
         while True:
-            batch = await self._gather()
+            async with self._turn:
+                batch = await self._gather()
+            self._free -= 1
             try:
-                rows_ = await loop.run_in_executor(self._thread, self._answers, [each.sample for each in batch])
+                samples = [each.sample for each in batch]
+                rows_ = await loop.run_in_executor(self._threads, self._answers, run, samples)
             except asyncio.CancelledError:
                 for waiting in batch:
                     waiting.answer.cancel()
                 raise
+            finally:
+                self._free += 1
             for waiting, row in zip(batch, rows_, strict=True):
                 if waiting.answer.done():
                     continue
@@ -134,8 +144,9 @@ class Batcher:
         """The oldest, and those most like it in length of text, within the bounds."""
         oldest = self._waiting[0]
         batch = [oldest]
+        most = min(self._max_batch, math.ceil(len(self._waiting) / self._free))
         for other in sorted(self._waiting[1:], key=lambda each: abs(_tokens(each) - _tokens(oldest))):
-            if len(batch) == self._max_batch:
+            if len(batch) == most:
                 break
             if rows([each.sample for each in [*batch, other]]) <= MAX_ROWS:
                 batch.append(other)
@@ -147,13 +158,13 @@ class Batcher:
         self._metrics.batch(len(batch), rows([each.sample for each in batch]))
         return batch
 
-    def _answers(self, samples: Sequence[Sample]) -> list[Row | Exception]:
+    def _answers(self, run: Run, samples: Sequence[Sample]) -> list[Row | Exception]:
         """Each sample's row, or what is wrong with it; where a batch fails, each is tried alone."""
         started = time.perf_counter()
         try:
-            outputs = self._run(samples)
+            outputs = run(samples)
         except Exception as e:  # whatever an engine raises: one request's fault must not be the others'
-            return [e] if len(samples) == 1 else [row for sample in samples for row in self._answers([sample])]
+            return [e] if len(samples) == 1 else [row for sample in samples for row in self._answers(run, [sample])]
         took = time.perf_counter() - started
         self._metrics.stage("network", took)
         share_ms = took * 1000 / len(samples)

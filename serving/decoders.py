@@ -64,6 +64,7 @@ class Decoder:
         head: Head = {
             "bundle": str(settings.bundle.absolute()),
             "threads": settings.worker_threads,
+            "faces": settings.faces,
             "memory": limits.worker_bytes,
             "media_s": limits.media_s,
             "media_pixels": limits.media_pixels,

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mmx.runtime.backends import open_backend
-from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import MmxError, UsageError
-from mmx.runtime.packing import FACE_SHAPE, INPUTS, PIECE_SHAPE, pack
+from mmx.runtime.errors import MmxError
+from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.predictor import prediction_of
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.types import Prediction, Sample, Span
 from mmx.serving.batcher import Batcher, Row
 from mmx.serving.decoders import Decoders, Job
 from mmx.serving.metrics import Metrics
+from mmx.serving.network import Network
 from mmx.serving.refusal import refusal_of
 from mmx.serving.settings import Settings
 
@@ -31,36 +28,34 @@ Step = tuple[Segment, asyncio.Future[Row] | None] | Exception | None
 class Engine:
     """A bundle that answers many requests at once.
 
-    Attributes: ``bundle``, ``backend``, ``decoders``, ``batcher``.
+    Attributes: ``network``, ``bundle``, ``backend``, ``decoders``, ``batcher``.
 
     Raises:
-        MmxError: what ``Bundle.open`` and ``open_backend`` raise; UsageError for a system that does not take media.
+        MmxError: see ``Network``.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.bundle = Bundle.open(settings.bundle)
-        self.backend = open_backend(
-            self.bundle, settings.backend, settings.precision, settings.threads, settings.on_mismatch
-        )
-        if not set(self.backend.inputs) <= set(INPUTS):
-            self.backend.close()
-            raise UsageError(f"{settings.bundle} holds {self.bundle.manifest.system}, which takes features, not media")
+        self.network = Network(settings)
+        self.bundle, self.backend = self.network.bundle, self.network.backend
         self._metrics = metrics
         self.decoders = Decoders(settings, metrics.replaced)
-        self.batcher = Batcher(self._run, metrics, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
+        self.batcher = Batcher(
+            self.network.runs(), metrics, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000
+        )
 
     async def open(self) -> None:
-        """Start the processes and run the network once, so that the first request does not pay for it."""
+        """Start the processes and run the network once in each lane, so that the first request does not pay for it."""
         await self.decoders.open()
         self.batcher.open()
         faces, pieces = np.zeros((1, *FACE_SHAPE), np.float32), np.zeros((1, *PIECE_SHAPE), np.float32)
-        await self.batcher.submit(Sample(None, faces, pieces))
+        warm_up = Sample(None, faces, pieces)
+        await asyncio.gather(*(self.batcher.submit(warm_up) for _ in range(self.network.lanes)))
 
     async def close(self) -> None:
         """End the processes and give the network's memory back."""
         await self.decoders.close()
         await self.batcher.close()
-        self.backend.close()
+        self.network.close()
 
     async def predict_file(self, job: Job) -> AsyncGenerator[Prediction, None]:
         """Decode an upload and yield its predictions in order, as they come.
@@ -123,8 +118,3 @@ class Engine:
         if row is None:
             return prediction_of(segment, None, manifest, 0.0)
         return prediction_of(segment, row.outputs, manifest, row.network_ms)
-
-    def _run(self, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
-        batch = pack(samples, self.bundle.manifest.preprocessing.text, self.backend.inputs)
-        outputs: dict[str, NDArray[Any]] = self.backend.run(batch.inputs)
-        return outputs

@@ -38,7 +38,8 @@ class Settings:
     """A server.
 
     Attributes:
-        bundle: the bundle's folder. backend, precision, threads, on_mismatch: as ``mmx predict`` has them.
+        bundle: the bundle's folder. backend, precision, on_mismatch, faces: as ``mmx predict`` has them.
+        lanes: batches that run side by side; threads: CPU threads of each. None: see ``network``.
         host, port: where it listens; port 0 lets the system choose one.
         workers: processes that decode uploads. worker_threads: CPU threads of each.
         max_batch: segments that the network takes at once, at most. max_wait_ms: how long the first of a batch waits
@@ -54,13 +55,15 @@ class Settings:
     bundle: Path
     backend: str = "auto"
     precision: str = "fp32"
+    lanes: int | None = None
     threads: int | None = None
     on_mismatch: str = "error"
+    faces: str = "exact"
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 2
     worker_threads: int = 1
-    max_batch: int = 16
+    max_batch: int = 8
     max_wait_ms: float = 5.0
     queue: int = 64
     uploads: int = 64

@@ -68,7 +68,7 @@ class Worker:
 
     def __init__(self, settings: Head, out: BinaryIO) -> None:
         bundle = Bundle.open(settings["bundle"], verify=False)  # the server has verified it
-        self._preprocessor = Preprocessor(bundle, threads=settings["threads"])
+        self._preprocessor = Preprocessor(bundle, threads=settings["threads"], faces=settings["faces"])
         self._media_s, self._media_pixels = float(settings["media_s"]), int(settings["media_pixels"])
         self._out = out
         self._interrupts = Interrupts()

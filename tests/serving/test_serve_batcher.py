@@ -43,8 +43,8 @@ class Network:
         return {"logits": np.where(values == 7, np.nan, values), "logits_text": values * 10}
 
 
-def make(network: Network, max_batch: int = 4, max_wait_s: float = 0.0) -> Batcher:
-    batcher = Batcher(network, Metrics(), max_batch=max_batch, max_wait_s=max_wait_s)
+def make(network: Network, max_batch: int = 4, max_wait_s: float = 0.0, lanes: int = 1) -> Batcher:
+    batcher = Batcher([network] * lanes, Metrics(), max_batch=max_batch, max_wait_s=max_wait_s)
     batcher.open()
     return batcher
 
@@ -127,6 +127,23 @@ def test_one_samples_fault_is_its_own() -> None:
             await broken
         with pytest.raises(BadDataError, match="finite"):
             await not_finite
+        await batcher.close()
+
+    asyncio.run(run())
+
+
+def test_free_lanes_share_what_waits_and_none_waits_for_a_busy_one() -> None:
+    async def run() -> None:
+        network = Network()
+        batcher = make(network, lanes=2)
+        await hold(network, batcher)
+        network.go.set()
+        futures = [batcher.submit(sample(number)) for number in (1, 2, 3, 4)]
+        await asyncio.gather(*futures)
+        assert sorted(map(sorted, network.batches[1:])) in ([[1, 2, 3, 4]], [[1, 2], [3, 4]])
+        network.batches.clear()
+        await asyncio.gather(*(batcher.submit(sample(number)) for number in (1, 2, 3, 4)))
+        assert sorted(map(sorted, network.batches)) == [[1, 2], [3, 4]]
         await batcher.close()
 
     asyncio.run(run())

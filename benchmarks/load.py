@@ -1,0 +1,209 @@
+"""What batching across users is worth: python -m mmx.benchmarks.load BUNDLE [--json FILE]
+
+Servers that differ in how they share the cores get the same Poisson arrivals on loopback, turn and turn about, at each
+of a list of rates; every answer is checked against the sample alone. The client takes its share of the same cores.
+
+    one at a time   each request alone, on all cores
+    side by side    each request alone, on one core; as many at once as there are cores
+    batched         what mmx serve does: as many batches at once as there are cores
+
+``tensors`` sends samples of the synthetic IEMOCAP set (model scope); ``video`` a film, each time with other words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+
+from mmx.benchmarks.environment import describe
+from mmx.benchmarks.load_client import Client, Outcomes, Request, media, tensors
+from mmx.benchmarks.load_server import serving
+from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
+from mmx.runtime.errors import UsageError
+from mmx.runtime.predictor import Predictor
+
+CLIENTS = 32  # of the closed loop that finds how much a server can do
+QUEUE = "512"  # nobody is refused here: waiting is what is measured
+ALONE, BESIDE, BATCHED = "one at a time", "side by side", "batched"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One server at one offered rate: milliseconds from arrival to answer, and what became of the requests."""
+
+    server: str
+    offered_per_s: float
+    sent: int
+    p50_ms: float
+    p99_ms: float
+    wrong: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """A whole run.
+
+    Attributes:
+        server_options: of ``mmx serve``, by server.
+        requests: different ones. seconds: of each play.
+        capacity_per_s: answers a second with ``CLIENTS`` that never pause, by server.
+        bound_ms: of p99. within_bound_per_s: the highest offered rate whose p99 kept it, by server.
+        points: all measured points.
+    """
+
+    mode: str
+    system: str
+    server_options: dict[str, list[str]]
+    requests: int
+    seconds: float
+    capacity_per_s: dict[str, float]
+    bound_ms: float
+    within_bound_per_s: dict[str, float]
+    points: tuple[Point, ...]
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
+@click.option("--mode", type=click.Choice(["tensors", "video"]), default="tensors", show_default=True)
+@click.option("--film", type=click.Path(path_type=Path, exists=True), help="What mode video sends.")
+@click.option("--requests", default=48, show_default=True, help="Different ones, drawn at random.")
+@click.option("--seconds", default=12.0, show_default=True, help="Of each rate.")
+@click.option("--rates", default="0.5,0.8,1.1,1.4,1.7,2", show_default=True, help="Times what one at a time can do.")
+@click.option("--bound", default=2000.0, show_default=True, help="Milliseconds that p99 may reach.")
+@click.option("--backend", default="onnxruntime", show_default=True)
+@click.option("--precision", default="fp32", show_default=True)
+@click.option("--cores", default=2, show_default=True, help="That each server uses.")
+@click.option("--max-batch", default=8, show_default=True)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result.")
+def main(
+    bundle: Path,
+    mode: str,
+    film: Path | None,
+    requests: int,
+    seconds: float,
+    rates: str,
+    bound: float,
+    backend: str,
+    precision: str,
+    cores: int,
+    max_batch: int,
+    json_path: Path | None,
+) -> None:
+    """Measure a server with and without batching."""
+    if mode == "video" and film is None:
+        raise UsageError("--mode video needs --film", "any video with a face; demo/clip.py makes one")
+    common = ["--backend", backend, "--precision", precision, "--queue", QUEUE]
+    options = {
+        ALONE: [*common, "--lanes", "1", "--threads", str(cores), "--max-batch", "1"],
+        BESIDE: [*common, "--lanes", str(cores), "--threads", "1", "--max-batch", "1"],
+        BATCHED: [*common, "--lanes", str(cores), "--threads", "1", "--max-batch", str(max_batch)],
+    }
+    asked, system = make_requests(bundle, mode, film, requests, backend, precision)
+    factors = [float(rate) for rate in rates.split(",")]
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(serving(bundle, each)).url for name, each in options.items()}
+        capacity, points = asyncio.run(measure(servers, asked, factors, seconds))
+    within = {
+        name: max((p.offered_per_s for p in points if p.server == name and p.p99_ms <= bound), default=0.0)
+        for name in servers
+    }
+    load = Load(mode, system, options, len(asked), seconds, capacity, bound, within, tuple(points))
+    click.echo(table(load))
+    if json_path:
+        text = json.dumps({"environment": asdict(describe()), **asdict(load)}, indent=2) + "\n"
+        partial = json_path.with_suffix(".part")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(json_path)
+
+
+def make_requests(
+    bundle: Path, mode: str, film: Path | None, count: int, backend: str, precision: str
+) -> tuple[list[Request], str]:
+    """The requests with their answers, each computed alone; and what answered, in words."""
+    with Predictor(bundle, backend=backend, precision=precision, threads=1) as predictor:
+        system = f"{predictor.bundle.manifest.system}, {predictor.backend.name} {predictor.backend.precision}"
+        if mode == "video":
+            assert film is not None
+            data = film.read_bytes()
+            made = []
+            for number in range(count):
+                text = " ".join(["no", "matter"] * (1 + number % 6))
+                logits = [list(each.logits.values()) for each in predictor.predict(film, text=text)]
+                made.append(Request(media(data, text), np.array(logits)))
+            return made, system
+        samples = [make_sample(each) for each in stratified(synthetic("iemocap"), count).utterances]
+        return [Request(tensors(s), predictor.logits([s])["logits"].astype(np.float64)) for s in samples], system
+
+
+async def measure(
+    servers: dict[str, str], requests: list[Request], factors: list[float], seconds: float
+) -> tuple[dict[str, float], list[Point]]:
+    """Capacities first, then every server at each rate; the order turns round from rate to rate."""
+    points: list[Point] = []
+    capacity: dict[str, list[float]] = {name: [] for name in servers}
+    async with AsyncExitStack() as stack:
+        clients = {name: await stack.enter_async_context(Client(url)) for name, url in servers.items()}
+        for name in (*servers, *reversed(servers)):
+            _, rate = await clients[name].closed_loop(requests, CLIENTS, seconds / 2)
+            capacity[name].append(rate)
+        means = {name: float(np.mean(values)) for name, values in capacity.items()}
+        click.echo(f"with {CLIENTS} clients: {per_second(means)}", err=True)
+        for turn, factor in enumerate(factors):
+            for name in servers if turn % 2 == 0 else reversed(servers):
+                rate = factor * means[ALONE]
+                points.append(point(name, rate, await clients[name].open_loop(requests, rate, seconds)))
+                click.echo(line(points[-1]), err=True)
+    return means, points
+
+
+def point(server: str, rate: float, outcomes: Outcomes) -> Point:
+    """The figures of one play."""
+    return Point(
+        server=server,
+        offered_per_s=rate,
+        sent=outcomes.sent,
+        p50_ms=outcomes.percentile_ms(50),
+        p99_ms=outcomes.percentile_ms(99),
+        wrong=len(outcomes.wrong),
+        lost=len(outcomes.lost) + outcomes.refused.total(),
+    )
+
+
+def per_second(rates: dict[str, float]) -> str:
+    """Rates by server, and each as a multiple of one at a time."""
+    base = rates[ALONE]
+    return ", ".join(
+        f"{name} {rate:.2f}/s" + (f" ({rate / base:.2f} times)" if base and name != ALONE else "")
+        for name, rate in rates.items()
+    )
+
+
+def line(each: Point) -> str:
+    """A point as a row of the table."""
+    return (
+        f"{each.server:13}  {each.offered_per_s:7.2f}/s  p50 {each.p50_ms:7.0f} ms  p99 {each.p99_ms:7.0f} ms  "
+        f"{each.sent} sent, {each.wrong} wrong, {each.lost} lost"
+    )
+
+
+def table(load: Load) -> str:
+    """The result for people."""
+    return "\n".join(
+        [
+            f"{load.system}, {load.mode}",
+            f"at full load: {per_second(load.capacity_per_s)}",
+            f"with p99 within {load.bound_ms:.0f} ms: {per_second(load.within_bound_per_s)}",
+            *(line(each) for each in load.points),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
