@@ -1,9 +1,9 @@
 """The quicker face searches against the exact one: python -m mmx.benchmarks.faces_modes VIDEO... [--bundle BUNDLE]
 
 Each video's frames are looked at as they are and in scenes made of them: the picture at a half, a quarter and an eighth
-of its size and somewhere else in each frame, several of them, and none (upside down and dark). The exact search and the
-others take each video, turn and turn about, on one core; what counts is CPU time. ``moved`` is no search but a measure
-of what a difference means: the exact search on frames that were moved by one pixel.
+of its size and somewhere else in each frame (or, still, in the same place), several of them, and none (upside down and
+dark). The exact search and the others take each video, turn and turn about, on one core; what counts is CPU time.
+``moved`` is no search but a measure of what a difference means: the exact search on frames moved by one pixel.
 """
 
 from __future__ import annotations
@@ -93,20 +93,21 @@ class Result:
         change = "" if self.logits is None else f", logits {self.logits:.3f}"
         boxes = f"IoU {self.iou_mean:.3f} (least {self.iou_least:.2f}), crop {self.crop:.2f}{change}"
         return (
-            f"{self.scene:8} {self.mode:6} {self.faces:4} of {self.frames} frames: {self.missed} missed, "
+            f"{self.scene:9} {self.mode:6} {self.faces:4} of {self.frames} frames: {self.missed} missed, "
             f"{self.invented} invented, {self.same} same; {boxes}; "
             f"{self.exact_ms.p50:.1f} -> {self.mode_ms.p50:.1f} ms, {self.ratio}"
         )
 
 
 def scenes(frames: Frames) -> dict[str, Frames]:
-    """What is made of a video's frames; the picture's place is drawn anew for each."""
-    random = np.random.default_rng(SEED)
+    """What is made of a video's frames; the picture's place is drawn anew for each, unless it is still."""
     walls = [np.ascontiguousarray(frame[::-1] // 2) for frame in frames]
 
-    def on_walls(*steps: int) -> Frames:
+    def on_walls(*steps: int, still: bool = False) -> Frames:
+        random = np.random.default_rng(SEED)
         made = [wall.copy() for wall in walls]
         for scene, frame in zip(made, frames, strict=True):
+            random = np.random.default_rng(SEED) if still else random
             columns = np.array_split(np.arange(scene.shape[1]), len(steps))  # side by side, so that none hides another
             for step, column in zip(steps, columns, strict=True):
                 small = frame[: frame.shape[0] // step * step, : frame.shape[1] // step * step]
@@ -122,6 +123,7 @@ def scenes(frames: Frames) -> dict[str, Frames]:
         "1/2": on_walls(2),
         "1/4": on_walls(4),
         "1/8": on_walls(8),
+        "1/4 still": on_walls(4, still=True),
         "three": on_walls(3, 4, 6),
         "none": walls,
     }
