@@ -16,10 +16,10 @@ import onnx
 from mmx.export.precision.convert import Converted, convert
 from mmx.export.precision.current import Half
 from mmx.export.precision.proof import Exact, outputs_of
-from mmx.export.precision.rounded import rounded
 from mmx.export.precision.rules import LAST_PRODUCTS, Kept
 from mmx.export.precision.samples import Inputs
 from mmx.export.precision.session import cpu_session
+from mmx.export.precision.switched import switch, switched
 from mmx.export.precision.view import GraphView, label
 
 PARTS = 12
@@ -78,13 +78,14 @@ class Ladder:
 
     def _ranked(self) -> list[Part]:
         want = self._exact.outputs(self._probe)
-        parts = []
         stretches = _stretches(self._view)
+        self._say(f"finding where rounding hurts, in {len(stretches)} parts", 0)
+        session = cpu_session(switched(self._view, stretches, self.kept, self._half), basic=True)
+        parts = []
         for number, stretch in enumerate(stretches):
             self._say(f"finding where rounding hurts, part {number + 1} of {len(stretches)}", number / len(stretches))
-            others = {i: Kept("", "", "", "") for i in range(len(self._view.nodes)) if i not in stretch}
-            alone = rounded(convert(self._view, {**others, **self.kept}, self._half).model)
-            got = outputs_of(cpu_session(alone, basic=True), self._exact.names, self._probe)
+            switches = {switch(i): np.array(i == number) for i in range(len(stretches))}
+            got = outputs_of(session, self._exact.names, {**self._probe, **switches})
             errors = np.concatenate([(got[name] - want[name]).ravel() for name in self._exact.deciding])
             parts.append(Part(stretch, float(np.square(errors).mean()), float(np.abs(errors).max())))
         return sorted(parts, key=lambda part: -part.mean_square)

@@ -20,6 +20,7 @@ def cpu_session(model: onnx.ModelProto, *, in_order: bool = False, basic: bool =
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # it keeps what the longest utterance took, a GB and more for v2em
     if basic:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if in_order:

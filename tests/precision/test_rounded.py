@@ -10,7 +10,9 @@ from onnx.reference import ReferenceEvaluator
 
 from mmx.export.precision.convert import convert
 from mmx.export.precision.rounded import rounded
+from mmx.export.precision.rules import kept_nodes
 from mmx.export.precision.session import cpu_session
+from mmx.export.precision.switched import switch, switched
 from mmx.export.precision.view import GraphView
 
 X = np.array([3.0, 300.0, 1.2345, 1e-5], np.float32)
@@ -52,3 +54,26 @@ def test_weights_are_rounded_to_the_nearest_even_half(half: str) -> None:
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[half]
     np.testing.assert_array_equal(got, torch.from_numpy(weights).to(dtype).float().numpy())
+
+
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_switches_round_a_part_at_a_time(half: str) -> None:
+    """All on: what the rounded graph computes. All off: FP32. One on: that part alone in half precision."""
+    view = GraphView(graphs.attention(16, -1e9))
+    kept = kept_nodes(view, half)
+    parts = [range(0, 5), range(5, 8), range(8, len(view.nodes))]
+    session = cpu_session(switched(view, parts, kept, half), basic=True)
+    x = np.random.default_rng(5).normal(size=(1, 8, 16)).astype(np.float32)
+
+    def with_on(*on: int) -> np.ndarray:
+        return session.run(None, {"x": x, **{switch(i): np.array(i in on) for i in range(len(parts))}})[0]
+
+    def reference(stay: set[int]) -> np.ndarray:
+        return cpu_session(rounded(convert(view, stay, half).model), basic=True).run(None, {"x": x})[0]
+
+    np.testing.assert_array_equal(with_on(0, 1, 2), reference(set(kept)))
+    np.testing.assert_array_equal(with_on(), cpu_session(view.model, basic=True).run(None, {"x": x})[0])
+    for number, part in enumerate(parts):
+        alone = with_on(number)
+        np.testing.assert_array_equal(alone, reference({*kept, *(set(range(len(view.nodes))) - set(part))}))
+        assert number == 2 or np.abs(alone - with_on()).max() > 0
