@@ -38,6 +38,7 @@ SEED = 11
 TEXTS = ("I am so glad.", "No matter. Try again.", "Fail again. Fail better.", None)
 FUZZ_CLIENTS, MANY_CLIENTS, SOAK_CLIENTS = 8, 200, 8
 RATE_OVER = 1.5  # of the load under which SIGTERM comes, as a multiple of what the server can do
+KILL_EVERY_S = 4.0
 SAMPLE_S = 1.0  # between two looks at the memory
 
 
@@ -111,7 +112,7 @@ def main(
             plays["fuzz"] = lambda client, server, seen: each_once(client, requests, seen)
     results = []
     for name in names:
-        options = ["--backend", "onnxruntime", "--idle", "2"]
+        options = ["--backend", "onnxruntime", *(["--idle", "2"] if name == "hostile" else [])]
         with serving(bundle, options) as server:
             results.append(asyncio.run(watch(name, server, plays[name])))
         click.echo(line(results[-1]))
@@ -153,7 +154,7 @@ def mutated(data: bytes, number: int) -> bytes:
     random = np.random.default_rng([SEED, number])
     changed = bytearray(data)
     at = int(random.integers(len(data)))
-    length = int(min(2 ** random.integers(0, 12), len(data) - at))
+    length = min(2 ** int(random.integers(0, 12)), len(data) - at)
     kind = number % 6
     if kind == 0:
         for position in random.integers(0, len(data), 1 + number % 40):
@@ -262,7 +263,7 @@ async def hostile(
 
     async def killer() -> None:
         while time.monotonic() < ends:
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(KILL_EVERY_S)
             for worker in server.workers()[:1]:
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)

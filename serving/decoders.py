@@ -20,6 +20,7 @@ from mmx.serving.worker import CANCEL
 
 START_S = 60.0  # for a process to load the runtime
 CANCEL_S = 2.0  # for a process to give up a job before it is killed
+FAILED_STARTS = 3  # in a row, and with no process left: the server is not ready
 RESPAWN_S = 1.0  # before trying again where a process could not even start
 PIPE_BYTES = 2**20  # segments wait in the pipe, not in the server's memory
 
@@ -34,7 +35,9 @@ class Job:
     window: float | None = None
 
     def head(self) -> Head:
+        """The frame that gives it to a process."""
         return {
+            "kind": "job",
             "folder": str(self.folder),
             "text": self.text,
             "transcript": self.transcript,
@@ -147,9 +150,11 @@ class Decoder:
             async with asyncio.timeout(CANCEL_S):
                 while (await self._receive())[0].get("kind") == "segment":
                     pass
+                await self._send({"kind": "settle"})
+                settled, _ = await self._receive()
         except (ProcessLookupError, OSError, EOFError, TimeoutError, BadDataError):
             return False
-        return True
+        return settled.get("kind") == "settled"
 
     async def _send(self, head: Head) -> None:
         assert self._process.stdin is not None
@@ -175,7 +180,7 @@ class Decoders:
         self._all: set[Decoder] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._cannot_start = False
+        self._failed_starts = 0
         self.waiting = 0
 
     async def open(self) -> None:
@@ -191,8 +196,8 @@ class Decoders:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process, or will be in a moment: not when none is left and no other could be started."""
-        return bool(self._all) or not self._cannot_start
+        """Whether there is a process, or will be in a moment: not when none is left and none can be started."""
+        return bool(self._all) or self._failed_starts < FAILED_STARTS
 
     @property
     def pids(self) -> list[int]:
@@ -255,10 +260,10 @@ class Decoders:
         while not self._closing:
             try:
                 self._add(await Decoder.start(self._settings))
-                self._cannot_start = False
+                self._failed_starts = 0
                 return
             except (EnvironmentMissing, OSError):
-                self._cannot_start = True
+                self._failed_starts += 1
                 await asyncio.sleep(RESPAWN_S)
 
     def _add(self, decoder: Decoder) -> None:

@@ -2,7 +2,8 @@
 
 It reads frames (see ``wire``) from stdin: first its settings, then one job after another. Of each job it writes the
 segments as they come, and an ``end`` or an ``error``. Its memory is limited before the first file is opened; time is
-the server's to watch. SIGUSR1 gives up the job at hand.
+the server's to watch. SIGUSR1 gives up the job at hand, or the next where it comes before that is read; ``settle``
+ends the doubt.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Interrupts:
             self._open = False
 
     def forget(self) -> None:
-        """A new job begins."""
+        """A cancellation that came by now was for a job that has ended."""
         self._wanted = False
 
     def _on_signal(self, *_: object) -> None:
@@ -75,7 +76,10 @@ class Worker:
 
     def work(self, job: Head) -> None:
         """Answer one job. ``Refusal`` and ``MmxError`` are part of an answer; anything else ends the process."""
-        self._interrupts.forget()
+        if job.get("kind") == "settle":  # the server has heard the end of the job that it gave up
+            self._interrupts.forget()
+            self.say({"kind": "settled"})
+            return
         try:
             self._segments(job)
             self.say({"kind": "end"})
@@ -85,7 +89,7 @@ class Worker:
             self.say({"kind": "error", "status": e.status, **e.body()["error"]})
         except MemoryError:
             self.say({"kind": "error", "status": 422, **_too_much_memory().body()["error"]})
-            raise
+            sys.exit(BadDataError.exit_code)  # what is left of its memory is in pieces
 
     def _segments(self, job: Head) -> None:
         try:
