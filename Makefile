@@ -22,6 +22,8 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: lint
+	# Ray is 80 MB that the quick tests do without.
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest
 
 # mypy sees the packages under their installed names through a folder of links (a folder mmx/ in the root would shadow them).

@@ -1,0 +1,82 @@
+"""``mmx batch --ray`` against ``mmx batch`` on one machine and the same files, one after the other.
+
+    python -m mmx.benchmarks.batch_ray ckpt.mmx clip.mp4 --copies 200 --out benchmarks/results/batch_ray.json
+
+Each run is the command a user types, in a process of its own, into a new results folder. ``files_per_s`` is of the
+whole command, Ray's start included; ``steady_files_per_s`` is from the first shard to the last. Run again with the same
+``--out``, it adds a round in the other order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+from mmx.benchmarks.environment import describe
+
+SHARD_FILES = 16
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
+@click.argument("clip", type=click.Path(path_type=Path, exists=True))
+@click.option("--copies", default=200, show_default=True, help="How many files: the clip under so many names.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The JSON to write, or to add a round to.")
+def main(bundle: Path, clip: Path, copies: int, out: Path) -> None:
+    """Measure one round and print what all rounds say so far."""
+    known = json.loads(out.read_text()) if out.exists() else {"rounds": []}
+    order = ["here", "ray"] if len(known["rounds"]) % 2 == 0 else ["ray", "here"]
+    with tempfile.TemporaryDirectory() as scratch:
+        media = Path(scratch) / "media"
+        media.mkdir()
+        for number in range(copies):
+            shutil.copy(clip, media / f"{number:05}{clip.suffix}")
+        found = {kind: _run(kind, bundle, media, Path(scratch) / kind) for kind in order}
+    rounds = [*known["rounds"], {"order": order, **found}]
+    ratios = {
+        name: median(each["ray"][name] / each["here"][name] for each in rounds)
+        for name in ("files_per_s", "steady_files_per_s")
+    }
+    report = {
+        "command": f"python -m mmx.benchmarks.batch_ray {bundle.name} {clip.name} --copies {copies}",
+        "files": copies,
+        "clip": {"name": clip.name, "bytes": clip.stat().st_size},
+        "ray_over_here": ratios,
+        "rounds": rounds,
+        "environment": asdict(describe()),
+    }
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    click.echo(json.dumps({"ray_over_here": ratios, "last": found}, indent=2))
+
+
+def _run(kind: str, bundle: Path, media: Path, out: Path) -> dict[str, Any]:
+    """One command: its wall time, its children's CPU time, and the two rates."""
+    command = [sys.executable, "-m", "mmx.cli.main", "batch", str(bundle), str(media), "--out", str(out)]
+    command += ["--shard-files", str(SHARD_FILES), *(["--ray"] if kind == "ray" else [])]
+    before, started = os.times(), time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wall, after = time.monotonic() - started, os.times()
+    written = sorted(shard.stat().st_mtime for shard in out.glob("part-*.parquet"))
+    files = sum(1 for _ in media.iterdir())
+    return {
+        "wall_s": round(wall, 2),
+        "cpu_s": round(after.children_user + after.children_system - before.children_user - before.children_system, 2),
+        "first_shard_s": round(wall - (written[-1] - written[0]), 2),
+        "files_per_s": round(files / wall, 3),
+        "steady_files_per_s": round((files - SHARD_FILES) / (written[-1] - written[0]), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()
