@@ -16,7 +16,7 @@ from mmx.benchmarks.measure.rounds import Display, Rounds
 from mmx.benchmarks.measure.single_stream import BASELINE, MOST
 from mmx.benchmarks.options import FULLY_COMPARED, Options
 from mmx.benchmarks.profiling.profile import ENGINES
-from mmx.benchmarks.reports.report import SCHEMA_VERSION, Report, WorkloadInfo, best_rows
+from mmx.benchmarks.reports.report import SCHEMA_VERSION, Report, Row, WorkloadInfo, best_rows
 from mmx.benchmarks.workload.clips import clip_folder, make_clip, source_video
 from mmx.benchmarks.workload.sources import Source, processed_source, synthetic_source
 from mmx.benchmarks.workload.utterances import Workload, stratified
@@ -120,7 +120,7 @@ def _afterwards(
         stages = {row.key: extras.stages_of(row, by_name[name], source) for name, row in profiled.items()}
         report = replace(report, stages=stages)
     if report.offline and in_time("share of the machine's matrix product"):
-        rows = {row.key: row for row in report.main_rows if row.key in report.offline and row.runner in ENGINES}
+        rows = {row.key: row for row in report.main_rows if row.key in report.offline and _has_roof(row)}
         shares = {
             key: extras.machine_shares(row, by_name[row.system], source, report.offline[key].best_batch)
             for key, row in rows.items()
@@ -132,6 +132,11 @@ def _afterwards(
         out = f"left out, as --minutes {options.minutes:g} were over: {', '.join(left_out)}"
         report = replace(report, notes=(*report.notes, out))
     return report
+
+
+def _has_roof(row: Row) -> bool:
+    """Whether the row's layers and the machine's matrix product can be timed in the same arithmetic."""
+    return row.runner in ENGINES and row.precision in ("fp32", "bf16")
 
 
 def _notes(options: Options, whole: Workload, prepared: Sequence[str]) -> tuple[str, ...]:

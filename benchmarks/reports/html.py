@@ -7,7 +7,7 @@ from html import escape
 from mmx.benchmarks.reports.paper import ABLATION, COMPARISON, PUBLISHED, TITLES
 from mmx.benchmarks.reports.report import EAGER, PEERS, Report, Row
 from mmx.benchmarks.reports.svg import Bar, Line, Strip, bars, lines, stacked, strips
-from mmx.benchmarks.reports.tables import Table, seconds, tables
+from mmx.benchmarks.reports.tables import ON_FEATURES, Table, seconds, tables
 from mmx.benchmarks.reports.text import header
 
 STYLE = """
@@ -18,12 +18,14 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1280px;
   margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
-ul.facts { color: var(--soft); padding-left: 1.1rem; } .note { color: var(--soft); font-size: .88rem; margin: .3rem 0; }
+ul.facts { color: var(--soft); padding-left: 1.1rem; overflow-wrap: anywhere; }
+.note { color: var(--soft); font-size: .88rem; margin: .3rem 0; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
 th, td { padding: .32rem .7rem; text-align: left; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
-figure { margin: 0; background: var(--card); border-radius: 8px; padding: 1rem; } figcaption { color: var(--soft);
-  font-size: .88rem; margin-top: .4rem; } svg { width: 100%; height: auto; }
+figure { margin: 0; background: var(--card); border-radius: 8px; padding: 1rem; overflow-x: auto; }
+figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; }
+svg { width: 100%; min-width: 860px; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg text.axis, svg text.value { fill: var(--soft); }
 svg text.inside { fill: #ffffff; font-weight: 600; } svg .grid { stroke: var(--rule); } svg .tick { stroke: var(--ink);
   stroke-width: 2; } svg .thick { stroke-width: 5; stroke-opacity: .45; } svg .dot { fill-opacity: .5; }
@@ -57,15 +59,13 @@ def _speed(report: Report) -> str:
     groups = []
     for name in dict.fromkeys((*COMPARISON, *ABLATION)):
         paper = PUBLISHED[dataset][name].seconds
+        if paper is None:  # on features that were extracted beforehand
+            continue
         eager, best = report.row(f"{name}/{EAGER}/fp32"), report.best(name)
-        values = (
-            reference / paper if reference and paper else None,
-            _ratio(eager),
-            _ratio(best),
-        )
+        values = (reference / paper if reference else None, _ratio(eager), _ratio(best))
         if values[1] or values[2]:
             texts = (
-                f"{values[0]:.2f}x ({paper:.0f} s)" if values[0] and paper else "",
+                f"{values[0]:.2f}x ({paper:.0f} s)" if values[0] else "",
                 f"{values[1]:.2f}x ({seconds(eager.set_seconds)} s)" if values[1] and eager else "",
                 f"{values[2]:.1f}x ({seconds(best.set_seconds)} s)" if values[2] and best else "",
             )
@@ -82,7 +82,7 @@ def _ratio(row: Row | None) -> float | None:
 
 
 def _latencies(report: Report) -> str:
-    rows = [row for row in report.main_rows if row.points and row.latency]
+    rows = [row for row in report.main_rows if row.points and row.latency and row.system not in ON_FEATURES]
     if not rows:
         return ""
     strip = [
@@ -129,7 +129,8 @@ def _stages(report: Report) -> str:
         for key, stages in report.stages.items()
     ]
     chart = stacked(groups, parts, "milliseconds, an utterance of average length")
-    return _figure("Where the time goes", chart, "As the engine's own profiler counts it.")
+    counted = "Mean of all runs." if report.scope == "pipeline" else "As the engine's own profiler counts it."
+    return _figure("Where the time goes", chart, counted)
 
 
 def _by_batch(report: Report) -> str:
@@ -138,7 +139,7 @@ def _by_batch(report: Report) -> str:
         for colour, (key, off) in enumerate(report.offline.items(), start=1)
         if len(off.samples_per_second) > 1
     ]
-    if not series:
+    if not series or report.scope == "pipeline":
         return ""
     return _figure(
         "Scaling with batch", lines(series, "samples in a batch", "samples a second", log_x=True), "Offline."

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 1080
-LEFT, RIGHT, TOP, BOTTOM = 250, 70, 34, 44
+RIGHT, TOP, BOTTOM = 70, 34, 44
 ROW = 26
 LINE_HEIGHT = 320
-CHARACTER = 7.0  # pixels, roughly, of a character of the legend
+CHARACTER = 7.0  # pixels, roughly, of a character
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,18 @@ def bars(groups: Sequence[Bar], series: Sequence[str], axis: str) -> str:
     pitch = len(series) * thick + 14
     height = TOP + BOTTOM + pitch * len(groups)
     highest = max((v for group in groups for v in group.values if v is not None), default=1.0)
-    x = Scale(0, highest * 1.05, LEFT, WIDTH - RIGHT - 40)
-    parts = [_legend(series), _x_axis(x, height, axis)]
+    left = _beside([group.label for group in groups])
+    x = Scale(0, highest * 1.05, left, WIDTH - RIGHT - 40)
+    parts = [_legend(left, series), _x_axis(x, height, axis)]
     for i, group in enumerate(groups):
         top = TOP + i * pitch + 7
-        parts.append(_text(LEFT - 10, top + (pitch - 14) / 2 + 4, group.label, "end"))
+        parts.append(_text(left - 10, top + (pitch - 14) / 2 + 4, group.label, "end"))
         for j, (value, text) in enumerate(zip(group.values, group.texts, strict=True)):
             y = top + j * thick
             if value is None:
                 continue
             parts.append(
-                f'<rect class="c{j}" x="{LEFT}" y="{y:.1f}" width="{x(value) - LEFT:.1f}" height="{thick - 3}" rx="2"/>'
+                f'<rect class="c{j}" x="{left}" y="{y:.1f}" width="{x(value) - left:.1f}" height="{thick - 3}" rx="2"/>'
             )
             parts.append(_text(x(value) + 6, y + thick - 5, text, "start", "value"))
     return _svg(parts, height, axis)
@@ -104,11 +105,12 @@ def stacked(groups: Sequence[Bar], series: Sequence[str], axis: str) -> str:
     pitch = 40
     height = TOP + BOTTOM + pitch * len(groups)
     highest = max(sum(v or 0 for v in group.values) for group in groups)
-    x = Scale(0, highest * 1.02, LEFT, WIDTH - RIGHT)
-    parts = [_legend(series), _x_axis(x, height, axis)]
+    start = _beside([group.label for group in groups])
+    x = Scale(0, highest * 1.02, start, WIDTH - RIGHT)
+    parts = [_legend(start, series), _x_axis(x, height, axis)]
     for i, group in enumerate(groups):
         y = TOP + i * pitch + 8
-        parts.append(_text(LEFT - 10, y + 17, group.label, "end"))
+        parts.append(_text(start - 10, y + 17, group.label, "end"))
         reached = 0.0
         for j, (value, text) in enumerate(zip(group.values, group.texts, strict=True)):
             if not value:
@@ -125,11 +127,12 @@ def strips(rows: Sequence[Strip], series: Sequence[str], axis: str) -> str:
     """Every value as a dot on a logarithmic axis, the median as a tick, a bar from it to the 90th percentile."""
     height = TOP + BOTTOM + ROW * len(rows)
     values = [v for row in rows for v in row.values]
-    x = Scale(min(values) * 0.85, max(values) * 1.15, LEFT, WIDTH - RIGHT, log=True)
-    parts = [_legend(series), _x_axis(x, height, axis)]
+    left = _beside([row.label for row in rows])
+    x = Scale(min(values) * 0.85, max(values) * 1.15, left, WIDTH - RIGHT, log=True)
+    parts = [_legend(left, series), _x_axis(x, height, axis)]
     for i, row in enumerate(rows):
         y = TOP + i * ROW + ROW / 2
-        parts.append(_text(LEFT - 10, y + 4, row.label, "end"))
+        parts.append(_text(left - 10, y + 4, row.label, "end"))
         parts += [f'<circle class="c{row.series} dot" cx="{x(v):.1f}" cy="{y}" r="3.4"/>' for v in row.values]
         middle, far = x(row.median), x(row.p90)
         parts.append(f'<line class="l{row.series} thick" x1="{middle:.1f}" x2="{far:.1f}" y1="{y}" y2="{y}"/>')
@@ -147,7 +150,7 @@ def lines(series: Sequence[Line], x_axis: str, y_axis: str, *, log_x: bool = Fal
     x = Scale(min(xs) * 0.9 if log_x else 0, max(xs) * 1.1 if log_x else max(xs) * 1.03, left, WIDTH - 30, log_x)
     y = Scale(min(ys) * 0.8 if log_y else 0, max(ys) * (1.25 if log_y else 1.08), TOP + LINE_HEIGHT, TOP, log_y)
     ticks = sorted(set(xs)) if log_x else x.ticks()
-    parts = [_legend([line.label for line in series], [line.series for line in series])]
+    parts = [_legend(left, [line.label for line in series], [line.series for line in series])]
     for value in y.ticks():
         at = y(value)
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - 30}" y1="{at:.1f}" y2="{at:.1f}"/>')
@@ -173,8 +176,13 @@ def _text(x: float, y: float, text: str, anchor: str, kind: str = "label") -> st
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _legend(names: Sequence[str], series: Sequence[int] | None = None) -> str:
-    parts, x = [], float(LEFT)
+def _beside(labels: Sequence[str]) -> float:
+    """Where the axis begins, labels standing to its left."""
+    return 20 + CHARACTER * max(map(len, labels))
+
+
+def _legend(left: float, names: Sequence[str], series: Sequence[int] | None = None) -> str:
+    parts, x = [], left
     for i, name in zip(series or range(len(names)), names, strict=True):
         parts.append(f'<rect class="c{i}" x="{x:.0f}" y="8" width="12" height="12" rx="2"/>')
         parts.append(_text(x + 17, 18, name, "start", "axis"))

@@ -85,8 +85,15 @@ def test_a_whole_run_from_video(tmp_path, monkeypatch):
     command += ["--backends", "onnxruntime", "--samples", "3", "--json", str(tmp_path / "a.json")]
     assert main(command) == 0
     report = json.loads((tmp_path / "a.json").read_text())
-    rows = {row["runner"]: row for row in report["rows"]}
-    assert rows["onnxruntime"]["status"] == "ok"
-    assert rows["onnxruntime"]["error"] < 1e-4  # from the file to the logits, against facenet-pytorch and PyTorch
-    assert set(report["stages"]["ours/eager/fp32"]) == {"decode", "faces", "mel", "text", "network"}
-    assert set(report["stages"]["ours/onnxruntime/fp32"]) == {"decode", "faces", "mel", "text", "network"}
+    rows = {(row["runner"], row["precision"]): row for row in report["rows"]}
+    assert set(rows) == {("eager", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp32 fast faces")}
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert (
+        rows["onnxruntime", "fp32"]["error"] < 1e-4
+    )  # from the file to the logits, against facenet-pytorch and PyTorch
+    assert len(report["stages"]) == 2
+    for stages in report["stages"].values():
+        assert set(stages) == {"decode", "faces", "mel", "text", "network"}
+    exact = report["offline"]["ours/onnxruntime/fp32"]  # answered alike, or there would be no figure
+    assert exact["best_batch"] == exact["samples"] == 3
+    assert exact["vs_own"]["median"] > 1
