@@ -17,7 +17,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from mmx.models.focalnet import FocalBlock, FocalModulation, FocalNet, Mlp, PatchEmbed, Stage
+from mmx.models.focalnet import FocalBlock, FocalModulation, FocalNet, PatchEmbed, Stage
 from mmx.models.nest import BlockAttention, ConvPool, Level, Nest, NestBlock
 
 gelu = nn.functional.gelu
@@ -65,17 +65,17 @@ class Modulation(nn.Module):
         return self.proj(self.query(x) * self.h(total))
 
 
-class Block(nn.Module):
-    """``FocalBlock`` or ``NestBlock``: x = x + mix(norm1(x)); x = x + mlp(norm2(x))."""
+class TokenFocalBlock(nn.Module):
+    """``FocalBlock`` of a map of ``side`` x ``side``."""
 
-    def __init__(self, mix: nn.Module, old: FocalBlock | NestBlock) -> None:
+    def __init__(self, old: FocalBlock, side: int) -> None:
         super().__init__()
-        self.mix, self.norm1, self.norm2 = mix, copy.deepcopy(old.norm1), copy.deepcopy(old.norm2)
-        self.mlp: Mlp = copy.deepcopy(old.mlp)
+        self.norm1, self.modulation = copy.deepcopy(old.norm1), Modulation(old.modulation, side)
+        self.norm2, self.mlp = copy.deepcopy(old.norm2), copy.deepcopy(old.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[rows, tokens, channels], same out."""
-        x = x + self.mix(self.norm1(x))
+        """[rows, side * side, channels], same out."""
+        x = x + self.modulation(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
@@ -96,28 +96,35 @@ class Patches(nn.Module):
         return self.norm(self.proj(x.flatten(3, 5).flatten(1, 2)))
 
 
+class TokenStage(nn.Module):
+    """``Stage`` of a map of ``side`` x ``side``."""
+
+    def __init__(self, old: Stage, side: int) -> None:
+        super().__init__()
+        blocks = cast(list[FocalBlock], list(old.blocks))
+        self.blocks = nn.Sequential(*[TokenFocalBlock(block, side) for block in blocks])
+        self.downsample = nn.Identity() if old.downsample is None else Patches(old.downsample, side)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, side * side, channels], a quarter of the tokens and twice the channels out unless last."""
+        return self.downsample(self.blocks(x))
+
+
 class TokenFocalNet(nn.Module):
     """``FocalNet`` over tokens, without its head."""
 
     def __init__(self, old: FocalNet) -> None:
         super().__init__()
-        config = old.config
-        side = config.side // config.patch
-        self.patch_embed = Patches(old.patch_embed, config.side)
-        steps: list[nn.Module] = []
-        for stage in cast(list[Stage], list(old.layers)):
-            blocks = cast(list[FocalBlock], list(stage.blocks))
-            steps += [Block(Modulation(block.modulation, side), block) for block in blocks]
-            if stage.downsample is not None:
-                steps.append(Patches(stage.downsample, side))
-                side //= 2
-        self.steps = nn.Sequential(*steps)
+        side = old.config.side // old.config.patch
+        stages = cast(list[Stage], list(old.layers))
+        self.patch_embed = Patches(old.patch_embed, old.config.side)
+        self.layers = nn.Sequential(*[TokenStage(stage, side >> i) for i, stage in enumerate(stages)])
         self.norm = copy.deepcopy(old.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 [rows, channels, side, side] -> [rows, features]."""
         x = self.patch_embed(x.permute(0, 2, 3, 1).flatten(1, 2))
-        return self.norm(self.steps(x)).mean(1)
+        return self.norm(self.layers(x)).mean(1)
 
 
 class Attention(nn.Module):
@@ -140,6 +147,20 @@ class Attention(nn.Module):
         k = self.key(x).unflatten(-1, split).permute(0, 2, 3, 1)
         v = self.value(x).unflatten(-1, split).transpose(1, 2)
         return self.proj(((q @ k).softmax(-1) @ v).transpose(1, 2).flatten(-2))
+
+
+class TokenNestBlock(nn.Module):
+    """``NestBlock`` over tokens."""
+
+    def __init__(self, old: NestBlock) -> None:
+        super().__init__()
+        self.norm1, self.attn = copy.deepcopy(old.norm1), Attention(old.attn)
+        self.norm2, self.mlp = copy.deepcopy(old.norm2), copy.deepcopy(old.mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, tokens, width], same out."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
 
 
 class Pool(nn.Module):
@@ -166,17 +187,17 @@ class TokenLevel(nn.Module):
         self.pool = Pool(old.pool) if isinstance(old.pool, ConvPool) else nn.Identity()
         self.pos_embed = nn.Parameter(old.pos_embed.detach().clone())
         blocks = cast(list[NestBlock], list(old.transformer_encoder))
-        self.blocks = nn.Sequential(*[Block(Attention(block.attn), block) for block in blocks])
+        self.transformer_encoder = nn.Sequential(*[TokenNestBlock(block) for block in blocks])
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, channels, ...] -> [rows, width, grid * side, grid * side]."""
         g, s = self.grid, self.side
         x = self.pool(x).permute(0, 2, 3, 1)
         if g == 1:
-            x = self.blocks(x.flatten(1, 2) + self.pos_embed[0])
+            x = self.transformer_encoder(x.flatten(1, 2) + self.pos_embed[0])
             return x.unflatten(1, (s, s)).permute(0, 3, 1, 2)
         x = x.unflatten(2, (g, s)).unflatten(1, (g, s)).transpose(2, 3)  # [rows, g, g, s, s, width]
-        x = self.blocks((x.flatten(3, 4).flatten(1, 2) + self.pos_embed).flatten(0, 1))
+        x = self.transformer_encoder((x.flatten(3, 4).flatten(1, 2) + self.pos_embed).flatten(0, 1))
         x = x.unflatten(0, (-1, g, g)).unflatten(3, (s, s)).transpose(2, 3)
         return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
