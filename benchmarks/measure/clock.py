@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 UNLIMITED_S = 1e9
 # Seconds on 2 quiet cores of what follows the interleaving; ``rounds`` leaves them so much.
-COSTS_S = {"offline": 45, "server": 20, "paper": 30, "stages": 15, "residual": 25}
-OPENING_S = 3  # of a contender that a later round opens and warms up
+COSTS_S = {"offline": 38, "server": 18, "paper": 25, "stages": 35, "residual": 20}
+OPENING_S = 4  # of a system that a later round opens
 
 
 class Clock:

@@ -36,19 +36,19 @@ from mmx.runtime.errors import ParityError
 from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
 
-OFFLINE_S = 22.0
+OFFLINE_S = 18.0
 FEWEST_BATCHED = 4
 SIDE_BY_SIDE_VISITS = 4
 SERVER_S = 8.0
 WHOLE_PROGRAM_SAMPLES, OF_A_PEER = 12, 4
 RESIDUAL_ROUNDS = 12
-PROFILE_RUNS, BATCHED_RUNS = 5, 2
+PROFILE_RUNS, BATCHED_RUNS = 5, 1
 
 
 def offline_of(
     contender: Contender, measured: Measured, make: Callable[[int], Any], whole: Workload, opened: Sequence[Contender]
 ) -> Offline:
-    """Throughput by batch size, and against the peers, on as many samples as fit in a third of a minute.
+    """Throughput by batch size, and against the peers, on as many samples as fit in ``OFFLINE_S``.
 
     Args:
         contender: one of those that ``measured`` has a row and timings of. opened: where its peers are looked for.

@@ -25,6 +25,8 @@ from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.workload.sources import Source
 from mmx.models.registry import get_system
 
+ROUND_WEIGHT = 1.5  # of V2EM's round, whose samples take longer, against 1 of another
+
 
 class Display(Protocol):
     """Where progress goes."""
@@ -102,12 +104,12 @@ class Rounds:
                 self._beyond(prepared, [each.contender for each in opened], mine)
 
     def _seconds(self, number: int, threads: int) -> float:
-        """A round's share of the time: what is left, less what comes after the rounds, parted evenly among them."""
-        later = self._rounds[number + 1 :]
-        repeats = len(self._options.threads) - self._options.threads.index(threads)
-        rounds = len(later) + 1 + (repeats - 1) * len(self._rounds)
-        opening = OPENING_S * len(self._options.backends) * sum(map(len, later))
-        return (self._clock.left_before(self._options.extras) - opening) / rounds
+        """A round's share of the time that is left, less what comes after the rounds."""
+        weights = [ROUND_WEIGHT if any(each.system == "v2em" for each in together) else 1 for together in self._rounds]
+        again = len(self._options.threads) - self._options.threads.index(threads) - 1
+        opening = OPENING_S * (sum(map(len, self._rounds[number + 1 :])) + again * sum(map(len, self._rounds)))
+        share = weights[number] / (sum(weights[number:]) + again * sum(weights))
+        return share * (self._clock.left_before(self._options.extras) - opening)
 
     def _maker(self, names: Sequence[str]) -> Callable[[int], Any]:
         """What makes a sample by its index: with features beside the media where a system of the round takes them."""
