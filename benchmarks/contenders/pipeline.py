@@ -36,7 +36,7 @@ from mmx.runtime.throughput import Item, Pipeline
 from mmx.runtime.types import Sample
 
 EXACT = "exact"
-FACES = (EXACT, "fast")  # how they are searched for: as facenet-pytorch does it, and as docs/faces.md recommends
+FACES = (EXACT, "track")  # how they are searched for: as facenet-pytorch does it, and as docs/faces.md recommends
 
 
 class MmxPipeline:

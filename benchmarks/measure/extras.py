@@ -87,7 +87,7 @@ def files_side_by_side(contender: MmxPipeline, row: Row, measured: Measured, sou
         many.run(clips[:1])
         count = len(clips)
         seconds, (alone, together) = race([(contender, 1), (many, count)], clips, count, SIDE_BY_SIDE_VISITS)
-    if not agrees(row.precision, *parity(together, alone)):
+    if not agrees(row.precision.split()[0], *parity(together, alone)):
         raise ParityError(f"{many.key} does not answer as {contender.key} does", "mmx predict --jobs 1 is the latter")
     gain = total_speedup(seconds[0], seconds[1], np.ones(seconds.shape[1], np.int64).tolist())
     rates = {size: count / float(took.mean()) for size, took in zip((1, count), seconds, strict=True)}

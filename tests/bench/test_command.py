@@ -86,7 +86,7 @@ def test_a_whole_run_from_video(tmp_path, monkeypatch):
     assert main(command) == 0
     report = json.loads((tmp_path / "a.json").read_text())
     rows = {(row["runner"], row["precision"]): row for row in report["rows"]}
-    assert set(rows) == {("eager", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp32 fast faces")}
+    assert set(rows) == {("eager", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp32 track faces")}
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert (
         rows["onnxruntime", "fp32"]["error"] < 1e-4

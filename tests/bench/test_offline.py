@@ -8,6 +8,7 @@ from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.upstream import upstream_module
 from mmx.benchmarks.measure.clock import COSTS_S, Clock
 from mmx.benchmarks.measure.offline import GROUP, VISITS, offline
+from mmx.benchmarks.measure.parity import agrees
 from mmx.benchmarks.options import ROUNDS, Options
 from mmx.benchmarks.statistics import Ratio, chained
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
@@ -99,3 +100,10 @@ def test_every_system_has_a_round_and_time_is_set_aside_for_what_follows():
     clock = Clock(10)
     assert clock.left_before(options.extras) == pytest.approx(600 - sum(COSTS_S.values()), abs=1)
     assert Clock(0).left > 1e8
+
+
+def test_a_quicker_face_search_is_shown_and_held_to_no_limit():
+    assert not agrees("fp32", 0.2, 0.04)
+    assert not agrees("bf16", 0.2, 0.06)
+    assert agrees("bf16 track faces", 0.2, 0.06)
+    assert not agrees("bf16 track faces", float("inf"), float("inf"))
