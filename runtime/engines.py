@@ -227,11 +227,21 @@ def describe_engine(path: Path) -> str:
         for name, sizes in profile.shapes.items():
             lines.append(f"      {name:<16} {_by(sizes.min):<12} to {_by(sizes.max):<16} tuned for {_by(sizes.opt)}")
     lines += ["  layers", *(f"    {name:<32} {count}" for name, count in list(record.layers.items())[:12])]
-    if record.accuracy:
-        error, samples = record.accuracy.get("max_error"), record.accuracy.get("samples")
-        lines.append(f"  accuracy   logits within {error:.1e} of FP32 on {samples} samples")
+    lines += _accuracy(record.accuracy)
     lines.append("  made       " + ", ".join(f"{name} {value}" for name, value in record.made.items()))
     return "\n".join(lines)
+
+
+def _accuracy(measured: dict[str, Any]) -> list[str]:
+    """What the graph's parity record says of accuracy; records differ by who made the graph."""
+    if isinstance(error := measured.get("max_error"), (int, float)):
+        said = f"  accuracy   within {error:.1e} of FP32 on {measured.get('samples')} samples"
+        if decisions := measured.get("decisions"):
+            said += f", {measured.get('label_flips')} label flips in {decisions} decisions"
+        return [said]
+    if isinstance(worst := measured.get("worst"), (int, float)):
+        return [f"  accuracy   worst relative error {worst:.1e} against PyTorch"]
+    return []
 
 
 def _shares(counts: dict[str, int]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from mmx.export.engine.source import Source, source_in
 from mmx.export.engine.targets import Target, parse_target
-from mmx.export.precision.current import FP8_TOLERANCE, TOLERANCE, is_current
+from mmx.export.precision.current import FP8_TOLERANCE, TOLERANCE, fp8_is_current, is_current
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.device.probe import find_gpu
 from mmx.runtime.device.trt import FULL, RTX, Flavour
@@ -149,12 +149,17 @@ def _prepare_bundle(
             max_flips=proof.max_flips,
             report=say,
         )
-    elif precision == "fp8":
+    elif precision == "fp8" and not fp8_is_current(bundle, proof.max_flips):
         from mmx.export.precision.fp8 import ensure_fp8
 
         proof.flavour.load()
         bundle, made = ensure_fp8(
-            bundle, samples=proof.samples, seconds=proof.seconds, tolerance=proof.tolerance, report=say
+            bundle,
+            samples=proof.samples,
+            seconds=proof.seconds,
+            tolerance=proof.tolerance,
+            max_flips=proof.max_flips,
+            report=say,
         )
     source = source_in(bundle, precision)
     if isinstance(profiles, Path):

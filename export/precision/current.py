@@ -24,6 +24,20 @@ def is_current(bundle: Bundle, half: Half, tolerance: float, max_flips: int | No
     return meets(spec.parity, bundle.manifest.files[bundle.manifest.graphs["fp32"].file], tolerance)
 
 
+def fp8_is_current(bundle: Bundle, max_flips: int | None) -> bool:
+    """Whether the bundle's FP8 graph was made by this recipe, with the ranges of its present INT8 graph."""
+    graphs = bundle.manifest.graphs
+    made = graphs["fp8"].parity if {"fp8", "int8"} <= graphs.keys() else {}
+    if max_flips is not None and int(made.get("label_flips", 0)) > max_flips:
+        return False
+    return made.get("recipe") == RECIPE and made.get("ranges") == ranges_of(bundle)
+
+
+def ranges_of(bundle: Bundle) -> str:
+    """The hash of the INT8 graph, where an FP8 graph has its ranges from."""
+    return bundle.manifest.files[bundle.manifest.graphs["int8"].file]
+
+
 def meets(parity: Mapping[str, Any], source: str, tolerance: float) -> bool:
     """Whether a variant's record is of the FP32 graph with the hash ``source``, of this recipe, and accurate enough."""
     known = parity.get("recipe") == RECIPE and parity.get("source") == source

@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from mmx.export.precision.current import FP8_TOLERANCE, RECIPE
-from mmx.export.precision.proof import Exact, measure, require
+from mmx.export.precision.current import FP8_TOLERANCE, RECIPE, fp8_is_current, ranges_of
+from mmx.export.precision.proof import Exact, measure, require, require_labels
 from mmx.export.precision.samples import utterances
 from mmx.export.precision.variant import BATCH, add_graph, locked, until
 from mmx.export.precision.view import read_graph
@@ -30,12 +30,18 @@ Report = Callable[[str, float], None]
 
 
 def ensure_fp8(
-    bundle: Bundle, *, samples: int, seconds: float, tolerance: float | None, report: Report
+    bundle: Bundle,
+    *,
+    samples: int,
+    seconds: float,
+    tolerance: float | None,
+    max_flips: int | None = None,
+    report: Report,
 ) -> tuple[Bundle, bool]:
     """Give the bundle its FP8 graph, unless it has one of the same FP32 and INT8 graphs.
 
     Args:
-        samples, seconds, tolerance: see ``variant.ensure_variant``.
+        samples, seconds, tolerance, max_flips: see ``variant.ensure_variant``.
 
     Returns:
         The bundle as it then is, and whether the graph was made now.
@@ -45,11 +51,11 @@ def ensure_fp8(
         ParityError: the graph is not accurate enough; the bundle is left as it was.
     """
     wanted = FP8_TOLERANCE if tolerance is None else tolerance
-    if _is_current(bundle):
+    if fp8_is_current(bundle, max_flips):
         return bundle, False
     with locked(bundle.path):
         bundle = Bundle.open(bundle.path)
-        if _is_current(bundle):
+        if fp8_is_current(bundle, max_flips):
             return bundle, False
         manifest = bundle.manifest
         if "int8" not in manifest.graphs:
@@ -69,19 +75,9 @@ def ensure_fp8(
             progress=lambda done: report(f"comparing with FP32, sample {done}", done / samples),
         )
         require(accuracy, f"{bundle.path} in fp8", "use --fp16; --tolerance sets what is accepted")
-        parity = {**accuracy.to_dict(), "recipe": RECIPE, "ranges": _ranges(bundle), "quantised": layers}
+        require_labels(accuracy, f"{bundle.path} in fp8", max_flips)
+        parity = {**accuracy.to_dict(), "recipe": RECIPE, "ranges": ranges_of(bundle), "quantised": layers}
         return add_graph(bundle, "fp8", model, parity), True
-
-
-def _ranges(bundle: Bundle) -> str:
-    """The hash of the INT8 graph."""
-    return bundle.manifest.files[bundle.manifest.graphs["int8"].file]
-
-
-def _is_current(bundle: Bundle) -> bool:
-    graphs = bundle.manifest.graphs
-    made = graphs["fp8"].parity if {"fp8", "int8"} <= graphs.keys() else {}
-    return made.get("recipe") == RECIPE and made.get("ranges") == _ranges(bundle)
 
 
 def to_fp8(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:

@@ -222,7 +222,7 @@ def require_labels(accuracy: Accuracy, what: str, most: int | None) -> None:
     """
     if most is not None and accuracy.label_flips > most:
         raise ParityError(
-            f"{what}: {accuracy.label_flips} of {accuracy.decisions} labels flip, with all in FP32 that was tried; "
+            f"{what}: {accuracy.label_flips} of {accuracy.decisions} labels flip; "
             f"the worst is {accuracy.nearest_flip:.1e} from its threshold",
             f"accept them with --max-flips {accuracy.label_flips}, or use --fp32",
         )

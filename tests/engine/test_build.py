@@ -255,6 +255,9 @@ def test_inspect_shows_the_sidecar_and_a_changed_file(built: Built, own: Path) -
     changed.write_bytes(b"x" + changed.read_bytes()[1:])
     assert "NOT the file that was built" in describe_engine(changed)
     raw = json.loads(sidecar_path(changed).read_text())
+    for accuracy, said in (({"worst": 3e-6}, "3.0e-06 against PyTorch"), ({"layers": 70}, "made "), ({}, "made ")):
+        sidecar_path(changed).write_text(json.dumps(raw | {"accuracy": accuracy}))
+        assert said in describe_engine(changed)
     sidecar_path(changed).write_text(json.dumps(raw | {"schema_version": 9}))
     with pytest.raises(BadDataError, match="schema_version 9"):
         describe_engine(changed)
