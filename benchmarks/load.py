@@ -30,6 +30,7 @@ from mmx.runtime.predictor import Predictor
 
 CLIENTS = 32  # of the closed loop that finds how much a server can do
 QUEUE = "512"  # nobody is refused here: waiting is what is measured
+FAR_BEYOND = 1.5
 ALONE, BESIDE, BATCHED = "one at a time", "side by side", "batched"
 
 
@@ -109,7 +110,7 @@ def main(
     factors = [float(rate) for rate in rates.split(",")]
     with ExitStack() as stack:
         servers = {name: stack.enter_context(serving(bundle, each)).url for name, each in options.items()}
-        capacity, points = asyncio.run(measure(servers, asked, factors, seconds))
+        capacity, points = asyncio.run(measure(servers, asked, factors, seconds, bound))
     within = {
         name: max((p.offered_per_s for p in points if p.server == name and p.p99_ms <= bound), default=0.0)
         for name in servers
@@ -143,9 +144,11 @@ def make_requests(
 
 
 async def measure(
-    servers: dict[str, str], requests: list[Request], factors: list[float], seconds: float
+    servers: dict[str, str], requests: list[Request], factors: list[float], seconds: float, bound_ms: float
 ) -> tuple[dict[str, float], list[Point]]:
-    """Capacities first, then every server at each rate; the order turns round from rate to rate."""
+    """Capacities first, then every server at each rate, in an order that turns round; rates go up, and a server whose
+    p99 is far beyond the bound is not played a higher one.
+    """
     points: list[Point] = []
     capacity: dict[str, list[float]] = {name: [] for name in servers}
     async with AsyncExitStack() as stack:
@@ -155,11 +158,14 @@ async def measure(
             capacity[name].append(rate)
         means = {name: float(np.mean(values)) for name, values in capacity.items()}
         click.echo(f"with {CLIENTS} clients: {per_second(means)}", err=True)
-        for turn, factor in enumerate(factors):
-            for name in servers if turn % 2 == 0 else reversed(servers):
+        over: set[str] = set()
+        for turn, factor in enumerate(sorted(factors)):
+            for name in [each for each in (servers if turn % 2 == 0 else reversed(servers)) if each not in over]:
                 rate = factor * means[ALONE]
                 points.append(point(name, rate, await clients[name].open_loop(requests, rate, seconds)))
                 click.echo(line(points[-1]), err=True)
+                if points[-1].p99_ms > FAR_BEYOND * bound_ms:
+                    over.add(name)
     return means, points
 
 

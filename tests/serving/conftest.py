@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Server:
     process: subprocess.Popen[str]
     url: str
     log: list[str]
+    document: dict[str, Any] = field(default_factory=dict)
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60, verify=False, trust_env=False))
 
     @property
     def pid(self) -> int:
@@ -45,18 +47,19 @@ class Server:
 
     def metric(self, name: str) -> float:
         """A metric's value, 0 where it has none yet."""
-        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        lines = self.http.get(f"{self.url}/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
     def post(self, **options: Any) -> httpx.Response:
         """POST /v1/predict; the answer is checked against the server's own OpenAPI document."""
-        response = httpx.post(f"{self.url}/v1/predict", timeout=60, **options)
+        response = self.http.post(f"{self.url}/v1/predict", **options)
         self.check(response, "/v1/predict", "post")
         return response
 
     def check(self, response: httpx.Response, path: str, method: str = "get") -> None:
         """Fail where the OpenAPI document does not allow this response."""
-        document = httpx.get(f"{self.url}/openapi.json").json()
+        document = self.document or self.http.get(f"{self.url}/openapi.json").json()
+        self.document = document
         allowed = document["paths"][path][method]["responses"]
         assert str(response.status_code) in allowed, (response.status_code, sorted(allowed))
         kind = response.headers["content-type"].split(";")[0]

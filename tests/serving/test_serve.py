@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from mmx.cli.main import main
 from mmx.runtime import Prediction, Predictor
 from mmx.runtime.preprocess import Preprocessor
+from mmx.serving import openapi
 
 NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 VTT = "WEBVTT\n\n00:00.000 --> 00:01.500\nI am so glad.\n\n00:01.500 --> 00:03.000\nNo matter.\n"
@@ -254,3 +256,17 @@ def test_a_server_that_cannot_start_says_why(tiny_bundle: Path, options: list[st
         assert main(["serve", str(tiny_bundle), *filled]) == 2
     error = capsys.readouterr().err
     assert error.startswith("mmx: error: ") and words in error
+
+
+def test_the_docs_list_every_refusal_and_every_metric(server: Any) -> None:
+    root = Path(__file__).parents[2]
+    docs = (root / "docs" / "serving.md").read_text(encoding="utf-8")
+    code = "".join(path.read_text(encoding="utf-8") for path in (root / "serving").glob("*.py"))
+    refusals = set(re.findall(r"Refusal\(\s*(\d{3}),\s*\"(\w+)\"", code))
+    assert len(refusals) > 15
+    for status, name in refusals:
+        assert int(status) in openapi.REFUSALS and name in openapi.REFUSALS[int(status)], name
+        assert re.search(rf"\| [\d, ]*{status}[\d, ]* \|[^|]*`{name}`", docs), name
+    shown = re.findall(r"# TYPE (mmx_\w+) ", httpx.get(f"{server.url}/metrics").text)
+    for metric in shown:
+        assert f"`{metric}" in docs or metric.endswith("_created"), metric
