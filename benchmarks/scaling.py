@@ -45,9 +45,7 @@ class Cost:
 
 
 def measure(bundle: Path, clips: Sequence[tuple[str, str]], count: int, backend: str, jobs: int) -> Cost:
-    """Run this process's pipeline over ``count`` clips; medians of the runs. Everything on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    """Run this process's pipeline over ``count`` clips; medians of the runs."""
     items = [Item(path, text=text) for path, text in (clips[n % len(clips)] for n in range(count))]
     media_s = sum(DURATIONS_S[n % len(clips)] for n in range(count))
     wall, cpu = [], []
@@ -103,6 +101,8 @@ def main(
     command = [sys.executable, "-m", "mmx.benchmarks.scaling", str(bundle), "--backend", backend, "--jobs", str(jobs)]
     if clip:
         command += ["--clip", str(clip)]
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the processes, with all their threads, inherit it
     found: dict[int, list[Cost]] = {int(count): [] for count in counts.split(",")}
     for _ in range(rounds):
         for count, costs in found.items():

@@ -25,7 +25,7 @@ from mmx.runtime.predictor import Predictor
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
 from mmx.runtime.types import Prediction
 
-WINDOW = 4  # batches that are sorted together
+WINDOW = 2  # batches that are sorted together; another window is read meanwhile
 AHEAD = 256  # files that may be under way, or answered and waiting for one before them: enough to fill a window
 
 

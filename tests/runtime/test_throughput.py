@@ -118,6 +118,7 @@ def test_batches_span_files_sorted_by_length_and_within_bounds(
         yield from segments_of((lengths[int(path)], 2, 3))
 
     made_up(read)
+    monkeypatch.setattr(run_module, "WINDOW", 4)
     batches: list[list[Sample]] = []
     real = pipeline._predictor.answer
 
