@@ -3,8 +3,8 @@
     python -m mmx.benchmarks.batch_ray ckpt.mmx clip.mp4 --copies 200 --out benchmarks/results/batch_ray.json
 
 Each run is the command a user types, in a process of its own, into a new results folder; the time is that of the whole
-command, Ray's start included. Run again with the same ``--out``, it adds a round in the other order. Linux's autogroups
-give each session the same share of a busy machine, and Ray has several: only a quiet machine compares them fairly.
+command, Ray's start included. Run again with the same ``--out``, it adds a round in the other order. Both commands are
+in the session of this one, so that on a busy machine Linux gives both the same share of it.
 """
 
 from __future__ import annotations
