@@ -41,6 +41,7 @@ async def _serve(settings: Settings, on_listening: Callable[[Service, str], None
         try:
             await service.open()
             server = DrainingServer(service)
+            listener.listen(BACKLOG)  # from here on nobody is turned away, though uvicorn has yet to begin
             host, port = listener.getsockname()[:2]
             on_listening(service, f"http://{f'[{host}]' if ':' in host else host}:{port}")
             await server.serve([listener])
