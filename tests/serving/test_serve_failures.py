@@ -126,7 +126,7 @@ def test_an_upload_that_breaks_off_and_one_that_never_ends(start: Any) -> None:
     with start("--workers", "1", "--idle", "0.3") as server:
         with connected(server, 1000) as client:
             client.sendall(b"--a\r\n")
-        until(lambda: server.metric('mmx_queue{queue="uploads"}') == 0, "it to be noticed")
+        until(lambda: server.metric('mmx_requests_total{outcome="disconnected"}') == 1, "it to be noticed")
         with connected(server, 1000) as client:
             client.sendall(b"--a\r\n")
             told = answer(client)
