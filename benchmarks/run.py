@@ -20,6 +20,7 @@ from mmx.benchmarks.reports.report import SCHEMA_VERSION, Report, Row, WorkloadI
 from mmx.benchmarks.workload.clips import clip_folder, make_clip, source_video
 from mmx.benchmarks.workload.sources import Source, processed_source, synthetic_source
 from mmx.benchmarks.workload.utterances import Workload, stratified
+from mmx.models.registry import get_system
 
 LAST_EXPORT = 0.45  # the part of the time after which no other than the essential systems is exported
 
@@ -32,7 +33,9 @@ def run(options: Options, command: str, show: Display) -> Report:
     """
     clock = Clock(options.minutes)
     environment = describe()
-    order = sorted(options.systems, key=lambda name: name not in options.essential)
+    order = sorted(
+        options.systems, key=lambda name: (name not in options.essential, get_system(name).inputs != "media")
+    )
     systems = prepare_all(
         order,
         options.dataset,
