@@ -64,7 +64,7 @@ class Options:
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """What follows the interleaving, by its name in ``clock.COSTS_S``."""
+        """What follows the interleaving, by its name in ``measure.clock``."""
         if self.scope == "pipeline":
             return ("offline",) if "offline" in self.scenarios else ()
         asked = tuple(name for name in SCENARIOS[1:] if name in self.scenarios)

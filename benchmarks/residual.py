@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -46,6 +47,7 @@ def visual_trunk() -> nn.Module:
 def to_onnx(trunk: nn.Module) -> bytes:
     """The trunk as an ONNX graph with a free number of faces."""
     shapes = ({0: torch.export.Dim("faces")},)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists what of torchvision is not installed
     program = torch.onnx.export(trunk, (torch.randn(2, 3, 48, 48),), dynamo=True, dynamic_shapes=shapes, verbose=False)
     assert program is not None
     graph: bytes = program.model_proto.SerializeToString()

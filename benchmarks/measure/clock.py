@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterable
 
 UNLIMITED_S = 1e9
-# Seconds on 2 quiet cores of what follows the interleaving; ``rounds`` leaves them so much.
-COSTS_S = {"offline": 38, "server": 18, "paper": 25, "stages": 35, "residual": 20}
+# Seconds on 2 quiet cores of what follows the interleaving: for each system compared in full, and once in a run.
+EACH_S = {"offline": 20, "server": 12}
+ONCE_S = {"paper": 22, "stages": 36, "residual": 16}
 OPENING_S = 4  # of a system that a later round opens
+SLACK_S = 45  # that a run takes beyond its time rather than leave contenders out
 
 
 class Clock:
@@ -29,9 +31,9 @@ class Clock:
         """Seconds that are left; negative when the time is over."""
         return self._allowed - self.spent
 
-    def left_before(self, coming: Iterable[str]) -> float:
-        """Seconds that are left when as many as ``coming`` (of ``COSTS_S``) will take are set aside."""
-        return self.left - sum(COSTS_S[what] for what in coming)
+    def left_before(self, coming: Iterable[str], systems: int) -> float:
+        """Seconds left when what is ``coming`` (of ``EACH_S`` and ``ONCE_S``) for so many systems is set aside."""
+        return self.left - sum(EACH_S.get(what, 0) * systems + ONCE_S.get(what, 0) for what in coming)
 
     def past(self, share: float) -> bool:
         """Whether more than this share of the time is over."""

@@ -15,7 +15,7 @@ from mmx.benchmarks.contenders.pipeline import MmxPipeline, pipeline_makers, pip
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.contenders.upstream import upstream_module
 from mmx.benchmarks.measure import extras
-from mmx.benchmarks.measure.clock import OPENING_S, Clock
+from mmx.benchmarks.measure.clock import OPENING_S, SLACK_S, Clock
 from mmx.benchmarks.measure.offline import Offline
 from mmx.benchmarks.measure.server import Server
 from mmx.benchmarks.measure.single_stream import BASELINE, Measured, Opened, measure
@@ -51,6 +51,7 @@ class Rounds:
         by_name = {prepared.system: prepared for prepared in systems}
         rounds = ([by_name[name] for name in together if name in by_name] for together in options.rounds)
         self._rounds = [together for together in rounds if together]
+        self._number = 0  # of the round under way
         self._open: Opened | None = None  # the baseline, once it is
         self._cost: dict[str, float] = {}  # of the baseline, once it is known
 
@@ -58,6 +59,7 @@ class Rounds:
         """Measure every system with so many threads; what goes beyond single-stream only with the first number."""
         self._open, self._cost = None, {}
         for number, together in enumerate(self._rounds):
+            self._number = number
             with ExitStack() as closing:
                 opened, refused = self._opened(together, threads)
                 self.rows += refused
@@ -67,7 +69,7 @@ class Rounds:
                     else:
                         closing.callback(each.contender.close)
                 if opened:
-                    self._round(together, opened, number, threads)
+                    self._round(together, opened, threads)
         if self._open is not None:
             self._open.contender.close()
 
@@ -80,7 +82,7 @@ class Rounds:
             refused += found[1]
         return opened, refused
 
-    def _round(self, together: Sequence[Prepared], opened: list[Opened], number: int, threads: int) -> None:
+    def _round(self, together: Sequence[Prepared], opened: list[Opened], threads: int) -> None:
         if self._open is not None and self._open not in opened:
             opened = [self._open, *opened]
         names = [prepared.system for prepared in together]
@@ -92,7 +94,7 @@ class Rounds:
             threads=threads,
             samples=self._options.samples,
             passes=self._options.passes,
-            seconds=self._seconds(number, threads),
+            seconds=self._seconds(threads),
             progress=partial(self._show.progress, what),
             known=self._cost,
         )
@@ -103,13 +105,19 @@ class Rounds:
             for prepared in together:
                 self._beyond(prepared, [each.contender for each in opened], mine)
 
-    def _seconds(self, number: int, threads: int) -> float:
-        """A round's share of the time that is left, less what comes after the rounds."""
+    def _left(self) -> float:
+        """Seconds that are left for interleaving, less what comes between and after the rounds."""
+        names = [each.system for together in self._rounds[self._number :] for each in together]
+        return self._clock.left_before(self._options.extras, sum(name in FULLY_COMPARED for name in names))
+
+    def _seconds(self, threads: int) -> float:
+        """A round's share of the time that is left."""
         weights = [ROUND_WEIGHT if any(each.system == "v2em" for each in together) else 1 for together in self._rounds]
         again = len(self._options.threads) - self._options.threads.index(threads) - 1
-        opening = OPENING_S * (sum(map(len, self._rounds[number + 1 :])) + again * sum(map(len, self._rounds)))
-        share = weights[number] / (sum(weights[number:]) + again * sum(weights))
-        return share * (self._clock.left_before(self._options.extras) - opening)
+        later = self._rounds[self._number + 1 :]
+        opening = OPENING_S * (sum(map(len, later)) + again * sum(map(len, self._rounds)))
+        share = weights[self._number] / (sum(weights[self._number :]) + again * sum(weights))
+        return share * (self._left() - opening)
 
     def _maker(self, names: Sequence[str]) -> Callable[[int], Any]:
         """What makes a sample by its index: with features beside the media where a system of the round takes them."""
@@ -121,7 +129,7 @@ class Rounds:
     def _leave_out(self, key: str) -> bool:
         """Whether there is no time for a contender: a system's eager for the whole of it, or a peer."""
         system, runner, _ = key.split("/")
-        short = self._clock.left_before(self._options.extras) < 0
+        short = self._left() < -SLACK_S
         return short and (runner in PEERS if system not in self._options.essential else runner in PEERS[1:])
 
     def _makers(self, prepared: Prepared, threads: int) -> Iterator[tuple[str, Callable[[], Contender]]]:
