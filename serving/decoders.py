@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -95,8 +96,13 @@ class Decoder:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process is no more."""
-        return self._process.returncode is not None
+        """Whether the process is no more, even if its end has not been collected yet."""
+        if self._process.returncode is not None:
+            return True
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # collected a moment ago
+            return True
 
     async def segments(self, job: Job, seconds: float) -> AsyncGenerator[Segment, None]:
         """Work on one job and yield its segments as they come; ``seconds`` is the time for the process's part.

@@ -81,7 +81,8 @@ def test_what_the_manifest_says_is_what_the_module_holds(tiny_bundle: Path, tiny
     assert manifest.fusion_weights == dict(zip(("text", "visual", "audio"), weights, strict=True))
     assert manifest.thresholds == (0.5,) * 6 and manifest.provenance["thresholds"] == "default"
     assert manifest.provenance["command"] == "mmx export tiny.pt"
-    assert {record["fold"] for record in manifest.folding if record["applied"]} == {"conv_bn", "unused_head"}
+    applied = {record["fold"] for record in manifest.folding if record["applied"]}
+    assert applied == {"conv_bn", "unused_head", "first_token", "tokens", "simam"}
     assert json.loads((tiny_bundle / "manifest.json").read_text())["config"] == manifest.config
 
 

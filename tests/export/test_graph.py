@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from mmx.export.folding.fold import fold
 from mmx.export.graph import to_onnx
 from mmx.export.parity import relative_error, run
 from mmx.export.specs import ExportSpec, spec_for
@@ -62,7 +63,8 @@ def test_inputs_and_outputs_are_the_contract(model: onnx.ModelProto, tiny_bundle
 
 def test_names_are_those_of_the_system(model: onnx.ModelProto, tiny_checkpoint: Path):
     system = load_checkpoint(tiny_checkpoint).module
-    modules = {name for name, _ in system.named_modules()}
+    folded, _ = fold(system)
+    modules = {name for form in (system, folded) for name, _ in form.named_modules()}
     for node in model.graph.node:
         scope, _, operation = node.name.rpartition("/")
         assert scope in modules and re.fullmatch(rf"{node.op_type}(_\d+)?", operation), node.name
@@ -72,10 +74,10 @@ def test_names_are_those_of_the_system(model: onnx.ModelProto, tiny_checkpoint: 
     for unique in (names, values + weights + list(AXES)[:6]):
         assert len(unique) == len(set(unique))
     assert not [name for name in values + weights if re.match(r"val_|node_|target_|[a-z_]*\d+$", name)]
-    stored = {name for name, _ in (*system.named_parameters(), *system.named_buffers())}
+    stored = {name for form in (system, folded) for name in form.state_dict(keep_vars=True)}
     large = [t.name for t in model.graph.initializer if np.prod(t.dims) > 4]
     folded_biases = {name.removesuffix("weight") + "bias" for name in stored}
-    derived = re.compile(r"\.(T|gather|unsqueeze)$")
+    derived = re.compile(r"(\.(T|gather|unsqueeze|slice)(_\d+)?)+$")
     assert [name for name in large if derived.sub("", name) not in stored | folded_biases] == []
 
 
