@@ -66,15 +66,15 @@ class Options:
     def extras(self) -> tuple[str, ...]:
         """What follows the interleaving, by its name in ``measure.clock``."""
         if self.scope == "pipeline":
-            return ("offline",) if "offline" in self.scenarios else ()
+            return ("side by side",) if "offline" in self.scenarios else ()
         asked = tuple(name for name in SCENARIOS[1:] if name in self.scenarios)
         return (*asked, "stages", *(("residual",) if "ours" in self.systems and self.preset == "full" else ()))
 
     @property
     def rounds(self) -> tuple[tuple[str, ...], ...]:
         """``ROUNDS`` with the systems that were asked for."""
-        if self.scope == "pipeline":  # fewer contenders, which are about as slow as each other
-            return (self.systems,)
+        if self.scope == "pipeline":  # each contender is a whole program: one system at a time
+            return tuple((name,) for together in ROUNDS for name in together if name in self.systems)
         asked = (tuple(name for name in together if name in self.systems) for together in ROUNDS)
         return tuple(together for together in asked if together)
 

@@ -94,11 +94,13 @@ def test_systems_on_features_run_alone_as_in_a_batch(system, tmp_path):
 def test_every_system_has_a_round_and_time_is_set_aside_for_what_follows():
     assert sorted(name for together in ROUNDS for name in together) == sorted(SYSTEMS)
     options = Options("iemocap")
-    assert set(options.extras) == {*EACH_S, *ONCE_S}
+    video = Options("iemocap", scope="pipeline", systems=("ours", "v2em"), scenarios=("single-stream", "offline"))
+    assert {*options.extras, *video.extras} == {*EACH_S, *ONCE_S}
+    assert video.rounds == (("v2em",), ("ours",))  # the baseline first
     assert options.rounds == ROUNDS
     assert Options("iemocap", systems=("ours", "mult")).rounds == (("ours", "mult"),)
     clock = Clock(10)
-    aside = sum(ONCE_S.values()) + 2 * sum(EACH_S.values())
+    aside = sum(ONCE_S.values()) + 2 * (EACH_S["offline"] + EACH_S["server"])
     assert clock.left_before(options.extras, 2) == pytest.approx(600 - aside, abs=1)
     assert Clock(0).left > 1e8
 
