@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mmx.runtime.machine import usable_cores
+
 PACKAGES = ("mmx", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "av", "facenet-pytorch")
 # Instruction sets that decide how fast a matrix product is.
 FLAGS = (
@@ -64,11 +66,6 @@ def describe() -> Environment:
         versions={name: number for name in PACKAGES if (number := _version(name))},
         load_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, which containers make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_rss_mb() -> float | None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmx.benchmarks.environment import usable_cores
 from mmx.benchmarks.reports.paper import ABLATION, DATASETS
 from mmx.benchmarks.reports.report import PEERS
 from mmx.models.registry import get_system
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import UsageError
+from mmx.runtime.machine import usable_cores
 
 SCENARIOS = ("single-stream", "offline", "server", "paper")
 PIPELINE_SCENARIOS = SCENARIOS[:2]

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from mmx.benchmarks.cache import keyed_folder, weights_key
 from mmx.benchmarks.contenders.upstream import SEED
-from mmx.benchmarks.environment import usable_cores
 from mmx.benchmarks.workload.vocabulary import train_vocabulary
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.errors import EnvironmentMissing, MmxError
+from mmx.runtime.machine import usable_cores
 
 Say = Callable[[str], None]
 AT_ONCE = 2  # an export takes 3 GB

@@ -15,7 +15,6 @@ import torch
 from mmx.benchmarks.contenders.peers import Peer
 from mmx.benchmarks.contenders.pipeline import MmxPipeline
 from mmx.benchmarks.contenders.prepare import Prepared
-from mmx.benchmarks.environment import usable_cores
 from mmx.benchmarks.measure.offline import BATCHES, VISITS, Offline, offline, race
 from mmx.benchmarks.measure.parity import agrees, parity
 from mmx.benchmarks.measure.scoring import score
@@ -33,6 +32,7 @@ from mmx.export.folding.fold import fold
 from mmx.models.counting import count
 from mmx.models.registry import get_system
 from mmx.runtime.errors import ParityError
+from mmx.runtime.machine import usable_cores
 from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
 

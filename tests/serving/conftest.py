@@ -153,16 +153,3 @@ def _picture(number: int) -> np.ndarray:
     draw.polygon([(80, 52), (74, 74), (86, 74)], fill=(200, 145, 115))
     draw.ellipse((64, 84, 96, 94), fill=(170, 60, 60))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(1.2)))
-
-
-@pytest.fixture(scope="session")
-def black(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds of black picture, no sound track."""
-    path = tmp_path_factory.mktemp("black") / "black.mp4"
-    with av.open(path, "w") as out:
-        stream = out.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for _ in range(20):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24")))
-        out.mux(stream.encode(None))
-    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.machine import usable_cores
 from mmx.runtime.manifest import FaceSpec
 from mmx.runtime.media.faces.cascade import Cascade, Detections
 from mmx.runtime.media.faces.crop import RESAMPLINGS, center_crop, face_crop, upstream_crop
@@ -68,7 +68,7 @@ class FaceDetector:
         self._cascade = Cascade(nets, spec)
         self._spec = spec
         self._search = search
-        self._threads = 1 if search == "track" else threads or _usable_cores()
+        self._threads = 1 if search == "track" else threads or usable_cores()
 
     def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[Face | None]:
         """The largest face of each RGB frame uint8 [h, w, 3] (or grey [h, w]); frames may differ in size.
@@ -129,11 +129,6 @@ def _largest_face(found: Detections) -> Face | None:
         return None
     which = largest(found)
     return Face(found.boxes[which], float(found.probabilities[which]))
-
-
-def _usable_cores() -> int:
-    """The cores this process may run on, where the system tells (Linux); else all of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
