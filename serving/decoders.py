@@ -97,7 +97,7 @@ class Decoder:
     @property
     def has_ended(self) -> bool:
         """Whether the process is no more, even if its end has not been collected yet."""
-        if self._process.returncode is not None:
+        if self._process.returncode is not None or _main_thread_has_ended(self.pid):
             return True
         try:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -275,3 +275,13 @@ class Decoders:
     def _add(self, decoder: Decoder) -> None:
         self._all.add(decoder)
         self._free.put_nowait(decoder)
+
+
+def _main_thread_has_ended(pid: int) -> bool:
+    """Of a process that was killed the main thread may be gone for a while before the others, and before it is reported
+    (proc_pid_stat(5): state Z); False where the system has no /proc.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in b"ZX"
+    except (OSError, IndexError):
+        return False

@@ -136,10 +136,10 @@ def test_free_lanes_share_what_waits_and_none_waits_for_a_busy_one() -> None:
     async def run() -> None:
         network = Network()
         batcher = make(network, lanes=2)
-        await hold(network, batcher)
+        first = await hold(network, batcher)
         network.go.set()
         futures = [batcher.submit(sample(number)) for number in (1, 2, 3, 4)]
-        await asyncio.gather(*futures)
+        await asyncio.gather(first, *futures)  # both lanes are free again
         assert sorted(map(sorted, network.batches[1:])) in ([[1, 2, 3, 4]], [[1, 2], [3, 4]])
         network.batches.clear()
         await asyncio.gather(*(batcher.submit(sample(number)) for number in (1, 2, 3, 4)))
