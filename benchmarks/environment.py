@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mmx.runtime.machine import usable_cores
+from mmx.runtime.machine import cpu_flags, cpu_name, usable_cores
 
 PACKAGES = ("mmx", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "av", "facenet-pytorch")
 # Instruction sets that decide how fast a matrix product is.
@@ -55,9 +55,9 @@ class Environment:
 
 def describe() -> Environment:
     """The environment of this process."""
-    cpu, flags = _cpu()
+    flags = cpu_flags()
     return Environment(
-        cpu=cpu,
+        cpu=cpu_name(),
         flags=tuple(f for f in FLAGS if f in flags),
         cores=usable_cores(),
         memory_gb=_memory_gb(),
@@ -85,16 +85,6 @@ def peak_rss_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _cpu() -> tuple[str, set[str]]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), set()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    return name, set((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def _memory_gb() -> float:

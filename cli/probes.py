@@ -6,18 +6,17 @@ import ctypes
 import importlib
 import importlib.metadata
 import io
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmx.cli import tiny_onnx
 from mmx.runtime.errors import MmxError
+from mmx.runtime.machine import cpu_flags, cpu_name, usable_cores
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ def find(probe: str) -> list[Finding]:
 
 
 def _python() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    place = f"{platform.system()} {platform.machine()}, {cores} CPU cores to use"
+    place = f"{platform.system()} {platform.machine()}, {usable_cores()} CPU cores to use"
     fine = sys.version_info >= (3, 11)
     yield Finding(
         "python", "ok" if fine else "failed", f"{platform.python_version()}, {place}", "" if fine else "3.11+"
@@ -57,14 +55,10 @@ def _python() -> Iterator[Finding]:
 
 def _cpu() -> Iterator[Finding]:
     """Only Linux says it; elsewhere there is no line."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
+    if not (flags := cpu_flags()):
         return
-    text = info.read_text()
-    flags = set(next((line.partition(":")[2] for line in text.splitlines() if line.startswith("flags")), "").split())
-    model = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "CPU")
     known = [f for f in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if f in flags]
-    yield Finding("cpu", "ok", f"{model}: {' '.join(known) or 'no vector extension known to this list'}")
+    yield Finding("cpu", "ok", f"{cpu_name()}: {' '.join(known) or 'no vector extension known to this list'}")
 
 
 def _onnxruntime() -> Iterator[Finding]:

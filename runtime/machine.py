@@ -14,12 +14,21 @@ def usable_cores() -> int:
 
 def cpu_name() -> str:
     """The processor's model, as far as the system tells it."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """The processor's extensions in Linux's names, such as ``avx512_bf16``; empty where the system does not tell."""
+    told = _cpuinfo()
+    return set((told.get("flags") or told.get("Features") or "").split())
+
+
+def _cpuinfo() -> dict[str, str]:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def cache_folder() -> Path | None:
