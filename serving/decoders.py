@@ -137,6 +137,7 @@ class Decoder:
             ) from e
         finally:
             if not finished and self.usable:
+                self.usable = False  # where this is cancelled a second time nobody knows what the pipe holds
                 self.usable = await asyncio.shield(self._cancel())
 
     async def stop(self) -> None:

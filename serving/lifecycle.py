@@ -19,7 +19,7 @@ from mmx.serving.settings import Settings
 
 BACKLOG = 1024
 KEEP_ALIVE_S = 30
-LAST_ANSWERS_S = 3.0  # after the cut-off, for the reasons to be sent
+LAST_ANSWERS_S = 10.0  # after the cut-off, for the reasons to be sent: each follows the end of its decoding
 
 
 def serve(settings: Settings, on_listening: Callable[[Service, str], None]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-START_S = 60
-sys.path.insert(0, str(Path(__file__).parent))  # the modules beside the tests, such as triton_stand_in
+sys.path.insert(0, str(Path(__file__).parent))  # the modules beside the tests
+
+from waiting import PATIENCE_S, until
+
 Start = Callable[..., Any]
 
 
@@ -32,7 +36,7 @@ class Server:
     url: str
     log: list[str]
     document: dict[str, Any] = field(default_factory=dict)
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60, verify=False, trust_env=False))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=PATIENCE_S, verify=False, trust_env=False))
 
     @property
     def pid(self) -> int:
@@ -40,15 +44,21 @@ class Server:
 
     def workers(self) -> list[int]:
         """The numbers of its decoding processes."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return [
-            int(child) for child in children if b"mmx.serving.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+        found = []
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            with suppress(OSError):  # it has ended meanwhile
+                if b"mmx.serving.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+        return found
 
     def metric(self, name: str) -> float:
         """A metric's value, 0 where it has none yet."""
         lines = self.http.get(f"{self.url}/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+    def at_rest(self) -> None:
+        """Wait until no request is at hand: an answer is there a moment before the server is done with its request."""
+        until(lambda: self.metric('mmx_queue{queue="requests"}') == 0, "the server to come to rest")
 
     def post(self, **options: Any) -> httpx.Response:
         """POST /v1/predict; the answer is checked against the server's own OpenAPI document."""
@@ -77,11 +87,15 @@ class Server:
 
 
 @contextmanager
-def running(bundle: Path, *options: str) -> Iterator[Server]:
-    """``mmx serve`` in a process of its own, stopped in the end; it must end without a traceback."""
+def running(bundle: Path, *options: str, scratch: Path | None = None) -> Iterator[Server]:
+    """``mmx serve`` in a process of its own, stopped in the end; it must end without a traceback.
+
+    scratch: its temporary folder.
+    """
     command = [sys.executable, "-m", "mmx.cli.main", "serve", str(bundle), "--port", "0", "--threads", "1", *options]
     command += ["--backend", "onnxruntime"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    env = os.environ | ({"TMPDIR": str(scratch)} if scratch else {})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     assert process.stdout is not None
     log: list[str] = []
     url = ""
@@ -98,11 +112,11 @@ def running(bundle: Path, *options: str) -> Iterator[Server]:
     finally:
         process.terminate()
         try:
-            process.wait(START_S)
+            process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-        reader.join(5)
+        reader.join(PATIENCE_S)
     assert "Traceback" not in "".join(log), "".join(log)
 
 
@@ -116,7 +130,7 @@ def server(tiny_bundle: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def start(tiny_bundle: Path) -> Start:
     """start(options...): a server of the test's own, as a context manager."""
-    return lambda *options: running(tiny_bundle, *options)
+    return partial(running, tiny_bundle)
 
 
 @pytest.fixture(scope="session")
@@ -131,8 +145,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
             frame = av.VideoFrame.from_ndarray(_picture(number), format="rgb24")
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
-        time = np.arange(48000) / 16000
-        sound = (0.3 * np.sin(2 * np.pi * (200 + 60 * time) * time)).astype(np.float32)
+        seconds = np.arange(48000) / 16000
+        sound = (0.3 * np.sin(2 * np.pi * (200 + 60 * seconds) * seconds)).astype(np.float32)
         for first in range(0, len(sound), 1024):
             part = av.AudioFrame.from_ndarray(sound[None, first : first + 1024], format="fltp", layout="mono")
             part.sample_rate, part.pts = 16000, first

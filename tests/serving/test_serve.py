@@ -211,9 +211,11 @@ def test_the_model_and_health_are_as_documented(server: Any, predictor: Predicto
 
 def test_metrics_count_what_happened(server: Any, tone: Path) -> None:
     names = ("mmx_requests_total", "mmx_batch_size_count", 'mmx_stage_seconds_count{stage="mel"}')
+    server.at_rest()
     before = [server.metric(name) for name in names]
     server.post(files={"video": tone.read_bytes()})
     server.post(files={"video": b"nothing"})
+    server.at_rest()
     after = [server.metric(name) for name in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 1]
     response = httpx.get(f"{server.url}/metrics")

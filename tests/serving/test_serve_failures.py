@@ -9,11 +9,9 @@ import os
 import re
 import signal
 import socket
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +19,11 @@ import av
 import httpx
 import numpy as np
 import pytest
-
-PATIENCE_S = 60
-
-
-def until(true: Callable[[], Any], what: str) -> None:
-    """Wait for it."""
-    ends = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < ends, f"waited in vain: {what}"
-        time.sleep(0.02)
+from waiting import PATIENCE_S, until
 
 
 def state(pid: int) -> str:
-    """A process's state as the kernel has it (Z: it has ended); X where there is none."""
+    """A process's state as the kernel has it (Z: it has ended, and its parent was not told yet); X: there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -57,13 +46,14 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 @contextmanager
 def stopped(server: Any) -> Iterator[int]:
     """Its one decoding process stands still inside."""
+    server.at_rest()
     until(lambda: len(server.workers()) == 1, "a decoding process")
     (worker,) = server.workers()
     os.kill(worker, signal.SIGSTOP)
     try:
         yield worker
     finally:
-        if Path(f"/proc/{worker}").exists():
+        with suppress(ProcessLookupError):  # the server has ended it meanwhile
             os.kill(worker, signal.SIGCONT)
 
 
@@ -121,11 +111,11 @@ def test_who_goes_away_makes_room(small: Any, tone: Path) -> None:
     gone = small.metric('mmx_requests_total{outcome="disconnected"}')
     body = b'--a\r\ncontent-disposition: form-data; name="video"\r\n\r\n' + tone.read_bytes() + b"\r\n--a--\r\n"
     with stopped(small):
-        for _ in range(2):
-            with connected(small, len(body)) as client:
+        with connected(small, len(body)) as decoded, connected(small, len(body)) as waiting:
+            for client in (decoded, waiting):
                 client.sendall(body)
-                in_work(small, 1)
-            in_work(small, 0)
+            in_work(small, 2)
+        in_work(small, 0)
     until(lambda: small.metric('mmx_requests_total{outcome="disconnected"}') == gone + 2, "two to be counted")
     assert small.post(files={"video": tone.read_bytes()}).status_code == 200
 
@@ -162,9 +152,11 @@ def test_sigterm_lets_everyone_at_hand_have_an_answer(start: Any, tone: Path, po
     with start("--workers", "1") as server:
         expected = logits(server.post(files=upload))
         with stopped(server):
-            waiting = [pool.submit(httpx.post, f"{server.url}/v1/predict", files=upload, timeout=60) for _ in range(3)]
+            waiting = [
+                pool.submit(httpx.post, f"{server.url}/v1/predict", files=upload, timeout=PATIENCE_S) for _ in range(3)
+            ]
             in_work(server, 3)
-            with httpx.Client(base_url=server.url, timeout=60) as client:
+            with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
                 assert client.get("/readyz").status_code == 200
                 server.process.send_signal(signal.SIGTERM)
                 until(lambda: not taken(client), "it to refuse")
@@ -175,27 +167,27 @@ def test_sigterm_lets_everyone_at_hand_have_an_answer(start: Any, tone: Path, po
 
 
 def test_sigterm_ends_with_a_reason_for_those_it_cannot_wait_for(
-    start: Any, tone: Path, pool: ThreadPoolExecutor
+    start: Any, tone: Path, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     upload = {"video": tone.read_bytes()}
-    with start("--workers", "1", "--drain", "0.1") as server:
+    with start("--workers", "1", "--drain", "0.1", scratch=tmp_path) as server:
         workers = server.workers()
-        folders = set(Path(tempfile.gettempdir()).glob("mmx-serve-*"))
         with stopped(server):
-            waiting = pool.submit(httpx.post, f"{server.url}/v1/predict", files=upload, timeout=60)
+            waiting = pool.submit(httpx.post, f"{server.url}/v1/predict", files=upload, timeout=PATIENCE_S)
             in_work(server, 1)
+            assert list(tmp_path.glob("mmx-serve-*"))
             server.process.send_signal(signal.SIGTERM)
             assert code(waiting.result()) == (503, "shutting_down")
         assert server.process.wait(PATIENCE_S) == 0
-        until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "the processes to end")
-        assert set(Path(tempfile.gettempdir()).glob("mmx-serve-*")) < folders
+        until(lambda: all(state(worker) in "ZX" for worker in workers), "the processes to end")
+        assert not list(tmp_path.glob("mmx-*"))
 
 
 def test_a_killed_server_leaves_no_process(start: Any) -> None:
     with start("--workers", "2") as server:
         workers = server.workers()
         server.process.kill()
-        until(lambda: not any(running_still(worker) for worker in workers), "the processes to end")
+        until(lambda: all(state(worker) in "ZX" for worker in workers), "the processes to end")
 
 
 def test_many_at_once_get_their_own_answers(server: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
@@ -252,8 +244,3 @@ def taken(client: httpx.Client) -> bool:
         return client.get("/readyz").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def running_still(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"

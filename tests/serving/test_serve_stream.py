@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,15 @@ def test_segments_go_out_before_the_file_ends(
             if message["type"] == "http.response.body":
                 first_is_out.set()
 
-        answering = Answering(service, 0.05 if ending == "deadline" else 60)
+        loop, late = asyncio.get_running_loop(), 0.0
+        monkeypatch.setattr(loop, "time", lambda: time.monotonic() + late)
+        answering = Answering(service, deadline_s=1000)
         task = asyncio.create_task(answering(dict(SCOPE), receive, send))
         await first_is_out.wait()
         assert len(sent) == 2 and json.loads(sent[1]["body"])["logits"] == prediction.logits
         go_on.set()
+        if ending == "deadline":
+            late = 1000.0
         if ending == "cut off":
             service.cut_off.set()
         await task
