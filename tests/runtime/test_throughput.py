@@ -112,9 +112,14 @@ def test_batches_span_files_sorted_by_length_and_within_bounds(
 ) -> None:
     """Never more rows than asked for in a batch, and little padding, though the files come in any order."""
     lengths = np.random.default_rng(1).integers(2, 60, 150)
+    listed = threading.Event()
+
+    def items() -> Iterator[str]:
+        yield from map(str, range(150))
+        listed.set()
 
     def read(path: str) -> Iterator[Segment]:
-        time.sleep(0.001)  # no reader is faster than the list of files
+        assert listed.wait(60)  # no reader is faster than the list of files
         yield from segments_of((lengths[int(path)], 2, 3))
 
     made_up(read)
@@ -127,7 +132,7 @@ def test_batches_span_files_sorted_by_length_and_within_bounds(
         return real(segments)
 
     monkeypatch.setattr(pipeline._predictor, "answer", answer)
-    assert [result.error for result in pipeline.run(map(str, range(150)))] == [None] * 150
+    assert [result.error for result in pipeline.run(items())] == [None] * 150
     assert sum(map(len, batches)) == 150 and max(map(rows, batches)) <= 40
     assert len(batches) < 150 / 4  # a batch holds about six of these
     padded = sum(len(batch) * max(len(sample.token_ids) for sample in batch) for batch in batches)
