@@ -94,6 +94,7 @@ class Calibration:
             "sqnr_db": self.sqnr,
             "tries": [asdict(each) for each in self.tries],
             "milliseconds": None if self.speed is None else self.speed.milliseconds,
+            "faster": None if self.speed is None else asdict(self.speed.ratio),
             "bytes": {"fp32": self.sizes[0], "int8": self.sizes[1]},
             "truth": "labels" if self.labelled else "the FP32 graph's answers",
         }
@@ -161,10 +162,7 @@ def calibrate(
             if not tries[-1].accuracy.holds:
                 refusal = tries[-1].accuracy.refusal
             elif not speed.holds and require_speed:
-                refusal = (
-                    f"speed: INT8 takes {speed.milliseconds[speed.fastest]:.2f} ms ({speed.fastest}), "
-                    f"{speed.replaced} {speed.milliseconds[speed.replaced]:.2f} ms"
-                )
+                refusal = speed.refusal
         found = Calibration(
             bundle,
             not refusal,

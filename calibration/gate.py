@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mmx.benchmarks.contenders.bundles import BF16_BACKENDS
+from mmx.benchmarks.statistics import Ratio, speedup
 from mmx.benchmarks.timing import interleave, warm_up
 from mmx.runtime.backends import MODULES, Backend
 from mmx.runtime.bundle import Bundle
@@ -77,29 +78,47 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Speed:
-    """Median milliseconds of one utterance, single-threaded and interleaved, by engine and precision."""
+    """Seconds [utterances, passes] by engine and precision: the same utterances, single-threaded and interleaved."""
 
-    milliseconds: dict[str, float]
+    seconds: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def milliseconds(self) -> dict[str, float]:
+        """The medians."""
+        return {key: float(np.median(each)) * 1000 for key, each in self.seconds.items()}
 
     @property
     def replaced(self) -> str:
         """The fastest of what the bundle has already."""
-        return min((key for key in self.milliseconds if not key.endswith(" int8")), key=self.milliseconds.__getitem__)
+        return self._fastest(int8=False)
 
     @property
     def fastest(self) -> str:
         """The fastest engine for INT8."""
-        return min((key for key in self.milliseconds if key.endswith(" int8")), key=self.milliseconds.__getitem__)
+        return self._fastest(int8=True)
 
     @property
-    def ratio(self) -> float:
-        """How many times faster than what it would replace."""
-        return self.milliseconds[self.replaced] / self.milliseconds[self.fastest]
+    def ratio(self) -> Ratio:
+        """How many times faster than what it would replace, utterance by utterance."""
+        return speedup(self.seconds[self.replaced], self.seconds[self.fastest])
 
     @property
     def holds(self) -> bool:
-        """Whether it is faster."""
-        return self.ratio > 1
+        """Whether it is faster beyond the noise of this measurement: the whole interval lies above 1."""
+        return self.ratio.low > 1
+
+    @property
+    def refusal(self) -> str:
+        """What the gate says when it does not hold."""
+        times = self.milliseconds
+        return (
+            f"speed: INT8 takes {times[self.fastest]:.2f} ms ({self.fastest}), {self.replaced} "
+            f"{times[self.replaced]:.2f} ms, which is {self.ratio} and must be above 1 in its whole interval"
+        )
+
+    def _fastest(self, int8: bool) -> str:
+        times = self.milliseconds
+        return min((key for key in times if key.endswith(" int8") is int8), key=times.__getitem__)
 
 
 class Judge:
@@ -195,7 +214,7 @@ def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Samp
         places = np.linspace(0, len(samples) - 1, min(len(samples), max(FEWEST_TIMED, affordable))).round().astype(int)
         makers: list[Callable[[], Sample]] = [lambda s=samples[i]: s for i in places]  # type: ignore[misc]
         timed = interleave(graphs, makers, passes, costs)
-    return Speed({key: float(np.median(result.seconds)) * 1000 for key, result in timed.items()})
+    return Speed({key: result.seconds for key, result in timed.items()})
 
 
 def _loaded(path: Path, engine: str, precision: str) -> Backend:

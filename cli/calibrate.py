@@ -138,9 +138,9 @@ def render(found: Calibration, verbose: bool = False) -> str:
     if found.speed is not None:
         lines.append("  ms for one utterance, single-threaded, interleaved")
         lines += [f"    {ms:8.2f}  {key}" for key, ms in found.speed.milliseconds.items()]
-        lines.append(f"  speed       {found.speed.ratio:.2f}x of {found.speed.replaced} ({found.speed.fastest})")
+        lines.append(f"  speed       {found.speed.ratio} of {found.speed.replaced} ({found.speed.fastest})")
     slow = found.speed is not None and not found.speed.holds
-    passed = "holds on accuracy, slower here" if slow else "holds"
+    passed = "holds on accuracy, not faster here" if slow else "holds"
     lines.append(
         f"  gate        {f'failed on {found.refusal}' if found.refusal else f'{passed}: model.int8.onnx added'}"
     )

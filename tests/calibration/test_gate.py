@@ -58,8 +58,13 @@ def run(bundle: Bundle, **options: object) -> Calibration:
 
 def verdict(monkeypatch: pytest.MonkeyPatch, fp32_ms: float, int8_ms: float) -> None:
     """Decide what the stopwatch says; whether this machine is quick today is not what is tested."""
-    times = {"onnxruntime fp32": fp32_ms, "onnxruntime int8": int8_ms}
+    times = {"onnxruntime fp32": _seconds(fp32_ms), "onnxruntime int8": _seconds(int8_ms)}
     monkeypatch.setattr(module_under_test, "measure_speed", lambda *_: Speed(times))
+
+
+def _seconds(ms: float, noise: float = 0.0) -> np.ndarray:
+    """Timings [10 utterances, 3 passes] around so many milliseconds; the odd ones off by a share of ``noise``."""
+    return np.full((10, 3), ms / 1000) * (1 + noise * np.where(np.arange(10) % 2, 1, -1))[:, None]
 
 
 def allow(monkeypatch: pytest.MonkeyPatch, points: float) -> None:
@@ -133,5 +138,14 @@ def test_half_a_point_is_what_may_go() -> None:
 
 def test_int8_must_beat_the_fastest_that_is_there() -> None:
     times = {"onnxruntime fp32": 3.0, "onnxruntime int8": 2.5, "openvino fp32": 2.0, "openvino int8": 1.9}
-    assert Speed(times).holds and Speed(times).ratio == pytest.approx(2 / 1.9)
-    assert not Speed({**times, "openvino int8": 2.1}).holds
+    speed = Speed({key: _seconds(ms) for key, ms in times.items()})
+    assert speed.holds and speed.ratio.median == pytest.approx(2 / 1.9)
+    assert speed.milliseconds == pytest.approx(times)
+    assert not replace(speed, seconds={**speed.seconds, "openvino int8": _seconds(2.1)}).holds
+
+
+def test_faster_in_the_median_alone_is_not_faster() -> None:
+    """Half of the utterances say 1.1 times faster, half 0.98 times: the median of that may be noise."""
+    speed = Speed({"onnxruntime fp32": _seconds(1.04, 0.06), "onnxruntime int8": _seconds(1.0)})
+    assert speed.ratio.median > 1 > speed.ratio.low
+    assert not speed.holds and "must be above 1 in its whole interval" in speed.refusal
