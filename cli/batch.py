@@ -21,8 +21,8 @@ from mmx.cli.results_file import made_with
 from mmx.runtime.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
-    from mmx.serving.batch import Answers, Progress
-    from mmx.serving.batch_inputs import Task
+    from mmx.serving.batch.inputs import Task
+    from mmx.serving.batch.run import Answers, Progress
 
 QUIET_S = 30.0  # between two lines of progress, where stderr is no terminal
 
@@ -128,9 +128,9 @@ def batch(
     except ModuleNotFoundError as e:
         raise missing_extra("pyarrow", "batch") from e
     from mmx.runtime.bundle import Bundle
-    from mmx.serving.batch import answer_here, collect
-    from mmx.serving.batch_inputs import find_tasks
-    from mmx.serving.batch_output import Results
+    from mmx.serving.batch.inputs import find_tasks
+    from mmx.serving.batch.output import Results
+    from mmx.serving.batch.run import answer_here, collect
 
     signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what is answered is written down
     path, named = _bundle_and_inputs(bundle, inputs)
@@ -150,7 +150,7 @@ def batch(
         )
         show = closing.enter_context(_Shown())
         if ray:
-            from mmx.serving.batch_ray import Workers, answer_on_ray
+            from mmx.serving.batch.on_ray import Workers, answer_on_ray
 
             workers = Workers(path.absolute(), window, faces, readers, networks, gpus, on_mismatch, **options)
             answer: Callable[[Sequence[Task]], Answers] = partial(answer_on_ray, workers, ray_address)

@@ -49,8 +49,8 @@ def package(
     if not (name.isascii() and name.replace("_", "").replace("-", "").isalnum()):
         raise UsageError(f"--name {name!r} is no name for a model", "letters, digits, _ and -")
     from mmx.runtime.bundle import Bundle
-    from mmx.serving.docker import write_docker
-    from mmx.serving.triton import write_repository
+    from mmx.serving.packaging.docker import write_docker
+    from mmx.serving.packaging.triton import write_repository
 
     opened = Bundle.open(bundle)
     commands = []

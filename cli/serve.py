@@ -11,7 +11,7 @@ import click
 from mmx.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmx.serving.service import Service
+    from mmx.serving.server.service import Service
 
 KEY_VARIABLE = "MMX_API_KEY"
 MB = 2**20
@@ -89,8 +89,8 @@ def serve(
     mmx serve ckpt.mmx
     curl -F video=@talk.mp4 -F text='I am so glad.' http://127.0.0.1:8000/v1/predict
     """
-    from mmx.serving.lifecycle import serve as run_server  # here, so that --help needs no extra
-    from mmx.serving.settings import Limits, Settings
+    from mmx.serving.server.lifecycle import serve as run_server  # here, so that --help needs no extra
+    from mmx.serving.server.settings import Limits, Settings
 
     settings = Settings(
         bundle=bundle,

@@ -14,7 +14,7 @@ import pytest
 
 from mmx.cli.main import main
 from mmx.runtime import Bundle
-from mmx.serving.wheel import pinned, write_wheel
+from mmx.serving.packaging.wheel import pinned, write_wheel
 
 pytest.importorskip("fastapi", reason="pip install 'mmx[serve]'")
 

@@ -17,7 +17,7 @@ from mmx.cli.main import main
 from mmx.runtime import Bundle, Prediction, Predictor
 from mmx.runtime.engines import SCHEMA_VERSION, EngineRecord, Profile, Range
 from mmx.runtime.errors import UsageError
-from mmx.serving.triton import write_repository
+from mmx.serving.packaging.triton import write_repository
 
 pytest.importorskip("tritonclient", reason="pip install tritonclient")
 

@@ -137,7 +137,7 @@ class Server:
         module.TRITONSERVER_MEMORY_CPU = "cpu"
         module.get_input_tensor_by_name = lambda request, name: _named(request.tensors, name)
         module.get_output_tensor_by_name = lambda response, name: _named(response.output_tensors, name)
-        names = ("triton_python_backend_utils", "mmx.serving.triton_models")  # each server has its own
+        names = ("triton_python_backend_utils", "mmx.serving.packaging.triton_models")  # each server has its own
         before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
         sys.modules["triton_python_backend_utils"] = module
         try:

@@ -47,7 +47,7 @@ class Server:
         found = []
         for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
             with suppress(OSError):  # it has ended meanwhile
-                if b"mmx.serving.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"mmx.serving.server.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(int(child))
         return found
 

@@ -25,10 +25,10 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmx.serving.batch import Progress, collect
-from mmx.serving.batch_fetch import fetch, fetch_all
-from mmx.serving.batch_inputs import Task, find_tasks
-from mmx.serving.batch_output import Results, Row, rows_of
+from mmx.serving.batch.fetch import fetch, fetch_all
+from mmx.serving.batch.inputs import Task, find_tasks
+from mmx.serving.batch.output import Results, Row, rows_of
+from mmx.serving.batch.run import Progress, collect
 
 
 def sound(path: Path, seconds: float, hertz: float) -> Path:

@@ -30,12 +30,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmx.runtime.throughput import Pipeline
-from mmx.serving import batch_ray
-from mmx.serving.batch import Progress, answer_here, collect
-from mmx.serving.batch_chunks import chunks_in, joined
-from mmx.serving.batch_inputs import Task
-from mmx.serving.batch_output import Results, Row
-from mmx.serving.batch_ray import Answer, Attempts, Read, Workers, answer_on_ray
+from mmx.serving.batch import on_ray
+from mmx.serving.batch.chunks import chunks_in, joined
+from mmx.serving.batch.inputs import Task
+from mmx.serving.batch.on_ray import Answer, Attempts, Read, Workers, answer_on_ray
+from mmx.serving.batch.output import Results, Row
+from mmx.serving.batch.run import Progress, answer_here, collect
 
 
 def sound(path: Path, seconds: float, hertz: float) -> Path:
@@ -107,7 +107,7 @@ def here(bundle: Path, tasks: Sequence[Task], window: float | None) -> dict[str,
 def test_the_workers_give_the_rows_of_one_machine(
     tasks: list[Task], tiny_bundle: Path, attempts: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_ray, "CHUNK_ROWS", 2)  # so that every file with windows comes in parts
+    monkeypatch.setattr(on_ray, "CHUNK_ROWS", 2)  # so that every file with windows comes in parts
     workers = Workers(tiny_bundle, window=0.4, backend="onnxruntime", threads=1)
     read = list(Read(workers, attempts)(table(tasks)))
     chunks = [chunk for part in read for chunk in chunks_in(part)]
@@ -127,7 +127,7 @@ def test_a_file_that_kills_its_workers_gets_an_error_and_the_others_their_answer
     workers = Workers(tiny_bundle, backend="onnxruntime", threads=1)
     reader, network = Read(workers, attempts), Answer(workers, attempts)
     alive = list(reader(table(tasks)))
-    for _ in range(batch_ray.TRIES):
+    for _ in range(on_ray.TRIES):
         attempts.begin.remote([f"read {tasks[0].key}"])  # a worker that began and never ended
     (dead, fine) = reader(table(tasks[:2]))
     assert "3 workers died of it" in (error := rows_by_task([network(dead)])[tasks[0].key][0]["error"]), error
@@ -135,7 +135,7 @@ def test_a_file_that_kills_its_workers_gets_an_error_and_the_others_their_answer
 
     key = f"answer {tasks[1].key} 0"
     attempts.begin.remote([key])  # a network died once with a batch that held this file
-    for _ in range(batch_ray.TRIES):
+    for _ in range(on_ray.TRIES):
         attempts.begin.remote([f"{key} alone"])  # and then with it alone
     found = rows_by_task([network(pa.concat_tables(alive))])
     assert "3 workers died of it" in found[tasks[1].key][0]["error"]
@@ -278,7 +278,7 @@ def test_a_file_that_crashes_its_reader_does_not_stop_the_run(
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(batch_ray, "Read", Deadly)
+    monkeypatch.setattr(on_ray, "Read", Deadly)
     (tmp_path / "media").mkdir()
     tasks = many(Path(__file__), tmp_path / "media", sounds=10, clips=0)
     try:

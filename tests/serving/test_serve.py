@@ -18,7 +18,7 @@ import pytest
 from mmx.cli.main import main
 from mmx.runtime import Prediction, Predictor
 from mmx.runtime.preprocess import Preprocessor
-from mmx.serving import openapi
+from mmx.serving.server import openapi
 
 NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 VTT = "WEBVTT\n\n00:00.000 --> 00:01.500\nI am so glad.\n\n00:01.500 --> 00:03.000\nNo matter.\n"
@@ -263,7 +263,7 @@ def test_a_server_that_cannot_start_says_why(tiny_bundle: Path, options: list[st
 def test_the_docs_list_every_refusal_and_every_metric(server: Any) -> None:
     root = Path(__file__).parents[2]
     docs = (root / "docs" / "serving.md").read_text(encoding="utf-8")
-    code = "".join(path.read_text(encoding="utf-8") for path in (root / "serving").glob("*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in (root / "serving" / "server").glob("*.py"))
     refusals = set(re.findall(r"Refusal\(\s*(\d{3}),\s*\"(\w+)\"", code))
     assert len(refusals) > 15
     for status, name in refusals:

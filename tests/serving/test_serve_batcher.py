@@ -11,8 +11,8 @@ import pytest
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.types import Sample
-from mmx.serving.batcher import MAX_ROWS, Batcher
-from mmx.serving.metrics import Metrics
+from mmx.serving.server.batcher import MAX_ROWS, Batcher
+from mmx.serving.server.metrics import Metrics
 
 NO_FACES, NO_PIECES = np.empty((0, 3, 48, 48), np.float32), np.empty((0, 128, 32), np.float32)
 FOREVER_S = 3600.0

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from mmx.runtime import Prediction, Predictor
-from mmx.serving.answering import Answering
-from mmx.serving.decoders import Job
-from mmx.serving.refusal import Refusal
-from mmx.serving.service import Service
-from mmx.serving.settings import Settings
+from mmx.serving.server.answering import Answering
+from mmx.serving.server.decoders import Job
+from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.service import Service
+from mmx.serving.server.settings import Settings
 
 BODY = b'--a\r\ncontent-disposition: form-data; name="video"\r\n\r\nx\r\n--a--\r\n'
 SCOPE = {

@@ -27,8 +27,8 @@ from mmx.runtime.predictor import prediction_of
 from mmx.runtime.preprocess import Preprocessor, Segment
 from mmx.runtime.splitting import batch_size, halves
 from mmx.runtime.types import Prediction, Span
-from mmx.serving.segment_arrays import from_arrays, to_arrays
-from mmx.serving.triton_config import CLIP, PARTS, WIRE
+from mmx.serving.packaging.triton_config import CLIP, PARTS, WIRE
+from mmx.serving.segments import from_arrays, to_arrays
 
 ROWS_AT_ONCE = 512
 SCHEMA_VERSION = 1  # of a prediction as JSON, see docs/predict.md

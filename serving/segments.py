@@ -1,20 +1,39 @@
-"""The segments of a file as five flat arrays, to travel between Triton's models or Ray's workers, and back."""
+"""Segments on their way from one process to another: plain data, checked where it arrives.
+
+Between a decoding process and the server (``server.wire``), Triton's models (``packaging.triton_models``) and Ray's
+workers (``batch.chunks``) everything of a segment but its sample travels as JSON, the sample as arrays. What has read
+hostile media may say anything; it cannot run code where it is read.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.runtime.manifest import from_plain
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.preprocess import Segment
-from mmx.runtime.types import Sample, SeenFace, Span
+from mmx.runtime.types import Sample
 
 Arrays = dict[str, NDArray[Any]]
+ABOUT = {each.name: get_type_hints(Segment)[each.name] for each in fields(Segment) if each.name != "sample"}
+
+
+def about(segment: Segment) -> dict[str, Any]:
+    """Everything but the sample, as JSON has it."""
+    told: dict[str, Any] = json.loads(json.dumps({name: getattr(segment, name) for name in ABOUT}, default=asdict))
+    return told
+
+
+def segment_of(told: Mapping[str, Any], sample: Sample) -> Segment:
+    """The segment of ``about`` and its sample. Raises BadDataError where a field is not what it should be."""
+    known = {name: from_plain(kind, told.get(name), f"a segment: {name}") for name, kind in ABOUT.items()}
+    return Segment(sample=sample, **known)
 
 
 def to_arrays(segments: Sequence[Segment]) -> Arrays:
@@ -33,29 +52,23 @@ def to_arrays(segments: Sequence[Segment]) -> Arrays:
         "FACES": _joined([s.faces for s in samples], FACE_SHAPE, np.float32),
         "PIECES": _joined([s.pieces for s in samples], PIECE_SHAPE, np.float32),
         "COUNTS": np.array(counts, np.int64).reshape(-1, 3),
-        "SEGMENTS": np.array([_about(segment) for segment in segments], np.object_),
+        "SEGMENTS": np.array([json.dumps(about(segment)).encode() for segment in segments], np.object_),
     }
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> list[Segment]:
-    """The segments that ``to_arrays`` took apart; their samples are views of the arrays."""
+    """The segments that ``to_arrays`` took apart; their samples are views of the arrays.
+
+    Raises:
+        BadDataError: see ``segment_of``.
+    """
     tokens, faces, pieces, counts = (arrays[name] for name in ("TOKENS", "FACES", "PIECES", "COUNTS"))
     ends = np.cumsum(counts, axis=0)
     segments = []
     for (t0, f0, p0), (t1, f1, p1), line in zip(ends - counts, ends, arrays["SEGMENTS"], strict=True):
-        known = json.loads(line)
-        known["sample"] = Sample(tokens[t0:t1] if t1 > t0 else None, faces[f0:f1], pieces[p0:p1])
-        known["span"] = Span(**known["span"])
-        known["faces"] = tuple(SeenFace(**{**face, "box": tuple(face["box"])}) for face in known["faces"])
-        known["flags"] = tuple(known["flags"])
-        segments.append(Segment(**known))
+        sample = Sample(tokens[t0:t1] if t1 > t0 else None, faces[f0:f1], pieces[p0:p1])
+        segments.append(segment_of(json.loads(line), sample))
     return segments
-
-
-def _about(segment: Segment) -> bytes:
-    """Everything but the sample."""
-    known = {field.name: getattr(segment, field.name) for field in fields(segment) if field.name != "sample"}
-    return json.dumps(known, default=asdict).encode()
 
 
 def _joined(arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], dtype: type) -> NDArray[Any]:

@@ -9,9 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from mmx.runtime.throughput import Item, Pipeline
-from mmx.serving.batch_fetch import Fetched, fetch_all
-from mmx.serving.batch_inputs import Task
-from mmx.serving.batch_output import Results, Row, rows_of
+from mmx.serving.batch.fetch import Fetched, fetch_all
+from mmx.serving.batch.inputs import Task
+from mmx.serving.batch.output import Results, Row, rows_of
 
 FETCH_AHEAD = 8  # downloads under way
 Answers = Generator[list[Row], None, None]  # the rows of one file after another

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mmx.runtime.errors import BadDataError, MmxError
-from mmx.serving.batch_inputs import Task, import_fsspec, is_url
+from mmx.serving.batch.inputs import Task, import_fsspec, is_url
 
 MAX_BYTES = 4 * 2**30  # of one file
 _BLOCK = 2**20

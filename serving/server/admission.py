@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mmx.serving.refusal import Refusal
+from mmx.serving.server.refusal import Refusal
 
 REMEMBERED = 0.1  # weight of the latest request in the mean of their times
 LONGEST_RETRY_S = 60

@@ -6,8 +6,8 @@ import json
 from typing import Any, Protocol
 
 from mmx.runtime.types import Prediction
-from mmx.serving.refusal import Refusal
-from mmx.serving.schemas import SCHEMA_VERSION, segment_json
+from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.schemas import SCHEMA_VERSION, segment_json
 
 JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
 from mmx.runtime.preprocess import Segment
-from mmx.serving.refusal import Refusal
-from mmx.serving.settings import Settings
-from mmx.serving.wire import Arrays, Head, pack_frame, receive_frame, unpack_segment
-from mmx.serving.worker import CANCEL
+from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.settings import Settings
+from mmx.serving.server.wire import Arrays, Head, pack_frame, receive_frame, unpack_segment
+from mmx.serving.server.worker import CANCEL
 
 START_S = 60.0  # for a process to load the runtime
 CANCEL_S = 2.0  # for a process to give up a job before it is killed
@@ -62,7 +62,7 @@ class Decoder:
         """
         limits = settings.limits
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mmx.serving.worker", stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES
+            sys.executable, "-m", "mmx.serving.server.worker", stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES
         )
         decoder = cls(process)
         head: Head = {

@@ -15,13 +15,13 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from mmx.serving import openapi
-from mmx.serving.answering import Answering, refuse
-from mmx.serving.refusal import Refusal
-from mmx.serving.schemas import Capacity, ModelInfo, Status
-from mmx.serving.service import Service
+from mmx.serving.server import openapi
+from mmx.serving.server.answering import Answering, refuse
+from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.schemas import Capacity, ModelInfo, Status
+from mmx.serving.server.service import Service
 
-PAGE = Path(__file__).parent / "view" / "page"  # index.html and what it needs, served at /
+PAGE = Path(__file__).parents[1] / "view" / "page"  # index.html and what it needs, served at /
 ALLOWED_HEADERS = ("accept", "authorization", "content-type")
 
 

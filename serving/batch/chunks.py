@@ -1,4 +1,4 @@
-"""What a reader of ``batch_ray`` hands to a network: a file, or a part of a long one, as a row of Arrow; no pickle."""
+"""What a reader of ``on_ray`` hands to a network: a file, or a part of a long one, as a row of Arrow; no pickle."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from mmx.runtime.errors import MmxError
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.preprocess import Segment
-from mmx.serving.batch_inputs import Task
-from mmx.serving.batch_output import Row
-from mmx.serving.segment_arrays import from_arrays, to_arrays
+from mmx.serving.batch.inputs import Task
+from mmx.serving.batch.output import Row
+from mmx.serving.segments import from_arrays, to_arrays
 
 ARRAYS: dict[str, tuple[type, tuple[int, ...]]] = {
     "TOKENS": (np.int64, ()),

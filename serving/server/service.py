@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmx.serving.admission import Admission
-from mmx.serving.engine import Engine
-from mmx.serving.metrics import Metrics
-from mmx.serving.refusal import Refusal
-from mmx.serving.settings import Settings
-from mmx.serving.tensors import TensorLimits
+from mmx.serving.server.admission import Admission
+from mmx.serving.server.engine import Engine
+from mmx.serving.server.metrics import Metrics
+from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.settings import Settings
+from mmx.serving.server.tensors import TensorLimits
 
 DRAINING_RETRY_S = 5
 

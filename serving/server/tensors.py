@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.types import Sample
-from mmx.serving.refusal import Refusal
+from mmx.serving.server.refusal import Refusal
 
 CONTENT_TYPE = "application/x-npz"
 HEADER_BYTES = 4096  # of one array

@@ -13,9 +13,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mmx.runtime.errors import UsageError
-from mmx.serving.app import make_app
-from mmx.serving.service import Service
-from mmx.serving.settings import Settings
+from mmx.serving.server.app import make_app
+from mmx.serving.server.service import Service
+from mmx.serving.server.settings import Settings
 
 BACKLOG = 1024
 KEEP_ALIVE_S = 30

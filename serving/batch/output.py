@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.types import Prediction
-from mmx.serving.batch_inputs import Task
+from mmx.serving.batch.inputs import Task
 
 SCHEMA_VERSION = 1
 RUN = "_run.json"  # readers of Parquet folders pass over names that begin with _ or .

@@ -26,11 +26,11 @@ from mmx.runtime.packing import rows, split
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.preprocess import Preprocessor, Segment
 from mmx.runtime.types import Prediction
-from mmx.serving.batch import Answers
-from mmx.serving.batch_chunks import Chunk, chunk_table, chunks_in, joined
-from mmx.serving.batch_fetch import Fetched, fetch
-from mmx.serving.batch_inputs import Task
-from mmx.serving.batch_output import rows_of
+from mmx.serving.batch.chunks import Chunk, chunk_table, chunks_in, joined
+from mmx.serving.batch.fetch import Fetched, fetch
+from mmx.serving.batch.inputs import Task
+from mmx.serving.batch.output import rows_of
+from mmx.serving.batch.run import Answers
 
 BLOCK_FILES = 8  # files that a lost worker loses, and that are done again
 CHUNK_ROWS = 1024  # faces and mel pieces that go to the network stage in one row: about 28 MB

@@ -14,11 +14,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from mmx.runtime.types import Prediction
-from mmx.serving.formats import JSON, Form, form_for
-from mmx.serving.refusal import Refusal, deadline_passed
-from mmx.serving.service import DRAINING_RETRY_S, Service
-from mmx.serving.tensors import CONTENT_TYPE, read_sample
-from mmx.serving.upload import MULTIPART, discard, read_bytes, read_form
+from mmx.serving.server.formats import JSON, Form, form_for
+from mmx.serving.server.refusal import Refusal, deadline_passed
+from mmx.serving.server.service import DRAINING_RETRY_S, Service
+from mmx.serving.server.tensors import CONTENT_TYPE, read_sample
+from mmx.serving.server.upload import MULTIPART, discard, read_bytes, read_form
 
 log = logging.getLogger("mmx.serving")
 LAST_WORD_S = 2.0  # for the reason to reach a client that may have stopped reading

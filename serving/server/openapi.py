@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from mmx.serving.formats import JSON, NDJSON, SSE
-from mmx.serving.schemas import Answer, EndLine, ErrorBody, SegmentAnswer
-from mmx.serving.tensors import CONTENT_TYPE
-from mmx.serving.upload import MULTIPART
+from mmx.serving.server.formats import JSON, NDJSON, SSE
+from mmx.serving.server.schemas import Answer, EndLine, ErrorBody, SegmentAnswer
+from mmx.serving.server.tensors import CONTENT_TYPE
+from mmx.serving.server.upload import MULTIPART
 
 REF = "#/components/schemas/{model}"
 MODELS: tuple[type[BaseModel], ...] = (Answer, SegmentAnswer, EndLine, ErrorBody)

@@ -1,6 +1,6 @@
 """How the server and a decoding process talk: frames of a JSON head and raw arrays, over pipes.
 
-Plain data and nothing else: what a process says that has read hostile media can be wrong, but it cannot run code here.
+What a process says that has read hostile media can be wrong, but it cannot run code here, nor fill the memory.
 
     4 bytes  length of the head, big-endian
     head     UTF-8 JSON object; "arrays" lists [name, dtype, shape] of what follows
@@ -12,22 +12,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError
-from mmx.runtime.manifest import from_plain
 from mmx.runtime.preprocess import Segment
-from mmx.runtime.types import Sample, SeenFace, Span
+from mmx.runtime.types import Sample
+from mmx.serving.segments import Arrays, about, segment_of
 
 MAX_HEAD = 16 * 2**20
 MAX_ARRAYS = 512 * 2**20
 DTYPES: dict[str, np.dtype[Any]] = {"int64": np.dtype(np.int64), "float32": np.dtype(np.float32)}
 
-Arrays = dict[str, NDArray[Any]]
 Head = dict[str, Any]
 
 
@@ -74,39 +71,17 @@ async def receive_frame(reader: asyncio.StreamReader) -> tuple[Head, Arrays]:
 
 def pack_segment(segment: Segment) -> bytes:
     """The frame of a segment."""
-    head = {
-        "kind": "segment",
-        "span": asdict(segment.span),
-        "absent": segment.absent,
-        "faces": [asdict(face) for face in segment.faces],
-        "frames_seen": segment.frames_seen,
-        "flags": segment.flags,
-        "timings_ms": segment.timings_ms,
-    }
     sample = segment.sample
     arrays: Arrays = {"faces": sample.faces, "pieces": sample.pieces}
     if sample.token_ids is not None:
         arrays["token_ids"] = sample.token_ids
-    return pack_frame(head, arrays)
+    return pack_frame({"kind": "segment", "about": about(segment)}, arrays)
 
 
 def unpack_segment(head: Head, arrays: Arrays) -> Segment:
-    """The segment of a frame. Raises BadDataError where a field is missing or not what it should be."""
-
-    def field(name: str, kind: Any) -> Any:
-        return from_plain(kind, head.get(name), f"a decoding process: {name}")
-
+    """The segment of a frame. Raises BadDataError where something is missing or not what it should be."""
     try:
         sample = Sample(arrays.get("token_ids"), arrays["faces"], arrays["pieces"])
-    except KeyError as e:
-        raise BadDataError(f"a decoding process sent no {e}") from e
-    return Segment(
-        file="video",
-        span=field("span", Span),
-        sample=sample,
-        absent=field("absent", dict[str, str]),
-        faces=field("faces", tuple[SeenFace, ...]),
-        frames_seen=field("frames_seen", int),
-        flags=field("flags", tuple[str, ...]),
-        timings_ms=field("timings_ms", dict[str, float]),
-    )
+        return segment_of(head["about"], sample)
+    except (KeyError, AttributeError) as e:
+        raise BadDataError(f"a decoding process sent no segment: {e}") from e

@@ -12,18 +12,18 @@ from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle
 from mmx.runtime.engines import EngineRecord, check_file, engines_of, sidecar_path
 from mmx.runtime.errors import UsageError
 from mmx.runtime.packing import INPUTS
-from mmx.serving import triton_config as config
-from mmx.serving.docker import copy_bundle, tokenizer_extra
-from mmx.serving.folder import new_folder
-from mmx.serving.pbtxt import pbtxt
-from mmx.serving.wheel import pinned, write_wheel
+from mmx.serving.packaging import triton_config as config
+from mmx.serving.packaging.docker import copy_bundle, tokenizer_extra
+from mmx.serving.packaging.folder import new_folder
+from mmx.serving.packaging.pbtxt import pbtxt
+from mmx.serving.packaging.wheel import pinned, write_wheel
 
 IMAGE = "nvcr.io/nvidia/tritonserver:25.08-py3"
 ENGINE = "tensorrt"  # the flavour that Triton's TensorRT backend loads; engines of TensorRT for RTX it does not
 MODEL_PY = '''\
 """The code is mmx's: pip install mmx (the Dockerfile beside the models does)."""
 
-from mmx.serving.triton_models import {model} as TritonPythonModel  # noqa: F401
+from mmx.serving.packaging.triton_models import {model} as TritonPythonModel  # noqa: F401
 '''
 
 

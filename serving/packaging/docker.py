@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from mmx.runtime.bundle import MANIFEST, Bundle
-from mmx.serving.folder import new_folder
-from mmx.serving.wheel import pinned, write_wheel
+from mmx.serving.packaging.folder import new_folder
+from mmx.serving.packaging.wheel import pinned, write_wheel
 
 PORT = 8000
 USER = 10001  # a number, so that Kubernetes' runAsNonRoot can check it

@@ -1,4 +1,4 @@
-"""A decoding process: python -m mmx.serving.worker. Files in, segments out; it may crash, hang or be killed.
+"""A decoding process: python -m mmx.serving.server.worker. Files in, segments out; it may crash, hang or be killed.
 
 It reads frames (see ``wire``) from stdin: first its settings, then one job after another. Of each job it writes the
 segments as they come, and an ``end`` or an ``error``. Its memory is limited before the first file is opened; time is
@@ -22,8 +22,8 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError
 from mmx.runtime.media.reader import probe
 from mmx.runtime.preprocess import Preprocessor
-from mmx.serving.refusal import Refusal, refusal_of
-from mmx.serving.wire import Head, pack_frame, pack_segment, read_frame
+from mmx.serving.server.refusal import Refusal, refusal_of
+from mmx.serving.server.wire import Head, pack_frame, pack_segment, read_frame
 
 PR_SET_PDEATHSIG = 1
 CANCEL = signal.SIGUSR1

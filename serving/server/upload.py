@@ -16,9 +16,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from mmx.serving.decoders import Job
-from mmx.serving.refusal import Refusal
-from mmx.serving.settings import Limits
+from mmx.serving.server.decoders import Job
+from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.settings import Limits
 
 MULTIPART = "multipart/form-data"
 PARTS = ("video", "text", "transcript", "window")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.packing import rows
 from mmx.runtime.types import Sample
-from mmx.serving.metrics import Metrics
+from mmx.serving.server.metrics import Metrics
 
 MAX_ROWS = 256  # tower rows in one batch, about a dozen utterances; they are what bounds memory
 

@@ -19,13 +19,13 @@ from typing import Any
 from mmx.runtime.engines import EngineRecord
 from mmx.runtime.manifest import GraphSpec, TensorSpec
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
-from mmx.serving.pbtxt import Name, entries
+from mmx.serving.packaging.pbtxt import Name, entries
 
 Config = dict[str, Any]
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 PARTS = ("tokenizer/", "faces/")  # what preprocessing needs of a bundle
 CLIP = "warmup.mkv"  # what mmx_preprocess reads when it is loaded
-# What a file becomes between the two Python steps: see ``segment_arrays``.
+# What a file becomes between the two Python steps: see ``serving.segments``.
 WIRE = {
     "TOKENS": ("TYPE_INT64", [-1]),
     "FACES": ("TYPE_FP32", [-1, *FACE_SHAPE]),

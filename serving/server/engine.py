@@ -13,12 +13,12 @@ from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.predictor import prediction_of
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.types import Prediction, Sample, Span
-from mmx.serving.batcher import Batcher, Row
-from mmx.serving.decoders import Decoders, Job
-from mmx.serving.metrics import Metrics
-from mmx.serving.network import Network
-from mmx.serving.refusal import refusal_of
-from mmx.serving.settings import Settings
+from mmx.serving.server.batcher import Batcher, Row
+from mmx.serving.server.decoders import Decoders, Job
+from mmx.serving.server.metrics import Metrics
+from mmx.serving.server.network import Network
+from mmx.serving.server.refusal import refusal_of
+from mmx.serving.server.settings import Settings
 
 AHEAD = 8  # segments of one request that are decoded before the first of them is answered
 

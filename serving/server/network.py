@@ -17,8 +17,8 @@ from mmx.runtime.errors import UsageError
 from mmx.runtime.machine import usable_cores
 from mmx.runtime.packing import INPUTS, pack
 from mmx.runtime.types import Sample
-from mmx.serving.batcher import Run
-from mmx.serving.settings import Settings
+from mmx.serving.server.batcher import Run
+from mmx.serving.server.settings import Settings
 
 MOST_LANES = 4  # unless asked for: each may hold its own copy of the weights
 ON_CPU = ("onnxruntime", "openvino")

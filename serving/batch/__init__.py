@@ -1,0 +1,1 @@
+"""``mmx batch``: many files -> Parquet, here or on a Ray cluster."""

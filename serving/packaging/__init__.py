@@ -1,0 +1,1 @@
+"""``mmx package``: a bundle for other people's servers: Triton, Docker."""

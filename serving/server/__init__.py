@@ -1,0 +1,1 @@
+"""``mmx serve``: one bundle over HTTP, for many people at once."""
