@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from mmx.models.config import to_dict
-from mmx.models.detect import Shapes, candidates, detect, forms_of
+from mmx.models.detect import untold
+from mmx.models.fitting import find_system, fitting
 from mmx.models.labels import DATASETS, labels_for
 from mmx.models.read_tensors import read_checkpoint_file
-from mmx.models.registry import System, get_system
+from mmx.models.registry import get_system
 from mmx.runtime.errors import BadDataError, UsageError
 
 UNKNOWN = "unknown"
-_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,11 @@ def load_checkpoint(path: Path | str, *, system: str | None = None, dataset: str
     tensors, extra, notes = read_checkpoint_file(path)
     tensors = _without_strangers(tensors, notes)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    spec = _system(path, shapes, system or extra.get("system"))
-    config, module = _fitting(path, spec, shapes, extra.get("config"))
+    spec = find_system(path, shapes, system, extra.get("system"))
+    config, module = fitting(path, spec, shapes, extra.get("config"))
+    if extra.get("config") is None and config not in [replace(p, labels=config.labels) for p in spec.presets.values()]:
+        assumed = ", ".join(untold(to_dict(config))) or "nothing"
+        notes.append(f"its sizes are of no published system; assumed what shapes do not tell: {assumed}")
     module.load_state_dict(_values(path, tensors, module, notes), strict=True, assign=True)
     name, labels = _labels(path, dataset, extra, config.labels, notes)
     with path.open("rb") as file:
@@ -170,84 +173,15 @@ def _without_strangers(tensors: dict[str, Tensor], notes: list[str]) -> dict[str
     return {name: tensor for name, tensor in tensors.items() if name not in dropped}
 
 
-def _system(path: Path, shapes: Shapes, named: Any) -> System:
-    if named is not None:
-        return get_system(named if isinstance(named, str) else repr(named))
-    found = detect(shapes)
-    if found is None:
-        some = ", ".join(_quoted(list(shapes)[:2]))
-        raise BadDataError(
-            f"{path} is no checkpoint of a system that mmx knows: {len(shapes)} tensors, such as {some}",
-            "mmx systems lists the systems; --system NAME says which one it should be",
-        )
-    return get_system(found)
-
-
-def _fitting(path: Path, spec: System, shapes: Shapes, config: Any) -> tuple[Any, nn.Module]:
-    """The config whose module has exactly these tensors; built on ``meta``, so without memory.
-
-    Raises:
-        BadDataError: none fits; lists what is wrong with the one that comes closest.
-    """
-    if config is not None:
-        try:
-            options: Iterable[Any] = forms_of(spec.config(config))
-        except BadDataError as e:
-            raise BadDataError(f"{path}: {e.message}", e.hint) from e
-    else:
-        options = candidates(spec, shapes)
-    best: tuple[int, str, str] | None = None
-    for option in options:
-        try:
-            with torch.device("meta"):
-                module = spec.build(option)
-        except RuntimeError:  # sizes that not even a tensor without memory can have
-            continue
-        wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        count, problems = _compare(wanted, shapes)
-        if not count:
-            return option, module
-        if best is None or count < best[0]:
-            best = (count, problems, option.form)
-    if best is None:
-        raise BadDataError(f"{path}: no {spec.name} can have tensors of these sizes")
-    raise BadDataError(f"{path} does not fit {spec.name} ({best[2]} form): {best[1]}", "mmx systems lists the systems")
-
-
-def _compare(wanted: Shapes, found: Shapes) -> tuple[int, str]:
-    """How many tensors do not fit, and which: missing, unexpected, misshapen."""
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    misshapen = [name for name in wanted if name in found and found[name] != wanted[name]]
-    parts = [
-        f"{len(names)} {what} ({_listed(_quoted(names))})"
-        for what, names in (("missing", missing), ("unexpected", unexpected))
-        if names
-    ]
-    if misshapen:
-        shapes = [f"{n} is {list(found[n])} and must be {list(wanted[n])}" for n in misshapen]
-        parts.append(f"{len(misshapen)} misshapen ({_listed(shapes)})")
-    return len(missing) + len(unexpected) + len(misshapen), "; ".join(parts)
-
-
-def _quoted(names: Iterable[str]) -> list[str]:
-    """Names fit for one line of output, whatever characters a file put in them."""
-    return [name if name.isprintable() and len(name) < 100 else ascii(name)[:100] for name in names]
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = len(items) - _LISTED
-    return ", ".join(items[:_LISTED]) + (f", and {more} more" if more > 0 else "")
-
-
 def _values(path: Path, tensors: dict[str, Tensor], module: nn.Module, notes: list[str]) -> dict[str, Tensor]:
     """The tensors in the module's dtypes, proved finite. Shapes are known to fit by now."""
     values: dict[str, Tensor] = {}
     converted: dict[str, int] = {}
     for name, like in module.state_dict().items():
         value = tensors[name]
-        if name.endswith("_float_tensor"):  # MulT saves memory that it never filled; nothing reads it
-            value = torch.zeros_like(value)
+        counts = name.endswith("num_batches_tracked") and value.dtype != like.dtype  # half the world saves v.half()
+        if counts or name.endswith("_float_tensor"):  # nothing reads them; MulT saves memory that it never filled
+            value = torch.zeros(value.shape, dtype=like.dtype)
         if value.dtype != like.dtype:
             if value.is_floating_point() != like.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
                 raise BadDataError(

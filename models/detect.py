@@ -37,6 +37,7 @@ _TRUNKS = {
     "v2em-visual+focal": ("repvgg", "focalnet"),
     "rfam+nest": ("rfam", "nest"),
 }
+_UNTOLD = ("heads", "future_mask", "text.heads", "text.layers", "encoder.heads", "audio.heads")
 _FEATURES = {"rnns.": "lf-lstm", "transformers.": "lf-trans", "trans_l_with_a.": "mult"}
 
 
@@ -76,6 +77,15 @@ def candidates(system: System, shapes: Shapes) -> Iterator[Any]:
         yield preset if labels == preset.labels else replace(preset, labels=labels)
     for preset in system.presets.values():
         yield infer(preset, shapes) if isinstance(preset, MultimodalConfig) else _features(preset, shapes)
+
+
+def untold(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """What of a config (plain data) leaves no trace in the shapes, such as ``text.heads = 12``."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from untold(value, f"{where}{name}.")
+        elif f"{where}{name}" in _UNTOLD or (name == "simam" and config["block"] == "rfam"):
+            yield f"{where}{name} = {value}"
 
 
 def _features(base: Any, shapes: Shapes) -> Any:

@@ -18,9 +18,12 @@ from torch import Tensor
 
 from mmx.runtime.errors import BadDataError
 
-STATE_KEYS = ("state_dict", "model_state_dict")
+STATE_KEYS = ("state_dict", "model_state_dict", "model")
 CONVERT = "in the code that made it: torch.save(model.state_dict(), 'weights.pt')"
-_PREFIXES = ("module.", "_orig_mod.")
+# What DataParallel (and AveragedModel), torch.compile, FSDP and Lightning put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.")
+_AVERAGED = "n_averaged"  # AveragedModel's own counter, beside them
+_CHUNK = 2**20
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 
 
@@ -74,17 +77,28 @@ def _guess(path: Path, head: bytes) -> str:
         return " but a pickle, which mmx never runs"
     if head[8:9] == b"{":
         return " but looks like safetensors"
-    text = head.decode("utf-8", "ignore")
-    return " but a text file" if (len(text) >= len(head) - 3 and text.isprintable()) or "\n" in text[:200] else ""
+    text = head.decode("utf-8", "replace")[:-4]  # the last character may be cut
+    readable = "\ufffd" not in text and all(c.isprintable() or c.isspace() for c in text)
+    return " but a text file" if text and readable else ""
 
 
 def _check_zip(path: Path) -> None:
-    """A ``torch.save`` archive stores its records uncompressed: anything else may be a bomb."""
+    """A ``torch.save`` archive holds plain records, each with a checksum that torch itself never compares."""
+    damaged = BadDataError(f"{path} is truncated or damaged", "download or save it again")
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
-        raise BadDataError(f"{path} is truncated or damaged", "download or save it again") from e
+            _check_records(path, records)
+            for record in records:
+                if record.CRC:  # torch.save can be told to leave it out
+                    with archive.open(record) as content:
+                        while content.read(_CHUNK):
+                            pass
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError) as e:
+        raise damaged from e
+
+
+def _check_records(path: Path, records: list[zipfile.ZipInfo]) -> None:
     names = {record.filename.rsplit("/", 1)[-1] for record in records}
     if "constants.pkl" in names:
         raise BadDataError(f"{path} is a TorchScript program, not a state dict", CONVERT)
@@ -111,7 +125,7 @@ def _split(path: Path, content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], d
 
 
 def _plain_names(path: Path, state: Mapping[Any, Any], notes: list[str]) -> dict[str, Tensor]:
-    """Tensors by name, without the prefix that DataParallel or torch.compile puts before every name."""
+    """Tensors by name, without what a wrapper put before every name."""
     if not state:
         raise BadDataError(f"{path} holds no tensors", CONVERT)
     for name, value in state.items():
@@ -121,6 +135,8 @@ def _plain_names(path: Path, state: Mapping[Any, Any], notes: list[str]) -> dict
             kind = type(value).__name__
             raise BadDataError(f"{path} is no state dict: {ascii(name)[:80]} is a {kind}, not a tensor", CONVERT)
     tensors = dict(state)
+    if any(name.startswith("module.") for name in tensors) and tensors.pop(_AVERAGED, None) is not None:
+        notes.append(f"dropped {_AVERAGED}: how many models were averaged")
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         notes.append(f"took the prefix {prefix!r} off every name")

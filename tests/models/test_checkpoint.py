@@ -97,9 +97,12 @@ def test_the_tensors_decide_the_form(path):
     assert checkpoint.form == "deployed" and checkpoint.config == to_dict(presets["tiny-deployed"])
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_wrapped_modules(state, path, prefix):
-    torch.save({"state_dict": OrderedDict((prefix + name, t) for name, t in state.items()), "epoch": 3}, path)
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [("state_dict", "module."), ("state_dict", "model."), ("model", "_orig_mod."), ("model", "module._orig_mod.")],
+)
+def test_wrapped_modules(state, path, key, prefix):
+    torch.save({key: OrderedDict((prefix + name, t) for name, t in state.items()), "epoch": 3}, path)
     checkpoint = load_checkpoint(path)
     assert checkpoint.system == "ours" and "prefix" in checkpoint.notes[0]
 
@@ -110,6 +113,32 @@ def test_other_precisions_become_float32(state, path, dtype):
     checkpoint = load_checkpoint(path)
     assert any(f"from {str(dtype)[6:]} to float32" in note for note in checkpoint.notes)
     assert {t.dtype for t in checkpoint.module.state_dict().values()} == {torch.float32, torch.int64}
+
+
+def test_everything_halved_and_averaged(state, path):
+    """``{k: v.half()}`` halves BatchNorm's integer counters too; AveragedModel adds one of its own."""
+    halved = {f"module.{name}": tensor.half() for name, tensor in state.items()}
+    torch.save({"n_averaged": torch.tensor(3), **halved}, path)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.module.V[1].num_batches_tracked.dtype == torch.int64
+    assert torch.equal(checkpoint.module.V[0].weight, state["V.0.weight"].half().float())
+
+
+def test_what_shapes_do_not_tell_is_said(path):
+    config = get_system("mult").config({"width": 20, "heads": 4}, "tiny")
+    torch.save(seeded_module("mult", config).state_dict(), path)
+    assert "heads = 5, future_mask = True" in load_checkpoint(path).notes[0]
+    save_checkpoint(path, seeded_module("mult", config), "mult", config, dataset="mosei")
+    assert load_checkpoint(path).notes == () and load_checkpoint(path).config["heads"] == 4
+
+
+def test_one_changed_byte_among_the_weights(state, path):
+    torch.save(state, path)
+    content = bytearray(path.read_bytes())
+    at = content.find(state["A.0.head.weight"].numpy().tobytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    refused(path, "truncated or damaged")
 
 
 def test_legacy_format_and_file_name(state, tmp_path):

@@ -1,0 +1,101 @@
+"""The system a file's tensors belong to, and the config whose module has exactly these; or what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmx.models.detect import Shapes, candidates, detect, forms_of
+from mmx.models.registry import SYSTEMS, System, get_system
+from mmx.runtime.errors import BadDataError
+
+_LISTED = 5
+_SAY_SYSTEM = "mmx systems lists the systems; --system NAME says which one it should be"
+
+
+def find_system(path: Path, shapes: Shapes, asked: str | None, named: Any) -> System:
+    """The system that was asked for, else that the file names, else that the tensors' names tell.
+
+    Raises:
+        UsageError: no system is called what was asked for. BadDataError: the file's own says nothing that is known.
+    """
+    if asked is not None:
+        return get_system(asked)
+    if named is not None:
+        if not isinstance(named, str) or named not in SYSTEMS:
+            raise BadDataError(f"{path} says that its system is {named!r:.60}, which mmx does not know", _SAY_SYSTEM)
+        return get_system(named)
+    found = detect(shapes)
+    if found is None:
+        some = ", ".join(_quoted(list(shapes)[:2]))
+        raise BadDataError(
+            f"{path} is no checkpoint of a system that mmx knows: {len(shapes)} tensors, such as {some}",
+            _SAY_SYSTEM,
+        )
+    return get_system(found)
+
+
+def fitting(path: Path, spec: System, shapes: Shapes, config: Any) -> tuple[Any, nn.Module]:
+    """The config whose module has exactly these tensors; built on ``meta``, so without memory.
+
+    Raises:
+        BadDataError: none fits; lists what is wrong with the one that comes closest.
+    """
+    if config is not None:
+        try:
+            options: Iterable[Any] = forms_of(spec.config(config))
+        except BadDataError as e:
+            raise BadDataError(f"{path}: {e.message}", e.hint) from e
+    else:
+        options = candidates(spec, shapes)
+    best: tuple[int, str, str] | None = None
+    for option in options:
+        try:
+            with torch.device("meta"):
+                module = spec.build(option)
+        except RuntimeError:  # sizes that not even a tensor without memory can have
+            continue
+        wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        count, problems = _compare(wanted, shapes)
+        if not count:
+            return option, module
+        if best is None or count < best[0]:
+            best = (count, problems, option.form)
+    if best is None:
+        raise BadDataError(f"{path}: no {spec.name} can have tensors of these sizes")
+    hint = "mmx systems lists the systems; a config in the file says what shapes do not tell, such as heads"
+    if config is not None:
+        hint = (
+            "the sizes are those that its config says (what it leaves out is as published): correct it, or leave it out"
+        )
+    raise BadDataError(f"{path} does not fit {spec.name} ({best[2]} form): {best[1]}", hint)
+
+
+def _compare(wanted: Shapes, found: Shapes) -> tuple[int, str]:
+    """How many tensors do not fit, and which: missing, unexpected, misshapen."""
+    missing = [name for name in wanted if name not in found]
+    unexpected = [name for name in found if name not in wanted]
+    misshapen = [name for name in wanted if name in found and found[name] != wanted[name]]
+    parts = [
+        f"{len(names)} {what} ({_listed(_quoted(names))})"
+        for what, names in (("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    if misshapen:
+        shapes = [f"{n} is {list(found[n])} and must be {list(wanted[n])}" for n in misshapen]
+        parts.append(f"{len(misshapen)} misshapen ({_listed(shapes)})")
+    return len(missing) + len(unexpected) + len(misshapen), "; ".join(parts)
+
+
+def _quoted(names: Iterable[str]) -> list[str]:
+    """Names fit for one line of output, whatever characters a file put in them."""
+    return [name if name.isprintable() and len(name) < 100 else ascii(name)[:100] for name in names]
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = len(items) - _LISTED
+    return ", ".join(items[:_LISTED]) + (f", and {more} more" if more > 0 else "")
