@@ -6,6 +6,7 @@ The writer holds a lock on its folder, so the next export can tell a folder in u
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -113,9 +114,11 @@ def _locked(folder: Path) -> int:
 
 
 def _move_into_place(folder: Path, out: Path) -> None:
-    """Rename ``folder`` to ``out``. What is there is renamed away first, and back if that fails."""
+    """Give ``folder`` the name ``out``. What is there goes away with what is left under the name ``folder``."""
     if not out.exists():
         folder.rename(out)
+        return
+    if _exchange(folder, out):
         return
     old = out.with_name(f"{out.name}{UNFINISHED}old-{secrets.token_hex(4)}")
     out.rename(old)
@@ -125,6 +128,16 @@ def _move_into_place(folder: Path, out: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step: ``other`` is there at every moment, even if the machine stops.
+
+    Linux's ``renameat2``, which Python does not offer. False where the C library or the file system lacks it.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 @contextmanager
