@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle
-from mmx.runtime.engines import EngineRecord, check_file, engines_of, sidecar_path
+from mmx.runtime.engines import ENGINE_GRAPHS, EngineRecord, check_file, engines_of, sidecar_path
 from mmx.runtime.errors import UsageError
 from mmx.runtime.packing import INPUTS
 from mmx.serving.packaging import triton_config as config
@@ -92,7 +92,7 @@ def _engine(bundle: Bundle, precision: str) -> tuple[Path, EngineRecord]:
     """The newest engine that Triton can load, after checking its bytes."""
     found = engines_of(bundle)
     for path, record in found:
-        graph = bundle.manifest.graphs.get(record.precision)
+        graph = bundle.manifest.graphs.get(ENGINE_GRAPHS.get(record.precision, record.precision))
         current = graph is not None and bundle.manifest.files[graph.file] == record.graph_sha256
         if record.flavour == ENGINE and record.precision == precision and current:
             check_file(path, record)

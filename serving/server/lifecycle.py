@@ -19,6 +19,17 @@ from mmx.serving.server.settings import Settings
 
 BACKLOG = 1024
 KEEP_ALIVE_S = 30
+# Of every response. The page is its own scripts and styles, this server's answers and the chosen video (blob:);
+# nobody may frame it.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; media-src blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = [
+    ("content-security-policy", CONTENT_SECURITY_POLICY),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+]
 LAST_ANSWERS_S = 10.0  # after the cut-off, for the reasons to be sent: each follows the end of its decoding
 
 
@@ -86,6 +97,7 @@ class DrainingServer(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                headers=HEADERS,
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=settings.drain_s + LAST_ANSWERS_S,  # type: ignore[arg-type]

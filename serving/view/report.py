@@ -17,7 +17,7 @@ from mmx.runtime.manifest import Manifest
 from mmx.runtime.types import Prediction
 
 EMBED_BYTES = 24 * 2**20  # of all media together: a page of this size still opens at once
-PAGE = files("mmx.serving.view") / "page"
+PAGE, STANDALONE = (files("mmx.serving.view") / name for name in ("page", "standalone"))
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def write_report(out: Path, manifest: Manifest, answers: Sequence[FileAnswers]) 
         segments = [asdict(prediction) for prediction in each.predictions]
         shown.append({"name": each.path.name, "media": media, "segments": segments, "error": each.error})
     report = {"model": describe_model(manifest), "files": shown}
-    html = (PAGE / "report.html").read_text(encoding="utf-8")
-    for name in ("view.css", "view.js", "report.js"):
-        html = html.replace(f"/*{{{name}}}*/", (PAGE / name).read_text(encoding="utf-8"))
+    html = (STANDALONE / "report.html").read_text(encoding="utf-8")
+    for part in (PAGE / "view.css", PAGE / "view.js", STANDALONE / "report.js"):
+        html = html.replace(f"/*{{{part.name}}}*/", part.read_text(encoding="utf-8"))
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         temporary.write_text(html.replace("{report}", _json_in_script(report)), encoding="utf-8")

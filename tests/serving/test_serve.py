@@ -204,8 +204,12 @@ def test_the_model_and_health_are_as_documented(server: Any, predictor: Predicto
         response = httpx.get(server.url + path)
         server.check(response, path)
         assert response.json() == {"status": status}
-    missing = httpx.get(f"{server.url}/nowhere.html")
-    assert missing.status_code == 404
+    for missing in ("nowhere.html", "report.html", "standalone/report.html", "../report.py", "%2e%2e/report.py"):
+        assert httpx.get(f"{server.url}/{missing}").status_code == 404
+    page = httpx.get(server.url)
+    policy = dict(rule.split(" ", 1) for rule in page.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'" and policy["script-src"] == policy["style-src"] == "'self'"
+    assert page.headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in httpx.get(model.url, headers={"origin": "https://a.example"}).headers
 
 

@@ -89,6 +89,8 @@ def browser() -> Iterator[Any]:
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
         options.add_argument(argument)
+    for argument in ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"):
+        options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     try:
         opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -166,10 +168,7 @@ def test_the_page_of_the_server(browser: Any, server: Any, film: Path) -> None:
     browser.get(server.url)
     browser.find_element("id", "file").send_keys(str(film))
     browser.find_element("css selector", "#window option[value='1']").click()
-    browser.find_element("id", "go").click()
-    status = browser.find_element("id", "status")
-    until(lambda: status.text.startswith("Done") or "warn" in status.get_attribute("class"), "the answer")
-    assert status.text == "Done: 3 segments."
+    assert ask(browser) == "Done: 3 segments."
     shown = browser.execute_script("return answers")
     for mine, theirs in zip(shown, told, strict=True):
         assert {**mine, "timings_ms": {}} == {**theirs, "timings_ms": {}}
@@ -179,6 +178,29 @@ def test_the_page_of_the_server(browser: Any, server: Any, film: Path) -> None:
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     browser.set_window_size(1200, 900)
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_the_camera_of_the_page(browser: Any, server: Any) -> None:
+    """Chromium's own false camera and microphone, driven by the keyboard: each step leaves the focus on the next."""
+    browser.get(server.url)
+    browser.execute_script("document.getElementById('camera').focus()")
+    browser.switch_to.active_element.send_keys("\ue007")
+    recorded = "return document.querySelector('video')?.currentTime ?? 0"
+    until(lambda: browser.execute_script(recorded) > 1, "a second of recording")
+    assert browser.switch_to.active_element.get_attribute("id") == "stop"
+    browser.switch_to.active_element.send_keys("\ue007")
+    until(lambda: browser.find_element("id", "go").is_enabled(), "the recording's end")
+    assert browser.switch_to.active_element.get_attribute("id") == "go"
+    assert ask(browser).startswith("Done: ")
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def ask(browser: Any) -> str:
+    """Press Enter on the button; what the page says when it is done."""
+    browser.find_element("id", "go").send_keys("\ue007")
+    status = browser.find_element("id", "status")
+    until(lambda: status.text.startswith("Done") or "warn" in status.get_attribute("class"), "the answer")
+    return status.text
 
 
 def test_the_box_moves_between_frames_and_ends_with_its_stretch() -> None:

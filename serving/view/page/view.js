@@ -82,6 +82,7 @@ class View {
     this.media.addEventListener("loadedmetadata", () => {
       this.player.classList.toggle("sound", this.media.videoWidth === 0);
       this.#extend(this.media.duration);
+      this.show(this.media.currentTime);
     });
     this.media.addEventListener("error", () => { this.cannotPlay.hidden = false; this.player.hidden = true; });
     for (const event of ["timeupdate", "seeked"]) this.media.addEventListener(event, () => this.show(this.media.currentTime));
@@ -131,7 +132,7 @@ class View {
   // Bring playhead, face box and detail to a time; the segment that holds it unless one is given.
   show(time, segment = null) {
     if (this.duration) this.playhead.style.left = `${(100 * Math.min(time, this.duration)) / this.duration}%`;
-    const box = faceAt(this.faces, time);
+    const box = this.media.videoWidth ? faceAt(this.faces, time) : null; // a codec may have sound only here
     this.box.hidden = box === null;
     if (box) {
       const [left, top, right, bottom] = box.map((value) => 100 * value);
