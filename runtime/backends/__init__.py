@@ -18,7 +18,7 @@ from mmx.runtime.engines import EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.manifest import GraphSpec
 
-# Each name's module has `load(path, precision, threads) -> Backend`.
+# Each name's module has `load(path, precision, threads) -> Backend`; ONNX Runtime's also takes `packed`.
 MODULES = {
     "onnxruntime": "mmx.runtime.backends.onnxruntime",
     "openvino": "mmx.runtime.backends.openvino",
@@ -89,7 +89,8 @@ def open_backend(
         on_mismatch: what to do when the engine is of another GPU, TensorRT or graph: ``error``, ``rebuild`` it here, or
             run the ``onnx`` graph instead.
         utterances: about how many will be answered; None: many. ``auto`` counts the time to load for as much, and
-            holds no trial for ``FEW`` or fewer, whose answers would wait for it.
+            holds no trial for ``FEW`` or fewer, whose answers would wait for it; ONNX Runtime then does not pack the
+            weights, which takes longer than it saves them.
 
     Raises:
         UsageError: an unknown name, no such graph or engine in the bundle, or fewer threads than one.
@@ -105,7 +106,7 @@ def open_backend(
     if name == "auto":
         return _choose(bundle, ON_GPU, precision, threads, on_mismatch, utterances)
     try:
-        return _open(bundle, name, precision, threads, on_mismatch)
+        return _open(bundle, name, precision, threads, on_mismatch, few=_few(utterances))
     except EngineMismatch as e:
         if on_mismatch != "onnx":
             raise
@@ -114,14 +115,21 @@ def open_backend(
         return backend
 
 
-def _open(bundle: Bundle, name: str, precision: str, threads: int | None, on_mismatch: str) -> Backend:
+def _few(utterances: int | None) -> bool:
+    return utterances is not None and utterances <= FEW
+
+
+def _open(
+    bundle: Bundle, name: str, precision: str, threads: int | None, on_mismatch: str = "error", *, few: bool = False
+) -> Backend:
     backend: Backend
     if name in ENGINES:
         load = import_module("mmx.runtime.backends.tensorrt").load
         backend = load(bundle, name, precision, rebuild=on_mismatch == "rebuild")
     else:
         stored = _stored(name, precision)
-        backend = import_module(MODULES[name]).load(bundle.graph_path(stored), precision, threads)
+        options = {"packed": not few} if name == "onnxruntime" else {}
+        backend = import_module(MODULES[name]).load(bundle.graph_path(stored), precision, threads, **options)
         _check_names(backend, bundle.manifest.graphs[stored], str(bundle.graph_path(stored)))
     return backend
 
@@ -163,16 +171,17 @@ def _fastest_on_cpu(
     """
     stored = _stored(ON_CPU[0], precision)
     setting = setting_of(bundle, bundle.graph_path(stored), precision, threads)
+    few = _few(utterances)
     result = recall(bundle, setting, ON_CPU)
     if result is not None:
-        return _open(bundle, result.winner(utterances), precision, threads, "error"), f"measured before, {result}"
-    few = utterances is not None and utterances <= FEW
+        backend = _open(bundle, result.winner(utterances), precision, threads, few=few)
+        return backend, f"measured before, {result}"
     opened: list[Backend] = []
     load_s: dict[str, float] = {}
     for name in ON_CPU[:: -1 if few else 1]:
         started = perf_counter()
         try:
-            opened.append(_open(bundle, name, precision, threads, "error"))
+            opened.append(_open(bundle, name, precision, threads, few=few))
         except EnvironmentMissing as e:
             passed.append(f"no {name}, {e.message}")
             missing = e

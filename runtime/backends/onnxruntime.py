@@ -13,8 +13,11 @@ from mmx.runtime.errors import BadDataError, EnvironmentMissing
 PROVIDER = "CPUExecutionProvider"
 
 
-def load(path: Path, precision: str = "fp32", threads: int | None = None) -> OnnxRuntimeBackend:
+def load(path: Path, precision: str = "fp32", threads: int | None = None, *, packed: bool = True) -> OnnxRuntimeBackend:
     """Load the graph at ``path``; ``precision`` is that of the file.
+
+    ``packed``: bring the weights into the order of the matrix kernels now. It makes loading take twice as long, and is
+    earned back in about ten runs, each of which otherwise does it again.
 
     Raises:
         EnvironmentMissing: bf16 (not computed here), or ONNX Runtime did not give the provider that was asked for.
@@ -24,7 +27,7 @@ def load(path: Path, precision: str = "fp32", threads: int | None = None) -> Onn
         raise EnvironmentMissing(
             "ONNX Runtime does not compute in bf16 on the CPU", "pip install 'mmx[openvino]', then --backend openvino"
         )
-    return OnnxRuntimeBackend(path, precision, threads)
+    return OnnxRuntimeBackend(path, precision, threads, packed)
 
 
 class OnnxRuntimeBackend(Backend):
@@ -32,11 +35,13 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, precision: str, threads: int | None) -> None:
+    def __init__(self, path: Path, precision: str, threads: int | None, packed: bool) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0  # 0 = one per core
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only; they reach the user as exceptions
+        if not packed:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         try:
             session = ort.InferenceSession(path, options, providers=[PROVIDER])
         except Exception as e:  # ONNX Runtime's errors share no other base class

@@ -29,9 +29,10 @@ def bundle(tiny_bundle: Path) -> Bundle:
     return Bundle.open(tiny_bundle)
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+@pytest.fixture(scope="module", params=[("onnxruntime", None), ("onnxruntime", 1), ("openvino", None)], ids=str)
 def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Backend]:
-    with open_backend(bundle, request.param, threads=1) as opened:
+    name, utterances = request.param
+    with open_backend(bundle, name, threads=1, utterances=utterances) as opened:
         yield opened
 
 
