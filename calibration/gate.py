@@ -18,6 +18,7 @@ from mmx.benchmarks.statistics import Ratio, speedup
 from mmx.benchmarks.timing import interleave, warm_up
 from mmx.runtime.backends import MODULES, Backend
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
 from mmx.runtime.fusion import sigmoid
 from mmx.runtime.packing import pack
@@ -195,7 +196,7 @@ class _Graph:
 
 def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Sample], passes: int = 3) -> Speed:
     """Time an INT8 graph beside every graph of the bundle, in every CPU engine and precision that there is here."""
-    stored = [name for name in bundle.manifest.graphs if name != "int8"]
+    stored = [name for name in bundle.manifest.graphs if name not in ("int8", *ENGINE_GRAPHS.values())]
     with _saved(model) as path, ExitStack() as opened:
         files = {name: bundle.graph_path(name) for name in stored} | {"int8": path}
         graphs: list[_Graph] = []

@@ -41,8 +41,8 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
         "fp32": "FP32, without TF32.",
         "fp16": "FP16, with FP32 where the range needs it.",
         "bf16": "bfloat16, with FP32 where the rounding needs it.",
-        "int8": "The bundle's INT8 graph (mmx calibrate).",
-        "fp8": "FP8 (E4M3) where the bundle's INT8 graph is INT8, with its ranges; 8.9 and later.",
+        "int8": "INT8 where the bundle's INT8 graph (mmx calibrate) has it, and FP16 around that.",
+        "fp8": "FP8 (E4M3) where the bundle's INT8 graph is INT8, with its ranges, and FP16 around; 8.9 and later.",
     }
     for name in reversed(PRECISIONS):
         command = click.option(f"--{name}", is_flag=True, help=texts[name])(command)
@@ -178,16 +178,18 @@ def summary(built: Built, seconds: float) -> list[str]:
     total = sum(record.weights.values())
     weights = ", ".join(f"{100 * count / total:.1f} % {name}" for name, count in record.weights.items())
     lines = [f"{built.path}"]
-    if "half_nodes" in parity:
+    if "ranges" in parity:
+        own = f", INT8 by itself within {parity['error_in_fp32']:.1e}" if parity["error_in_fp32"] is not None else ""
+        lines += [
+            f"  graph       {record.graph}: {parity['quantised']} weights in {record.precision.upper()}, around them "
+            f"{parity['half_nodes']} nodes in FP16, {parity['fp32_nodes']} in FP32 (-v says why)",
+            f"  accuracy    {sentence(parity)}{own}",
+        ]
+    elif "half_nodes" in parity:
         kept = ", ".join(f"{count} {rule}" for rule, count in parity["kept_fp32"].items())
         lines += [
             f"  graph       {record.graph}: {parity['half_nodes']} nodes in {record.precision}, "
             f"{parity['fp32_nodes']} in FP32 ({kept}; -v says why)",
-            f"  accuracy    {sentence(parity)}",
-        ]
-    elif "ranges" in parity:
-        lines += [
-            f"  graph       {record.graph}: {parity['quantised']} weights in FP8, with the ranges of the INT8 graph",
             f"  accuracy    {sentence(parity)}",
         ]
     elif "worst" in parity:

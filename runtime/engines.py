@@ -16,6 +16,8 @@ from mmx.runtime.errors import BadDataError, EnvironmentMissing
 from mmx.runtime.manifest import TensorSpec, from_plain
 
 SCHEMA_VERSION = 1
+ENGINE_GRAPHS = {"int8": "int8-fp16", "fp8": "fp8"}
+"""The graph of a quantised engine, by its precision: FP16 around the quantised layers, which no CPU computes faster."""
 _SIDECAR_LIMIT = 2**20
 Shape = tuple[int, ...]
 
@@ -173,7 +175,7 @@ def mismatches(record: EngineRecord, bundle: Bundle | None, version: str, capabi
     """
     found = []
     if bundle is not None:
-        spec = bundle.manifest.graphs.get(record.precision)
+        spec = bundle.manifest.graphs.get(ENGINE_GRAPHS.get(record.precision, record.precision))
         digest = bundle.manifest.files[spec.file] if spec else "no such graph"
         if digest != record.graph_sha256:
             found.append(Mismatch(f"{record.precision} graph", record.graph_sha256[:12], digest[:12]))

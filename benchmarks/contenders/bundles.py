@@ -14,6 +14,7 @@ from mmx.benchmarks.reports.report import EAGER, NO_TIME, UNAVAILABLE, Row
 from mmx.benchmarks.timing import Contender
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import MmxError
 from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
@@ -54,7 +55,7 @@ def precisions(bundle: Bundle, backend: str) -> Iterator[str]:
     yield "fp32"
     if backend in BF16_BACKENDS:
         yield "bf16"
-    yield from (name for name in bundle.manifest.graphs if name != "fp32")
+    yield from (name for name in bundle.manifest.graphs if name not in ("fp32", *ENGINE_GRAPHS.values()))
 
 
 def open_contenders(

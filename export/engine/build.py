@@ -17,12 +17,20 @@ from typing import Any
 
 from mmx.export.engine.source import Source, source_in
 from mmx.export.engine.targets import Target, parse_target
-from mmx.export.precision.current import FP8_TOLERANCE, TOLERANCE, fp8_is_current, is_current
+from mmx.export.precision.current import TOLERANCE, is_current, quantised_is_current
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.device.probe import find_gpu
 from mmx.runtime.device.trt import FULL, RTX, Flavour
 from mmx.runtime.device.trt import flavour as flavour_named
-from mmx.runtime.engines import SCHEMA_VERSION, EngineRecord, Profile, is_whole, read_record, sidecar_path
+from mmx.runtime.engines import (
+    ENGINE_GRAPHS,
+    SCHEMA_VERSION,
+    EngineRecord,
+    Profile,
+    is_whole,
+    read_record,
+    sidecar_path,
+)
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError, missing_extra
 
 BUILD_RECIPE = 1  # raised whenever ``worker.build`` changes what it makes of the same job
@@ -73,7 +81,8 @@ def build_engine(
 
     Args:
         path: the bundle folder, or the .onnx file.
-        precision: one of ``PRECISIONS``. FP16 and BF16 graphs are made and proved when the bundle has none.
+        precision: one of ``PRECISIONS``. Its graph is made and proved when the bundle has none; INT8 and FP8 need the
+            one that ``mmx calibrate`` adds.
         target: see ``targets.parse_target``.
         flavour: auto | tensorrt | tensorrt-rtx.
         profiles: names for ``profiles.profiles_for``, or a JSON file for ``profiles.read_profiles``.
@@ -91,7 +100,7 @@ def build_engine(
         raise UsageError(
             f"{wanted.name} computes no FP8", "FP8 needs 8.9 or later, such as --target rtx4090; use --int8"
         )
-    limit = TOLERANCE.get(precision, FP8_TOLERANCE) if tolerance is None else tolerance
+    limit = TOLERANCE.get(precision) if tolerance is None else tolerance
     if path.suffix.lower() == ".onnx":
         prepare = _prepare_file
     elif inputs:
@@ -109,12 +118,12 @@ def build_engine(
 
 @dataclass(frozen=True)
 class _Proof:
-    """How a half-precision graph is compared with FP32 (see ``variant.ensure_variant``), and for which TensorRT."""
+    """How a graph is compared with FP32 (see ``ensure_variant`` and ``ensure_quantised``), and for which TensorRT."""
 
     flavour: Flavour
     samples: int
     seconds: float
-    tolerance: float
+    tolerance: float | None
     max_flips: int | None
     inputs: tuple[Path, ...]
 
@@ -149,12 +158,13 @@ def _prepare_bundle(
             max_flips=proof.max_flips,
             report=say,
         )
-    elif precision == "fp8" and not fp8_is_current(bundle, proof.max_flips):
-        from mmx.export.precision.fp8 import ensure_fp8
+    elif precision in ENGINE_GRAPHS and not quantised_is_current(bundle, precision, proof.max_flips):
+        from mmx.export.precision.quantised import ensure_quantised
 
         proof.flavour.load()
-        bundle, made = ensure_fp8(
+        bundle, made = ensure_quantised(
             bundle,
+            precision,
             samples=proof.samples,
             seconds=proof.seconds,
             tolerance=proof.tolerance,
@@ -175,6 +185,7 @@ def _prepare_file(
     source, made = source_of_file(path), False
     shapes = profiles_of_file(source, profiles)
     if precision in TOLERANCE:
+        assert proof.tolerance is not None
         proof.flavour.load()
         source, made = half_of_file(
             source,

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmx.export.precision.current import PRECISIONS
 from mmx.runtime.bundle import ENGINES, Bundle
+from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import TensorSpec
 
@@ -44,7 +45,7 @@ def source_in(bundle: Bundle, precision: str) -> Source:
     """
     if precision not in PRECISIONS:
         raise UsageError(f"there is no precision {precision!r}", f"use one of {', '.join(PRECISIONS)}")
-    spec = bundle.manifest.graphs.get(precision)
+    spec = bundle.manifest.graphs.get(ENGINE_GRAPHS.get(precision, precision))
     if spec is None:
         raise UsageError(
             f"{bundle.path} has no {precision} graph, and building an engine does not make one",

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.engines import ENGINE_GRAPHS
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 RECIPE = 2  # raised whenever rules or conversion change, so that older variants are made again
+QUANTISED_RECIPE = 3  # the same for what is around the quantised layers of INT8 and FP8 engines
 TOLERANCE = {"fp16": 1e-2, "bf16": 1e-1}  # largest accepted error of a logit
 FP8_TOLERANCE = 1.0  # three bits of mantissa: what it costs is printed, and counted in label flips
 FLIPS = {"fp16": 0}  # label flips that are accepted before more of a graph is kept in FP32; elsewhere any number
@@ -24,17 +26,17 @@ def is_current(bundle: Bundle, half: Half, tolerance: float, max_flips: int | No
     return meets(spec.parity, bundle.manifest.files[bundle.manifest.graphs["fp32"].file], tolerance)
 
 
-def fp8_is_current(bundle: Bundle, max_flips: int | None) -> bool:
-    """Whether the bundle's FP8 graph was made by this recipe, with the ranges of its present INT8 graph."""
-    graphs = bundle.manifest.graphs
-    made = graphs["fp8"].parity if {"fp8", "int8"} <= graphs.keys() else {}
+def quantised_is_current(bundle: Bundle, precision: str, max_flips: int | None) -> bool:
+    """Whether the graph for INT8 or FP8 engines was made by this recipe, of the bundle's present INT8 graph."""
+    name, graphs = ENGINE_GRAPHS[precision], bundle.manifest.graphs
+    made = graphs[name].parity if {name, "int8"} <= graphs.keys() else {}
     if max_flips is not None and int(made.get("label_flips", 0)) > max_flips:
         return False
-    return made.get("recipe") == RECIPE and made.get("ranges") == ranges_of(bundle)
+    return made.get("recipe") == QUANTISED_RECIPE and made.get("ranges") == ranges_of(bundle)
 
 
 def ranges_of(bundle: Bundle) -> str:
-    """The hash of the INT8 graph, where an FP8 graph has its ranges from."""
+    """The hash of the INT8 graph, where the graphs for INT8 and FP8 engines have their ranges from."""
     return bundle.manifest.files[bundle.manifest.graphs["int8"].file]
 
 

@@ -1,4 +1,4 @@
-"""The FP8 graph of a bundle: E4M3 in the layers that its INT8 graph quantises, with the ranges measured for that one.
+"""An INT8 graph as an FP8 one: E4M3 in the layers that it quantises, with the ranges measured for that one.
 
 E4M3 has about as many codes as INT8 but spreads them over 17 powers of two, so a limit that was chosen for INT8 by
 cutting off outliers can be doubled without losing accuracy below it, and cuts nothing off.
@@ -6,96 +6,29 @@ cutting off outliers can be doubled without losing accuracy below it, and cuts n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-
-from mmx.export.precision.current import FP8_TOLERANCE, RECIPE, fp8_is_current, ranges_of
-from mmx.export.precision.proof import Exact, measure, require, require_labels
-from mmx.export.precision.samples import utterances
-from mmx.export.precision.variant import BATCH, add_graph, locked, until
-from mmx.export.precision.view import read_graph
-from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import UsageError
 
 E4M3 = TensorProto.FLOAT8E4M3FN
 LARGEST = 448.0  # of E4M3
 INT8_LEVELS = 127.0
 HEADROOM = 2.0
 
-Report = Callable[[str, float], None]
 
-
-def ensure_fp8(
-    bundle: Bundle,
-    *,
-    samples: int,
-    seconds: float,
-    tolerance: float | None,
-    max_flips: int | None = None,
-    report: Report,
-) -> tuple[Bundle, bool]:
-    """Give the bundle its FP8 graph, unless it has one of the same FP32 and INT8 graphs.
-
-    Args:
-        samples, seconds, tolerance, max_flips: see ``variant.ensure_variant``.
-
-    Returns:
-        The bundle as it then is, and whether the graph was made now.
-
-    Raises:
-        UsageError: the bundle has no INT8 graph to take the ranges from.
-        ParityError: the graph is not accurate enough; the bundle is left as it was.
-    """
-    wanted = FP8_TOLERANCE if tolerance is None else tolerance
-    if fp8_is_current(bundle, max_flips):
-        return bundle, False
-    with locked(bundle.path):
-        bundle = Bundle.open(bundle.path)
-        if fp8_is_current(bundle, max_flips):
-            return bundle, False
-        manifest = bundle.manifest
-        if "int8" not in manifest.graphs:
-            raise UsageError(
-                f"{bundle.path} has no INT8 graph, whose layers and measured ranges FP8 takes over",
-                f"mmx calibrate {bundle.path} --data DIR --any-speed makes one",
-            )
-        fp32 = read_graph(bundle.graph_path("fp32"))
-        model, layers = to_fp8(read_graph(bundle.graph_path("int8")), fp32)
-        accuracy, _ = measure(
-            Exact(fp32, manifest.thresholds),
-            model,
-            until(utterances(manifest, samples, BATCH), seconds),
-            [],
-            tolerance=wanted,
-            basic=True,
-            progress=lambda done: report(f"comparing with FP32, sample {done}", done / samples),
-        )
-        require(accuracy, f"{bundle.path} in fp8", "use --fp16; --tolerance sets what is accepted")
-        require_labels(accuracy, f"{bundle.path} in fp8", max_flips)
-        parity = {**accuracy.to_dict(), "recipe": RECIPE, "ranges": ranges_of(bundle), "quantised": layers}
-        return add_graph(bundle, "fp8", model, parity), True
-
-
-def to_fp8(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+def to_fp8(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> onnx.ModelProto:
     """Turn every INT8 quantise-dequantise pair and weight into E4M3.
 
     Args:
         int8: a QDQ graph, symmetric, with the names that ``calibration.quantize`` gives; it is not changed.
         fp32: has the weights as they were.
-
-    Returns:
-        The graph, and how many weights are E4M3 in it.
     """
     model = onnx.ModelProto()
     model.CopyFrom(int8)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     original = {tensor.name: tensor for tensor in fp32.graph.initializer}
     constants: dict[str, TensorProto] = {}
-    weights = 0
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
@@ -103,7 +36,6 @@ def to_fp8(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[onnx.ModelProt
             exact = original.get(node.input[0].removesuffix("_int8"))
             values = _dequantised(node, stored) if exact is None else numpy_helper.to_array(exact)
             tensors = _weight(values, _axis(node), node.input[0].removesuffix("_int8"))
-            weights += 1
         else:
             scale = numpy_helper.to_array(stored[node.input[1]])
             name = node.input[1].removesuffix("_scale")
@@ -117,7 +49,7 @@ def to_fp8(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[onnx.ModelProt
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:], model.graph.value_info[:]
     model.graph.initializer.extend([*kept, *constants.values()])
-    return model, weights
+    return model
 
 
 def _weight(values: NDArray[np.float32], axis: int, name: str) -> list[TensorProto]:
