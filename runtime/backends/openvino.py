@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,11 +30,11 @@ def load(path: Path, precision: str = "fp32", threads: int | None = None) -> Ope
 
 
 class OpenVinoBackend(Backend):
-    """One compiled model and one inference request. ``run`` is thread-safe: concurrent calls take turns."""
+    """One compiled model, and a request to it for each lane. ``run`` is thread-safe; calls beyond the lanes wait."""
 
     name = "openvino"
 
-    def __init__(self, path: Path, precision: str, threads: int | None) -> None:
+    def __init__(self, path: Path, precision: str, threads: int | None, lanes: int = 1) -> None:
         try:
             import openvino
         except ModuleNotFoundError as e:
@@ -49,28 +49,46 @@ class OpenVinoBackend(Backend):
         hint = HINTS[precision] if has_bf16 else "f32"
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
+            settings["INFERENCE_NUM_THREADS"] = threads * lanes
+        if lanes > 1:
+            settings["NUM_STREAMS"] = lanes
         try:
             compiled = core.compile_model(path, DEVICE, settings)
         except RuntimeError as e:
             raise BadDataError(f"OpenVINO cannot load {path}: {e}", "run mmx export again") from e
-        self._request: Any = compiled.create_infer_request()
-        self._lock = threading.Lock()
+        self._made_of = (path, precision, threads)
+        self._lanes = lanes
+        self._free: SimpleQueue[Any] = SimpleQueue()  # requests; None where the backend is closed
+        for _ in range(lanes):
+            self._free.put(compiled.create_infer_request())
         self.precision = precision
         self.device = str(core.get_property(DEVICE, "FULL_DEVICE_NAME"))
         self.why = "asked for"
         self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
         self.outputs = tuple(port.get_any_name() for port in compiled.outputs)
 
+    def with_lanes(self, lanes: int) -> OpenVinoBackend:
+        """The same graph compiled once for so many calls at a time, each on its ``threads``; this one is closed."""
+        why = self.why
+        self.close()
+        widened = OpenVinoBackend(*self._made_of, lanes)
+        widened.why = why
+        return widened
+
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """See ``Backend.run``."""
-        with self._lock:
-            if self._request is None:
+        request = self._free.get()
+        try:
+            if request is None:
                 raise RuntimeError("this backend is closed")
-            results = self._request.infer(inputs, share_inputs=True, share_outputs=False)
+            results = request.infer(inputs, share_inputs=True, share_outputs=False)
             return {name: results[number] for number, name in enumerate(self.outputs)}
+        finally:
+            self._free.put(request)
 
     def close(self) -> None:
         """See ``Backend.close``."""
-        with self._lock:
-            self._request = None
+        for _ in range(self._lanes):
+            self._free.get()
+        for _ in range(self._lanes):
+            self._free.put(None)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.backends import Backend, open_backend
+from mmx.runtime.backends.openvino import OpenVinoBackend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError
 from mmx.runtime.machine import usable_cores
@@ -20,7 +21,7 @@ from mmx.runtime.types import Sample
 from mmx.serving.server.batcher import Run
 from mmx.serving.server.settings import Settings
 
-MOST_LANES = 4  # unless asked for: each may hold its own copy of the weights
+MOST_LANES = 4  # unless asked for
 ON_CPU = ("onnxruntime", "openvino")
 
 
@@ -47,9 +48,12 @@ class Network:
             raise UsageError(f"{settings.bundle} holds {self.bundle.manifest.system}, which takes features, not media")
         if self.backend.name not in ON_CPU and settings.lanes is None:
             self.lanes = 1
-        # ONNX Runtime with one thread works in the thread that calls it, so that its lanes can share one session.
-        shared = self.backend.name == "onnxruntime" and self.threads == 1
-        self._all += [] if shared else [another(self.backend.name) for _ in range(self.lanes - 1)]
+        # ONNX Runtime with one thread works in the thread that calls it, so that its lanes can share one session; of
+        # OpenVINO one compiled model has room for all lanes.
+        if isinstance(self.backend, OpenVinoBackend) and self.lanes > 1:
+            self.backend = self._all[0] = self.backend.with_lanes(self.lanes)
+        elif not (self.backend.name == "onnxruntime" and self.threads == 1):
+            self._all += [another(self.backend.name) for _ in range(self.lanes - 1)]
 
     def runs(self) -> list[Run]:
         """For each lane: samples -> the graph's outputs, float32 [samples, labels] by name."""
