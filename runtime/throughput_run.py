@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -202,13 +201,13 @@ class Run:
     def _answer(self) -> None:
         """The answerer: segments in the pool -> predictions of their files."""
         while window := self._next_window():
-            window.sort(key=_Waiting.length)
-            ordered = iter(window)
-            samples = [waiting.segment.sample for waiting in window]
-            for group in split(samples, self._max_rows, self._batch_size):
+            ordered = deque(sorted(window, key=_Waiting.length))
+            window.clear()  # what is answered is not kept: the next window is being read
+            groups = split([waiting.segment.sample for waiting in ordered], self._max_rows, self._batch_size)
+            for size in [len(group) for group in groups]:
                 if self._stopping.is_set():
                     return
-                self._settle(list(islice(ordered, len(group))))
+                self._settle([ordered.popleft() for _ in range(size)])
 
     def _next_window(self) -> list[_Waiting]:
         """Everything in the pool, once it is full or nothing is being read; nothing when the run stops."""

@@ -40,6 +40,7 @@ class OnnxRuntimeBackend(Backend):
         options.intra_op_num_threads = threads or 0  # 0 = one per core
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only; they reach the user as exceptions
+        options.enable_mem_pattern = False  # each new shape would leave a plan and memory of its own behind
         if not packed:
             options.add_session_config_entry("session.disable_prepacking", "1")
         try:
