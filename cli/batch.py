@@ -130,7 +130,7 @@ def batch(
     from mmx.runtime.bundle import Bundle
     from mmx.serving.batch.inputs import find_tasks
     from mmx.serving.batch.output import Results
-    from mmx.serving.batch.run import answer_here, collect
+    from mmx.serving.batch.run import collect
 
     signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what is answered is written down
     path, named = _bundle_and_inputs(bundle, inputs)
@@ -155,12 +155,10 @@ def batch(
             workers = Workers(path.absolute(), window, faces, readers, networks, gpus, on_mismatch, **options)
             answer: Callable[[Sequence[Task]], Answers] = partial(answer_on_ray, workers, ray_address)
         else:
-            from mmx.runtime.throughput import Pipeline
+            from mmx.serving.batch.supervised import answer_supervised
 
-            pipeline = closing.enter_context(
-                Pipeline(opened, jobs=jobs, on_mismatch=on_mismatch, faces=faces, **options)
-            )
-            answer = partial(answer_here, pipeline, window)
+            options |= {"jobs": jobs, "on_mismatch": on_mismatch, "faces": faces}
+            answer = partial(answer_supervised, {"bundle": str(path), "window": window, **options})
         progress = collect(tasks, answer, results, show)
     again = f" ({progress.failed_before} failed; --retry)" if progress.failed_before else ""
     click.echo(

@@ -16,7 +16,7 @@ import pytest
 
 from mmx.cli.main import main
 from mmx.runtime import Bundle, Predictor
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
 
 pytest.importorskip("pyarrow", reason="pip install 'mmx[batch]'")
 pytest.importorskip("fsspec", reason="pip install 'mmx[batch]'")
@@ -29,6 +29,7 @@ from mmx.serving.batch.fetch import fetch, fetch_all
 from mmx.serving.batch.inputs import Task, find_tasks
 from mmx.serving.batch.output import Results, Row, rows_of
 from mmx.serving.batch.run import Progress, collect
+from mmx.serving.batch.supervised import answer_supervised
 
 
 def sound(path: Path, seconds: float, hertz: float) -> Path:
@@ -227,31 +228,69 @@ def test_urls_are_downloaded_answered_and_removed(
 ) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
-    memory = fsspec.filesystem("memory")
-    memory.pipe("/batch/1.wav", (media / "1.wav").read_bytes())
-    memory.pipe("/batch/1.txt", b"Ever tried.")
-    memory.pipe("/batch/2.mp4", b"nothing of the kind")
+    there = (tmp_path / "there").as_uri()
+    (tmp_path / "there").mkdir()
+    shutil.copy(media / "1.wav", tmp_path / "there" / "1.wav")
+    (tmp_path / "there" / "1.txt").write_text("Ever tried.")
+    (tmp_path / "there" / "2.mp4").write_text("nothing of the kind")
     listed = pa.table(
         {
-            "path": [f"memory://batch/{name}" for name in ("1.wav", "2.mp4", "3.wav")],
-            "transcript": ["memory://batch/1.txt", None, None],
+            "path": [f"{there}/{name}" for name in ("1.wav", "2.mp4", "3.wav")],
+            "transcript": [f"{there}/1.txt", None, None],
         }
     )
     pq.write_table(listed, tmp_path / "list.parquet")
     out = tmp_path / "out"
     assert run(tiny_bundle, tmp_path / "list.parquet", "--out", out, "--threads", "1") == 5
     found = {row["file"]: row for row in read(out)}
-    assert found["memory://batch/1.wav"]["text"] == "Ever tried."
-    assert found["memory://batch/2.mp4"]["error"] == "memory://batch/2.mp4 cannot be read as media: it is text"
-    assert found["memory://batch/3.wav"]["error"].startswith("memory://batch/3.wav cannot be read: FileNotFoundError")
+    assert found[f"{there}/1.wav"]["text"] == "Ever tried."
+    assert found[f"{there}/2.mp4"]["error"] == f"{there}/2.mp4 cannot be read as media: it is text"
+    assert found[f"{there}/3.wav"]["error"].startswith(f"{there}/3.wav cannot be read: FileNotFoundError")
     assert not list((tmp_path / "scratch").iterdir())
 
-    refused = fetch(Task("memory://batch/1.wav"), max_bytes=100)
+    refused = fetch(Task(f"{there}/1.wav"), max_bytes=100)
     assert refused.error is not None and "larger than" in refused.error.message
-    first = next(iter(downloads := fetch_all([Task("memory://batch/1.wav")] * 5, ahead=3)))
+    first = next(iter(downloads := fetch_all([Task(f"{there}/1.wav")] * 5, ahead=3)))
     downloads.close()
     first.discard()
     assert not list((tmp_path / "scratch").iterdir())
+
+
+DEADLY = """
+import os, sys
+from mmx.runtime.preprocess import Preprocessor
+true = Preprocessor.segments
+def segments(self, path, **options):
+    if "deadly" in str(path):
+        os.kill(os.getpid(), 9)
+    return true(self, path, **options)
+Preprocessor.segments = segments
+from mmx.serving.batch.worker import main
+main()
+"""
+
+
+def test_a_file_that_crashes_the_decoder_costs_its_own_answer(media: Path, tiny_bundle: Path) -> None:
+    files = [media / "0.wav", media / "deadly 1.wav", media / "1.wav", media / "broken.mp4", media / "deadly 2.wav"]
+    for name in ("deadly 1.wav", "deadly 2.wav"):
+        shutil.copy(media / "0.wav", media / name)
+    tasks = [Task(str(file)) for file in [*files, media / "2.wav"]]
+    options = {"bundle": str(tiny_bundle), "window": None, "backend": "onnxruntime", "jobs": 2, "threads": 1}
+    answers = list(answer_supervised(options, tasks, command=(sys.executable, "-c", DEADLY)))
+    assert sorted(rows[0]["task"] for rows in answers) == sorted(task.key for task in tasks)  # each once
+    errors = {Path(row["file"]).name: row["error"] for rows in answers for row in rows if row.get("error")}
+    assert errors.keys() == {"deadly 1.wav", "deadly 2.wav", "broken.mp4"}
+    assert errors["deadly 1.wav"] == f"{media / 'deadly 1.wav'} crashes the decoder (SIGKILL)"
+    assert "it is text" in errors["broken.mp4"]
+
+
+def test_a_worker_that_cannot_work_ends_the_run(media: Path, tiny_bundle: Path) -> None:
+    options = {"bundle": str(tiny_bundle), "window": None, "backend": "tpu"}
+    with pytest.raises(MmxError, match="no backend 'tpu'") as told:
+        list(answer_supervised(options, [Task(str(media / "0.wav"))]))
+    assert told.value.exit_code == UsageError.exit_code
+    with pytest.raises(EnvironmentMissing, match="cannot start: exit code 3"):
+        list(answer_supervised(options, [Task("a")], command=(sys.executable, "-c", "raise SystemExit(3)")))
 
 
 def test_a_missing_extra_is_named(
