@@ -9,8 +9,8 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import ENGINE_GRAPHS
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
-RECIPE = 2  # raised whenever rules or conversion change, so that older variants are made again
-QUANTISED_RECIPE = 3  # the same for what is around the quantised layers of INT8 and FP8 engines
+RECIPE = 3  # raised whenever rules or conversion change, so that older variants are made again
+QUANTISED_RECIPE = 4  # the same for what is around the quantised layers of INT8 and FP8 engines
 TOLERANCE = {"fp16": 1e-2, "bf16": 1e-1}  # largest accepted error of a logit
 FP8_TOLERANCE = 1.0  # three bits of mantissa: what it costs is printed, and counted in label flips
 FLIPS = {"fp16": 0}  # label flips that are accepted before more of a graph is kept in FP32; elsewhere any number

@@ -71,8 +71,9 @@ class Ladder:
         reason = f"rounding from {label(self._view.nodes[part.nodes.start])} on moves the logits by up to "
         reason += f"{part.largest:.1e}"
         for index in part.nodes:
-            if index not in self.kept and self._view.takes_or_makes_float(index):
-                node = self._view.nodes[index]
+            node = self._view.nodes[index]
+            is_table = node.op_type == "Gather" and not self._view.computed_inputs(index)  # its rounding is a weight's
+            if index not in self.kept and self._view.takes_or_makes_float(index) and not is_table:
                 self.kept[index] = Kept(label(node), node.op_type, "sensitive", reason)
         return True
 

@@ -16,13 +16,13 @@ from onnx import TensorProto
 
 from mmx.export.precision import variant
 from mmx.export.precision.current import is_current, sentence
-from mmx.export.precision.proof import require_labels
+from mmx.export.precision.proof import Exact, require_labels
 from mmx.export.precision.rounded import rounded
 from mmx.export.precision.samples import utterances
-from mmx.export.precision.sensitivity import Ladder
+from mmx.export.precision.sensitivity import Ladder, Part
 from mmx.export.precision.session import cpu_session
 from mmx.export.precision.variant import Variant, ensure_variant, make_variant, reasons
-from mmx.export.precision.view import read_graph
+from mmx.export.precision.view import GraphView, read_graph
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, ParityError
 
@@ -103,6 +103,19 @@ def test_sensitive_parts_stay_fp32_until_the_tolerance_is_met(fresh: Bundle) -> 
     parity = bundle.manifest.graphs["fp16"].parity
     assert parity["max_error"] <= 1e-3 and parity["kept_fp32"]["sensitive"] > 0
     assert any("moves the logits by up to" in why for _, _, why in reasons(read_graph(bundle.graph_path("fp16"))))
+
+
+def test_a_table_is_stored_in_half_however_sensitive_its_part_is(
+    fresh: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a narrow system the words' table is most of the weights."""
+    view = GraphView(read_graph(fresh.graph_path()))
+    monkeypatch.setattr(Ladder, "_ranked", lambda _self: [Part(range(len(view.nodes)), 1.0, 1.0)])
+    probe = next(utterances(fresh.manifest, 1, 1))
+    ladder = Ladder(view, "fp16", {}, Exact(view.model, ()), probe, lambda what, share: None)
+    assert ladder.step() and not ladder.step()
+    halves = {t.name for t in ladder.converted().model.graph.initializer if t.data_type == TensorProto.FLOAT16}
+    assert halves and all("embeddings" in name for name in halves)
 
 
 def test_a_sample_that_the_trials_did_not_foresee_keeps_more_in_fp32(
