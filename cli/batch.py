@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmx.cli import model_options as model
 from mmx.cli.build_engine import bundle_here
 from mmx.cli.main import print_error
-from mmx.cli.predict import Window
 from mmx.cli.render import printable
 from mmx.cli.results_file import made_with
 from mmx.runtime.errors import UsageError, missing_extra
@@ -48,27 +48,13 @@ class Pool(click.ParamType[tuple[int, int]]):
 @click.argument("inputs", nargs=-1, required=True, metavar="[BUNDLE] INPUTS...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The results folder. Run again to go on.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="The bundle, if it is not the first input.")
-@click.option(
-    "--window", type=Window(), default="utterance", show_default=True, help="Cut by utterance, or in fixed windows."
-)
+@model.window
 @click.option("--beside", is_flag=True, help="Take talk.srt, talk.vtt or talk.txt beside talk.mp4 as its transcript.")
 @click.option("--retry", is_flag=True, help="Answer again for the files that had an error.")
-@click.option("--backend", default="auto", show_default=True, help="As mmx predict has it.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16, or another that the bundle holds.")
-@click.option(
-    "--on-mismatch",
-    type=click.Choice(["error", "rebuild", "onnx"]),
-    default="error",
-    show_default=True,
-    help="When the TensorRT engine is of another GPU, version or graph.",
-)
-@click.option(
-    "--faces",
-    type=click.Choice(["exact", "fast", "large", "track"]),
-    default="exact",
-    show_default=True,
-    help="How faces are searched for (docs/faces.md).",
-)
+@model.backend
+@model.precision
+@model.on_mismatch
+@model.faces
 @click.option("--jobs", type=click.IntRange(min=1), help="Files read side by side; as many as cores if not given.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; all cores if not given.")
 @click.option(

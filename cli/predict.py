@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmx.cli import model_options as model
 from mmx.cli.main import print_error
 from mmx.cli.render import describe, printable, render
 from mmx.cli.results_file import ResultsFile, made_with, not_done, to_json
@@ -26,24 +26,6 @@ if TYPE_CHECKING:
 Report = Callable[[str, MmxError], None]
 
 
-class Window(click.ParamType[float | None]):
-    """``utterance`` (None) or a number of seconds."""
-
-    name = "utterance|SECONDS"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Parse the option's value."""
-        if value == "utterance":
-            return None
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = math.nan
-        if not (math.isfinite(seconds) and seconds > 0):
-            self.fail(f"{value!r} is neither 'utterance' nor a number of seconds over 0", param, ctx)
-        return seconds
-
-
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
@@ -53,31 +35,12 @@ class Window(click.ParamType[float | None]):
     multiple=True,
     help="A .txt, .srt or .vtt file; each cue is one utterance (repeat it, in order, for several files).",
 )
-@click.option(
-    "--window", type=Window(), default="utterance", show_default=True, help="Cut by utterance, or in fixed windows."
-)
+@model.window
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line and segment (see docs/predict.md).")
-@click.option(
-    "--backend",
-    default="auto",
-    show_default=True,
-    help="auto, onnxruntime, openvino, onnxruntime-cuda, tensorrt-rtx or tensorrt.",
-)
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16, or another that the bundle holds.")
-@click.option(
-    "--on-mismatch",
-    type=click.Choice(["error", "rebuild", "onnx"]),
-    default="error",
-    show_default=True,
-    help="When the TensorRT engine is of another GPU, version or graph.",
-)
-@click.option(
-    "--faces",
-    type=click.Choice(["exact", "fast", "large", "track"]),
-    default="exact",
-    show_default=True,
-    help="How faces are searched for; docs/faces.md says what each costs and saves.",
-)
+@model.backend
+@model.precision
+@model.on_mismatch
+@model.faces
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with player and timeline."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmx.cli import model_options as model
 from mmx.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,21 +22,12 @@ MB = 2**20
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: reachable from other machines.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
-@click.option("--backend", default="auto", show_default=True, help="As mmx predict has it.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16, or another that the bundle holds.")
-@click.option(
-    "--on-mismatch", type=click.Choice(["error", "rebuild", "onnx"]), default="error", show_default=True,
-    help="When the TensorRT engine is of another GPU, version or graph.",
-)  # fmt: skip
+@model.backend
+@model.precision
+@model.on_mismatch
 @click.option("--lanes", type=click.IntRange(min=1), help="Batches side by side; on CPUs one for each core, up to 4.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each lane; all together use all cores.")
-@click.option(
-    "--faces",
-    type=click.Choice(["exact", "fast", "large", "track"]),
-    default="exact",
-    show_default=True,
-    help="As mmx predict has it.",
-)
+@model.faces
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Decoding processes.")
 @click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="Segments at once.")
 @click.option(
