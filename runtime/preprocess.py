@@ -19,7 +19,8 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.media.faces import Face, FaceDetector
 from mmx.runtime.media.mel import mel_pieces
-from mmx.runtime.media.reader import Frame, SegmentEnd, probe, read_segments
+from mmx.runtime.media.packets import MediaFile
+from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import read_transcript
 from mmx.runtime.packing import FACE_SHAPE
@@ -125,11 +126,11 @@ class Preprocessor:
         """
         said = _what_is_said(text, transcript)
         started = perf_counter()
-        info = probe(file)
-        source = _Source(str(file), info.has_video, info.has_audio, said, window is not None)
+        opened = MediaFile(file)
+        source = _Source(str(file), opened.info.has_video, opened.info.has_audio, said, window is not None)
         system = self._bundle.manifest.modalities
         events = read_segments(
-            info,
+            opened,
             None if isinstance(said, str) or source.windowed else said,
             self._spec,
             window=window,

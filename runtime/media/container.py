@@ -50,19 +50,24 @@ def probe(path: str | Path) -> MediaInfo:
         BadDataError: no such file, or none that can be read as media, or neither picture nor sound in it.
     """
     with open_media(path) as container:
-        video, audio = video_stream(container), audio_stream(container)
-        rate = video.average_rate or video.guessed_rate if video else None
-        return MediaInfo(
-            path=Path(path),
-            duration=declared_duration(container, [s for s in (video, audio) if s]),
-            has_video=video is not None,
-            has_audio=audio is not None,
-            width=video.width if video else 0,
-            height=video.height if video else 0,
-            fps=float(rate) if rate else None,
-            sample_rate=audio.rate or 0 if audio else 0,
-            channels=audio.channels if audio else 0,
-        )
+        return describe(container, Path(path))
+
+
+def describe(container: InputContainer, path: Path) -> MediaInfo:
+    """What the header of an open file says."""
+    video, audio = video_stream(container), audio_stream(container)
+    rate = video.average_rate or video.guessed_rate if video else None
+    return MediaInfo(
+        path=path,
+        duration=declared_duration(container, [s for s in (video, audio) if s]),
+        has_video=video is not None,
+        has_audio=audio is not None,
+        width=video.width if video else 0,
+        height=video.height if video else 0,
+        fps=float(rate) if rate else None,
+        sample_rate=audio.rate or 0 if audio else 0,
+        channels=audio.channels if audio else 0,
+    )
 
 
 def open_media(path: str | Path) -> InputContainer:

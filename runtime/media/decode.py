@@ -1,8 +1,7 @@
 """One media file's picture and sound as two lazy tracks on one clock, decoded through PyAV.
 
-Each track reads the file through its own demuxer, so that memory stays bounded however the file is interleaved; every
-packet is still decoded only once. Times that cannot be are not believed, and what fails to decode is counted and passed
-over.
+Both read the file in one pass (``packets``), and every packet is decoded once. Times that cannot be are not believed,
+and what fails to decode is counted and passed over.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.error import FFmpegError
 from av.packet import Packet
-from av.stream import Discard
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -28,11 +26,10 @@ from mmx.runtime.media.container import (
     audio_stream,
     check_rate,
     check_size,
-    declared_duration,
-    open_media,
     probe,
     video_stream,
 )
+from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.skipping import Foresight, How, Looks
 
 __all__ = ["MediaInfo", "SoundTrack", "VideoTrack", "probe", "resample_sound", "upright_rgb"]
@@ -89,7 +86,9 @@ class _Clock:
 
 
 class Track:
-    """What both tracks share: their container, stream and clock, and what went wrong so far.
+    """What both tracks share: their file, stream and clock, and what went wrong so far.
+
+    ``file``: a path, or a file that is open, which both tracks may read at once; leaving the ``with`` closes it.
 
     Attributes:
         duration: of the file, in seconds, as declared; None where it is not.
@@ -97,21 +96,20 @@ class Track:
         decoded: frames decoded so far.
     """
 
-    def __init__(self, path: str | Path, kind: str, threads: int | None) -> None:
-        self.path = Path(path)
-        self._container = open_media(path)
-        stream = video_stream(self._container) if kind == "video" else audio_stream(self._container)
+    def __init__(self, file: MediaFile | str | Path, kind: str, threads: int | None) -> None:
+        self._file = file if isinstance(file, MediaFile) else MediaFile(file)
+        self.path = self._file.path
+        container = self._file.container
+        stream = video_stream(container) if kind == "video" else audio_stream(container)
         if stream is None:
-            self._container.close()
-            raise BadDataError(f"{path} has no {kind} track")
-        for other in self._container.streams:
-            other.discard = Discard.default if other is stream else Discard.all
+            self._file.close()
+            raise BadDataError(f"{self.path} has no {kind} track")
+        self._file.add(stream)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads or 0
         self._stream = stream
-        chosen = (video_stream(self._container), audio_stream(self._container))
-        self.duration = declared_duration(self._container, [s for s in chosen if s])
-        self._clock = _Clock((self._container.start_time or 0) / av.time_base, self.duration)
+        self.duration = self._file.info.duration
+        self._clock = _Clock((container.start_time or 0) / av.time_base, self.duration)
         self.end = 0.0
         self.decoded = 0
         self._damaged = 0
@@ -121,29 +119,15 @@ class Track:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._file.close()
 
     def faults(self) -> tuple[int, int, int]:
         """So far: packets and frames that were damaged, timestamps that were not believed, holes in the sound."""
         return self._damaged, self._clock.doubts, self._holes
 
-    def _packets(self) -> Iterator[Packet | None]:
-        """The stream's packets; None at last if the file breaks off or cannot be read on."""
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                yield next(packets)
-            except StopIteration:
-                return
-            except IndexError:  # PyAV meets a packet of a stream that the header did not announce
-                packets = self._container.demux(self._stream)
-            except (FFmpegError, OSError):
-                yield None
-                return
-
     def _planned(self) -> Iterator[tuple[Packet | None, How]]:
         """The packets, each with what to do with it."""
-        return ((packet, How.DECODE) for packet in self._packets())
+        return ((packet, How.DECODE) for packet in self._file.packets(self._stream))
 
     def _decode(self) -> Iterator[Any]:
         """The stream's frames; what cannot be decoded is counted and passed over."""
@@ -184,8 +168,8 @@ class VideoTrack(Track):
     ``looks``: which frames matter (see ``skipping``); most others are then left out. None: all do.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None, looks: Looks | None = None) -> None:
-        super().__init__(path, "video", threads)
+    def __init__(self, file: MediaFile | str | Path, threads: int | None = None, looks: Looks | None = None) -> None:
+        super().__init__(file, "video", threads)
         self._foresight = Foresight(self._stream, self._clock.origin, looks, self._in_order) if looks else None
         rate = self._stream.average_rate or self._stream.guessed_rate
         self._step = float(1 / rate) if rate else 1 / 25
@@ -204,7 +188,7 @@ class VideoTrack(Track):
 
     def _planned(self) -> Iterator[tuple[Packet | None, How]]:
         if self._foresight and self._foresight.helps:
-            return self._foresight.plan(self._packets())
+            return self._foresight.plan(self._file.packets(self._stream))
         return super()._planned()
 
     def _in_order(self) -> bool:
@@ -224,8 +208,8 @@ class SoundTrack(Track):
     Index 0 is the start of the file, so that sound which begins late, or has a hole, stays aligned with the picture.
     """
 
-    def __init__(self, path: str | Path, sample_rate: int = 16000, threads: int | None = None) -> None:
-        super().__init__(path, "audio", threads)
+    def __init__(self, file: MediaFile | str | Path, sample_rate: int = 16000, threads: int | None = None) -> None:
+        super().__init__(file, "audio", threads)
         self.sample_rate = sample_rate
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:

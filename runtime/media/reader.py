@@ -25,6 +25,7 @@ from mmx.runtime.manifest import Preprocessing, VideoSpec
 from mmx.runtime.media.container import MediaInfo, probe
 from mmx.runtime.media.cuts import EPSILON_S, Cut, Cuts, plan_cuts
 from mmx.runtime.media.decode import SoundTrack, VideoTrack, upright_rgb
+from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.skipping import Looks
 from mmx.runtime.types import Span
 
@@ -68,7 +69,7 @@ class SegmentEnd:
 
 
 def read_segments(
-    path: str | Path | MediaInfo,
+    file: str | Path | MediaFile,
     spans: Sequence[Span] | None,
     preprocessing: Preprocessing,
     *,
@@ -83,7 +84,7 @@ def read_segments(
     ``VideoSpec``), and only those are converted to RGB. A segment takes the frames with start <= time < end.
 
     Args:
-        path: the file, or what ``probe`` said of it (which saves opening it once more).
+        file: its path, or the open file, which is closed in the end.
         spans: the utterances, in any order; they may overlap. None: the whole file is one utterance.
             Utterances longer than ``max_segment_s`` are cut into equal parts.
         window: cut the file into windows of so many seconds instead. Where the file declares its length, a rest shorter
@@ -95,24 +96,27 @@ def read_segments(
         UsageError: spans or a window that make no sense.
         BadDataError: a file that cannot be read (see ``container.probe``), or in which nothing can be decoded.
     """
-    info = path if isinstance(path, MediaInfo) else probe(path)
+    opened = file if isinstance(file, MediaFile) else MediaFile(file)
+    info = opened.info
     cuts = plan_cuts(spans, window, info.duration, preprocessing.max_segment_s)
-    return _read(info, cuts, preprocessing, video and info.has_video, audio and info.has_audio, threads)
+    return _read(opened, cuts, preprocessing, video and info.has_video, audio and info.has_audio, threads)
 
 
 def _read(
-    info: MediaInfo, cuts: Cuts, preprocessing: Preprocessing, video: bool, audio: bool, threads: int | None
+    file: MediaFile, cuts: Cuts, preprocessing: Preprocessing, video: bool, audio: bool, threads: int | None
 ) -> Iterator[Frame | SegmentEnd]:
+    info = file.info
     with ExitStack() as closing:
+        closing.enter_context(file)
         tracks: list[VideoTrack | SoundTrack] = []
         streams: list[Iterator[_Event]] = []
         if video:
             looks = None if preprocessing.video.every_nth else _looks(cuts, preprocessing.video)
-            pictures = closing.enter_context(VideoTrack(info.path, threads, looks))
+            pictures = closing.enter_context(VideoTrack(file, threads, looks))
             tracks.append(pictures)
             streams.append(_Event(time, time, frame=frame) for time, frame in pictures)
         if audio:
-            sounds = closing.enter_context(SoundTrack(info.path, preprocessing.mel.sample_rate, threads))
+            sounds = closing.enter_context(SoundTrack(file, preprocessing.mel.sample_rate, threads))
             tracks.append(sounds)
             streams.append(_sound_events(sounds))
         desk = _Desk(cuts, preprocessing)

@@ -1,0 +1,111 @@
+"""A media file that is open, and its packets: one pass over the file for every track that is read, in bounded memory.
+
+Packets of a track that is not at its turn wait, up to ``WAITING_BYTES``. In a file that is interleaved worse than that,
+and from the first fault on, each track goes on through a demuxer of its own, which passes over what the track has had.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Discard
+
+from mmx.runtime.media.container import describe, open_media
+
+WAITING_BYTES = 16 * 2**20
+
+
+class MediaFile:
+    """One open file; use it in a ``with``, or close it.
+
+    Attributes: ``path``, ``container``, ``info`` (what its header says).
+
+    Raises:
+        BadDataError: see ``container.probe``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.container = open_media(self.path)
+        self.info = describe(self.container, self.path)
+        self._waiting: dict[int, deque[Packet]] = {}  # of each track that is read, by the stream's index
+        self._held = 0
+        self._shared: Iterator[Packet] | None = None
+        self._over = self._apart = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; twice is fine."""
+        self.container.close()
+
+    def add(self, stream: Any) -> None:
+        """Say that a stream's packets will be read; all are to be added before the first is read."""
+        self._waiting[stream.index] = deque()
+
+    def packets(self, stream: Any) -> Iterator[Packet | None]:
+        """An added stream's packets; None at last if the file breaks off or cannot be read on."""
+        mine = self._waiting[stream.index]
+        had = 0
+        while mine or not (self._over or self._apart):
+            if mine:
+                had += 1
+                self._held -= mine[0].size
+                yield mine.popleft()
+            else:
+                self._read_on()
+        if self._apart:
+            with open_media(self.path) as own:
+                yield from _alone(own, own.streams[stream.index], had)
+
+    def _read_on(self) -> None:
+        """Bring the next packet, of whichever track, to those that wait."""
+        if self._shared is None:
+            _choose(self.container, set(self._waiting))
+            self._shared = self.container.demux(*(self.container.streams[index] for index in self._waiting))
+        try:
+            packet = next(self._shared)
+        except StopIteration:
+            self._over = True
+        except (IndexError, FFmpegError, OSError):  # each track finds out alone how far it gets
+            self._apart = True
+        else:
+            self._waiting[packet.stream.index].append(packet)
+            self._held += packet.size
+            self._apart = self._held > WAITING_BYTES
+
+
+def _alone(container: InputContainer, stream: Any, had: int) -> Iterator[Packet | None]:
+    """One stream's packets after the first ``had``; None at last as in ``MediaFile.packets``."""
+    _choose(container, {stream.index})
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except IndexError:  # PyAV meets a packet of a stream that the header did not announce
+            packets = container.demux(stream)
+        except (FFmpegError, OSError):
+            yield None
+            return
+        else:
+            had -= 1
+            if had < 0:
+                yield packet
+
+
+def _choose(container: InputContainer, streams: set[int]) -> None:
+    """Have the demuxer leave out all other streams."""
+    for stream in container.streams:
+        stream.discard = Discard.default if stream.index in streams else Discard.all
