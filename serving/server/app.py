@@ -11,9 +11,9 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse
 
 from mmx.serving.server import openapi
 from mmx.serving.server.answering import Answering, refuse
@@ -39,8 +39,8 @@ def make_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_model(app, service)
     _add_health(app, service)
-    if (PAGE / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=PAGE, html=True))
+    for file in sorted(PAGE.iterdir()):
+        _add_file(app, "/" if file.name == "index.html" else f"/{file.name}", file)
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -96,6 +96,15 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def metrics(request: Request) -> Response:
         service.check_key(request.headers.get("authorization", ""))
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _add_file(app: FastAPI, path: str, file: Path) -> None:
+    """A file of the page at a path of its own. (A folder mounted at / would answer for all of /v1, too.)"""
+
+    async def send(_: Request) -> Response:
+        return FileResponse(file, headers={"cache-control": "no-cache"})
+
+    app.add_route(path, send, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _add_errors(app: FastAPI) -> None:

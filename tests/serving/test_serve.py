@@ -206,6 +206,8 @@ def test_the_model_and_health_are_as_documented(server: Any, predictor: Predicto
         assert response.json() == {"status": status}
     for missing in ("nowhere.html", "report.html", "standalone/report.html", "../report.py", "%2e%2e/report.py"):
         assert httpx.get(f"{server.url}/{missing}").status_code == 404
+    wrong = httpx.get(f"{server.url}/v1/predict")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     page = httpx.get(server.url)
     policy = dict(rule.split(" ", 1) for rule in page.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'" and policy["script-src"] == policy["style-src"] == "'self'"
