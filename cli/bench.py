@@ -20,6 +20,7 @@ from mmx.benchmarks.options import (
 )
 from mmx.benchmarks.reports.paper import DATASETS
 from mmx.benchmarks.reports.report import PEERS
+from mmx.cli.out_file import OutFile
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import MmxError, UsageError
 
@@ -170,9 +171,9 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     "--bound-ms", type=click.FloatRange(1), default=500.0, show_default=True, help="p99 bound of the server scenario."
 )
 @click.option("--preset", default="full", show_default=True, help="Size of the systems with seeded weights.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything to this file.")
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Write the tables to this file.")
-@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write the tables and charts to this file.")
+@click.option("--json", "json_file", type=OutFile(), help="Write everything to this file.")
+@click.option("--markdown", "markdown_file", type=OutFile(), help="Write the tables to this file.")
+@click.option("--html", "html_file", type=OutFile(), help="Write the tables and charts to this file.")
 @click.option(
     "--compare", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An earlier --json to compare with."
 )
@@ -206,17 +207,22 @@ def bench(
     from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
 
+    terminal = Terminal()
+    scenarios = scenarios or (SCENARIOS if scope == "model" else PIPELINE_SCENARIOS)
+    if SCENARIOS[0] not in scenarios:
+        terminal.say(f"{SCENARIOS[0]} runs as well: {', '.join(scenarios)} cannot be told without its times")
+        scenarios = (SCENARIOS[0], *scenarios)
     options = Options(
         dataset=dataset,
         scope=scope,
         systems=systems or Options.systems_for(scope, data),
-        scenarios=scenarios or (SCENARIOS if scope == "model" else PIPELINE_SCENARIOS),
+        scenarios=scenarios,
         checkpoints=trained,
         data=data,
         **asked,  # type: ignore[arg-type]
     )
     options.check()
-    report = run(options, command_line(), Terminal())
+    report = run(options, command_line(), terminal)
     click.echo(as_text(report))
     if json_file:
         write_text(json_file, report.to_json())

@@ -109,7 +109,8 @@ def next_commands(report: ExportReport) -> list[str]:
     bundle, inputs = _quoted(report.path), report.manifest.graphs["fp32"].input_names
     if not set(inputs) <= set(INPUTS):
         return [f"  mmx inspect {bundle}", f"  mmx profile {bundle}"]
-    said = ' --text "what is said in it"' if "input_ids" in inputs else ""
+    reads = any(name.startswith("tokenizer/") for name in report.manifest.files)
+    said = ' --text "what is said in it"' if reads else ""
     return [f"  mmx predict {bundle} video.mp4{said}", f"  mmx inspect {bundle}"]
 
 

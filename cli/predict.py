@@ -13,6 +13,7 @@ import click
 
 from mmx.cli import model_options as model
 from mmx.cli.main import print_error
+from mmx.cli.out_file import OutFile
 from mmx.cli.render import describe, printable, render
 from mmx.cli.results_file import ResultsFile, made_with, not_done, to_json
 from mmx.runtime.bundle import Bundle
@@ -42,12 +43,8 @@ Report = Callable[[str, MmxError], None]
 @model.on_mismatch
 @model.faces
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
-@click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with player and timeline."
-)
-@click.option(
-    "--render", "rendered", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the answers into an .mp4."
-)
+@click.option("--html", type=OutFile(), help="Also write a page with player and timeline.")
+@click.option("--render", "rendered", type=OutFile(), help="Also draw the answers into an .mp4.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Read so many files side by side; batch over all.")
 @click.option(
     "--out",
@@ -150,10 +147,12 @@ def predict(
     if html:
         from mmx.serving.view.report import FileAnswers, write_report
 
+        html.parent.mkdir(parents=True, exist_ok=True)
         write_report(html, manifest, [FileAnswers(Path(f), kept[f], errors.get(f)) for f in dict.fromkeys(files)])
     if rendered and not errors:
         from mmx.serving.view.overlay import burn
 
+        rendered.parent.mkdir(parents=True, exist_ok=True)
         burn(Path(files[0]), rendered, kept[files[0]], thresholds)
     return max(codes)
 

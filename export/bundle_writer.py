@@ -22,6 +22,7 @@ from mmx.runtime.bundle import ADDED_LATER, MANIFEST, UNFINISHED, sha256_of
 from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
 from mmx.runtime.manifest import Manifest
 
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
 _OTHER_OUT = "choose another place with --out"
 
 
@@ -150,6 +151,6 @@ def _disk_errors(out: Path) -> Iterator[None]:
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EnvironmentMissing(f"no space left on the disk for {out}", f"free some, or {_OTHER_OUT}") from e
-        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if e.errno in _NO_PLACE:
             raise UsageError(f"cannot write {out}: {e.strerror}", _OTHER_OUT) from e
         raise

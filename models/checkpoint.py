@@ -66,8 +66,9 @@ def load_checkpoint(path: Path | str, *, system: str | None = None, dataset: str
     tensors = _without_strangers(tensors, notes)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     spec = find_system(path, shapes, system, extra.get("system"))
-    config, module = fitting(path, spec, shapes, extra.get("config"))
-    if extra.get("config") is None and config not in [replace(p, labels=config.labels) for p in spec.presets.values()]:
+    given = extra.get("config") if extra.get("system") in (None, spec.name) else None  # else it is another system's
+    config, module = fitting(path, spec, shapes, given)
+    if given is None and config not in [replace(p, labels=config.labels) for p in spec.presets.values()]:
         assumed = ", ".join(untold(to_dict(config))) or "nothing"
         notes.append(f"its sizes are of no published system; assumed what shapes do not tell: {assumed}")
     module.load_state_dict(_values(path, tensors, module, notes), strict=True, assign=True)

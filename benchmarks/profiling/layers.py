@@ -19,6 +19,7 @@ TOWER_OF_INPUT = {
     "face_index": "visual",
     "pieces": "audio",
     "piece_index": "audio",
+    **{name: name.removesuffix("_len") for name in ("text", "text_len", "visual", "visual_len", "audio", "audio_len")},
 }
 FUSION, CONSTANT = "fusion", "constant"
 

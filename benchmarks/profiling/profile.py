@@ -18,7 +18,6 @@ from mmx.benchmarks.timing import clock
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError
-from mmx.runtime.packing import INPUTS
 
 SCHEMA_VERSION = 1
 ENGINES = ("onnxruntime", "openvino")  # those with a profiler that is read here
@@ -87,14 +86,12 @@ def profile(
     """Time a bundle's graph with and without the engine's profiler.
 
     Raises:
-        UsageError: the system does not take media, or there is no such graph.
+        UsageError: there is no such graph, or its layers cannot be timed on this backend.
         MmxError: this backend or precision can't be had here.
     """
     stored = "fp32" if precision == "bf16" else precision  # bf16 is the fp32 graph, computed so
     path = bundle.graph_path(stored)
     graph = bundle.manifest.graphs[stored]
-    if not {tensor.name for tensor in graph.inputs} <= set(INPUTS):
-        raise UsageError(f"{bundle.path} holds {bundle.manifest.system}, which takes features; profile a media system")
     wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
     with open_backend(bundle, backend, precision, threads) as engine:
         name = engine.name
@@ -113,6 +110,7 @@ def profile(
     roof = measure(name, "bf16" if precision == "bf16" else "fp32", threads)
     sizes = {"tokens": wanted["input_ids"].shape[1]} if "input_ids" in wanted else {}
     sizes |= {tower: len(wanted[tower]) for tower in ("faces", "pieces") if tower in wanted}
+    sizes |= {f"rows of {name}": wanted[name].shape[1] for name in TOWERS if name in wanted}
     return Profile(
         system=bundle.manifest.system,
         backend=name,

@@ -50,7 +50,8 @@ def fold(system: nn.Module, residual: Residual = "auto") -> tuple[nn.Module, lis
             if not reason:
                 setattr(module, conv, conv_bn.fused(getattr(module, conv), getattr(module, bn)))
                 setattr(module, bn, nn.Identity())
-            records.append(FoldRecord("conv_bn", _join(path, bn), not reason, reason or f"folded into {conv}"))
+            into = conv if conv.isidentifier() else _join(path, conv)  # V.0, but conv1 of each block it is in
+            records.append(FoldRecord("conv_bn", _join(path, bn), not reason, reason or f"folded into {into}"))
         if name := unused.unused_child(module):
             records.append(FoldRecord("unused_head", _join(path, name), True, unused.drop(module, name)))
     folded, rewritten = rewrite(folded)

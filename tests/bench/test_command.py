@@ -20,7 +20,7 @@ from mmx.cli.main import main
         (["iemocap", "--backends", "tflite"], "tflite"),
         (["iemocap", "--peers", "jax"], "jax"),
         (["iemocap", "--scenario", "batchy"], "batchy"),
-        (["iemocap", "--scenario", "server"], "single-stream"),
+        (["iemocap", "--html", "/dev/null/x.html"], "cannot be written"),
         (["iemocap", "--threads", "many"], "many"),
         (["iemocap", "--threads", "0"], "--threads 0"),
         (["iemocap", "--checkpoint", "ours"], "--checkpoint ours"),
