@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mmx.runtime.errors import BadDataError, UsageError, missing_extra
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError, missing_extra
 
 VIDEO = (
     ".mp4",
@@ -63,7 +63,8 @@ def find_tasks(inputs: Sequence[str], *, beside: bool = False) -> list[Task]:
 
     Raises:
         UsageError: there is nothing at a path, or nothing in a folder or glob.
-        BadDataError: a list that cannot be read. EnvironmentMissing: what reads it is not installed.
+        BadDataError: a list that cannot be read. EnvironmentMissing: what reads it, or a protocol of the URLs, is not
+            installed.
     """
     found: dict[str, Task] = {}
     for given in inputs:
@@ -72,6 +73,7 @@ def find_tasks(inputs: Sequence[str], *, beside: bool = False) -> list[Task]:
             found.setdefault(task.key, task)
     if not found:
         raise UsageError("the inputs name no files", "mmx batch ckpt.mmx FOLDER --out results")
+    _check_protocols(found.values())
     return list(found.values())
 
 
@@ -153,6 +155,20 @@ def _read_parquet(given: str) -> Iterable[dict[str, Any]]:
             return rows
     except ArrowInvalid as e:
         raise ValueError(str(e)) from e
+
+
+def _check_protocols(tasks: Iterable[Task]) -> None:
+    """What opens the URLs must be there now, rather than be missed by each of a million files."""
+    urls = (url for task in tasks for url in (task.path, task.transcript) if url is not None and is_url(url))
+    for protocol in sorted({url.partition("://")[0].rpartition("::")[2] for url in urls}):
+        try:
+            import_fsspec().get_filesystem_class(protocol)
+        except ImportError as e:
+            raise EnvironmentMissing(
+                f"{protocol}:// URLs cannot be read: {e}", f"pip install 'fsspec[{protocol}]'"
+            ) from e
+        except ValueError:  # no such protocol: an error of those files alone
+            continue
 
 
 def _rows(rows: Iterable[dict[str, Any]], given: str) -> Iterator[Task]:

@@ -24,6 +24,7 @@ pytest.importorskip("fsspec", reason="pip install 'mmx[batch]'")
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.registry import known_implementations
 
 from mmx.serving.batch.fetch import fetch, fetch_all
 from mmx.serving.batch.inputs import Task, find_tasks
@@ -172,7 +173,7 @@ def test_inputs_of_every_kind_name_each_file_once(media: Path, tmp_path: Path, m
     with (tmp_path / "list.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["id", "path", "text"], ["7", one, "said"], ["8", two, ""]])
-    table = pa.table({"path": [one, "s3://bucket/b.mp4"], "transcript": [None, "s3://bucket/b.srt"]})
+    table = pa.table({"path": [one, "memory://bucket/b.mp4"], "transcript": [None, "memory://bucket/b.srt"]})
     pq.write_table(table, tmp_path / "list.parquet")
     memory = fsspec.filesystem("memory")
     memory.pipe("/videos/x.mp4", b"x")
@@ -182,7 +183,7 @@ def test_inputs_of_every_kind_name_each_file_once(media: Path, tmp_path: Path, m
     assert find_tasks([str(tmp_path / "list.csv")]) == [Task(one, "said"), Task(two)]
     assert find_tasks([str(tmp_path / "list.parquet")]) == [
         Task(one),
-        Task("s3://bucket/b.mp4", None, "s3://bucket/b.srt"),
+        Task("memory://bucket/b.mp4", None, "memory://bucket/b.srt"),
     ]
     assert find_tasks(["memory://videos/*.mp4"]) == [Task("memory:///videos/x.mp4"), Task("memory:///videos/y.mp4")]
     assert find_tasks([str(media / "*.wav"), one, str(tmp_path / "list.txt")]) == [
@@ -192,6 +193,11 @@ def test_inputs_of_every_kind_name_each_file_once(media: Path, tmp_path: Path, m
     assert names == ["0.wav", "1.wav", "2.wav", "black.mp4", "broken.mp4", "3.wav"]
     (media / "1.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nWords\n")
     assert find_tasks([one, two], beside=True) == [Task(one, None, str(media / "1.srt")), Task(two)]
+
+    assert find_tasks(["nowhere://b.mp4"]) == [Task("nowhere://b.mp4")]  # whose error will be its own
+    monkeypatch.setitem(known_implementations, "far", {"class": "no_such_package.Far", "err": "install it"})
+    with pytest.raises(EnvironmentMissing, match="far:// URLs cannot be read: install it"):
+        find_tasks([one, "far://b.mp4"])
 
     monkeypatch.setattr("sys.stdin", (tmp_path / "list.txt").open(encoding="utf-8-sig"))
     assert find_tasks(["-"]) == [Task(one), Task(two)]
