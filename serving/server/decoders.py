@@ -19,7 +19,7 @@ from mmx.serving.server.settings import Settings
 from mmx.serving.server.wire import Arrays, Head, pack_frame, receive_frame, unpack_segment
 from mmx.serving.server.worker import CANCEL
 
-START_S = 60.0  # for a process to load the runtime
+START_S = 120.0  # for a process to load the runtime
 CANCEL_S = 2.0  # for a process to give up a job before it is killed
 FAILED_STARTS = 3  # in a row, and with no process left: the server is not ready
 RESPAWN_S = 1.0  # before trying again where a process could not even start
