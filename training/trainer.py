@@ -192,7 +192,8 @@ class Trainer:
             for name, value in same.items():
                 if _plain(found.get(name)) != _plain(value):
                     raise UsageError(
-                        f"{path} belongs to a training with another {name}", "start again with another --out"
+                        f"{path} belongs to a training with another {name}{_where(found.get(name), value)}",
+                        "start again with another --out",
                     )
             self.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -209,6 +210,14 @@ class Trainer:
 def range_names(logits: NDArray[np.float32]) -> list[str]:
     """Stand-ins for label names where only means are wanted."""
     return [str(i) for i in range(logits.shape[1])]
+
+
+def _where(theirs: Any, ours: Any) -> str:
+    """The entries in which two dictionaries differ, for an error; nothing for other values."""
+    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
+        return ""
+    said = [f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != _plain(value)]
+    return f" ({'; '.join(said)})"
 
 
 def _plain(value: Any) -> Any:

@@ -208,7 +208,8 @@ def locked(folder: Path) -> Iterator[None]:
 def add_graph(bundle: Bundle, precision: str, model: onnx.ModelProto, parity: dict[str, Any]) -> Bundle:
     """Put a precision's graph into a bundle that the caller holds (``locked``), replacing an older one.
 
-    Writes the graph, then the manifest that lists it. Killed at any moment, the bundle still opens.
+    Graphs that were made from the one that is replaced go with it. Writes the graph, then the manifest that lists it.
+    Killed at any moment, the bundle still opens.
     """
     manifest = bundle.manifest
     fp32 = manifest.graphs["fp32"]
@@ -222,26 +223,28 @@ def add_graph(bundle: Bundle, precision: str, model: onnx.ModelProto, parity: di
         spec = GraphSpec(
             name, precision, fp32.opset, fp32.inputs, fp32.outputs, {**parity, "source": manifest.files[fp32.file]}
         )
-        updated = replace(
-            manifest,
-            graphs={**manifest.graphs, precision: spec},
-            files={**manifest.files, name: digest},
-        )
-        for content in (_without(manifest, precision), updated):
+        stale = []
+        if precision == "int8":
+            stale = [key for key, each in manifest.graphs.items() if each.parity.get("ranges") not in (None, digest)]
+        left = _without(manifest, precision, *stale)
+        updated = replace(left, graphs={**left.graphs, precision: spec}, files={**left.files, name: digest})
+        for content in (left, updated):
             listing.write_text(content.to_json(), encoding="utf-8")
             listing.replace(bundle.path / MANIFEST)
             if content is not updated:  # the old listing is gone, the new one not yet written
                 graph.replace(bundle.path / name)
+        for other in stale:
+            (bundle.path / manifest.graphs[other].file).unlink()
     finally:
         graph.unlink(missing_ok=True)
         listing.unlink(missing_ok=True)
     return Bundle(bundle.path, updated)
 
 
-def _without(manifest: Manifest, precision: str) -> Manifest:
-    old = manifest.graphs.get(precision)
-    graphs = {name: spec for name, spec in manifest.graphs.items() if name != precision}
-    files = {name: digest for name, digest in manifest.files.items() if old is None or name != old.file}
+def _without(manifest: Manifest, *precisions: str) -> Manifest:
+    graphs = {name: spec for name, spec in manifest.graphs.items() if name not in precisions}
+    gone = {spec.file for name, spec in manifest.graphs.items() if name in precisions}
+    files = {name: digest for name, digest in manifest.files.items() if name not in gone}
     return replace(manifest, graphs=graphs, files=files)
 
 

@@ -14,6 +14,7 @@ from mmx.export.engine import build, targets
 from mmx.export.engine.build import Built, choose_flavour
 from mmx.export.engine.profiles import profiles_for, read_profiles
 from mmx.export.engine.targets import Target, parse_target
+from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.device.probe import Gpu
 from mmx.runtime.device.trt import FULL, RTX
@@ -101,6 +102,15 @@ def test_profiles_come_from_the_data_set_and_stay_within_the_model(tiny_bundle: 
             assert all(a <= b <= c for a, b, c in zip(sizes.min, sizes.opt, sizes.max, strict=True))
     with pytest.raises(UsageError, match="no profile 'tall'"):
         profiles_for(manifest, ["tall"])
+    with pytest.raises(UsageError, match="names one twice"):
+        profiles_for(manifest, ["short", "short"])
+
+
+def test_no_cpu_runs_a_graph_that_is_for_engines(tiny_bundle: Path) -> None:
+    """ONNX Runtime would compute FP8 wrongly, and say nothing (``tests/precision/test_fp8.py``)."""
+    for precision in ("fp8", "int8-fp16"):
+        with pytest.raises(EnvironmentMissing, match=f"onnxruntime does not run {precision}"):
+            open_backend(Bundle.open(tiny_bundle), "onnxruntime", precision)
 
 
 def test_profiles_from_a_file(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -117,6 +127,19 @@ def test_profiles_from_a_file(tiny_bundle: Path, tmp_path: Path) -> None:
         file.write_text(bad)
         with pytest.raises(BadDataError, match=r"p\.json"):
             read_profiles(file, inputs)
+    with pytest.raises(UsageError, match="there is no file"):
+        read_profiles(tmp_path / "other.json", inputs)
+
+
+def test_profiles_do_not_exceed_the_models_positions(tiny_bundle: Path, tmp_path: Path) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    sizes = {axis: [1, 2, 4] for axis in ("batch", "faces", "face_slots", "pieces", "piece_slots")}
+    file, inputs, most = tmp_path / "p.json", manifest.graphs["fp32"].inputs, manifest.config["text"]["positions"]
+    file.write_text(json.dumps({"mine": sizes | {"tokens": [1, 2, most]}}))
+    assert read_profiles(file, inputs, manifest)[0].shapes["input_ids"].max == (4, most)
+    file.write_text(json.dumps({"mine": sizes | {"tokens": [1, 2, most + 1]}}))
+    with pytest.raises(UsageError, match=f"{most + 1} tokens; the model takes {most}"):
+        read_profiles(file, inputs, manifest)
 
 
 def test_the_bundle_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -127,6 +127,8 @@ def test_a_bundles_graphs_for_engines_are_measured_and_recorded(tiny_bundle: Pat
     with locked(path):  # other ranges, other graphs
         wider = quantise(model, find_layers(model), {k: 2 * v for k, v in largest.items()})
         bundle = add_graph(bundle, "int8", wider, {})
+    assert set(Bundle.open(path).manifest.graphs) == {"fp32", "fp16", "int8"}
+    assert not (path / "model.fp8.onnx").exists() and not (path / "model.int8-fp16.onnx").exists()
     assert ensure_quantised(bundle, "int8", tolerance=None, **QUIET)[1]
 
 
