@@ -98,6 +98,8 @@ class Options:
                     f"{name} takes features that were extracted beforehand, by tools that mmx does not have",
                     "leave it out of --systems; on synthetic features, --scope model runs it",
                 )
+            if name not in self.checkpoints:
+                get_system(name).config(preset=self.preset)
         cores = usable_cores()
         if (self.samples is not None and self.samples < 1) or self.passes < 1:
             raise UsageError("--samples and --passes take a number from 1 up")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from mmx.benchmarks.options import (
     DEFAULT_PEERS,
@@ -21,6 +22,7 @@ from mmx.benchmarks.options import (
 from mmx.benchmarks.reports.paper import DATASETS
 from mmx.benchmarks.reports.report import PEERS
 from mmx.cli.out_file import OutFile
+from mmx.models.registry import SYSTEMS
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import MmxError, UsageError
 
@@ -60,15 +62,15 @@ class Terminal:
             self._open = False
 
 
-def names(known: tuple[str, ...] | None = None) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
-    """A callback that splits ``a,b`` and refuses what is not ``known`` (None: checked later)."""
+def names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
+    """A callback that splits ``a,b``, refuses what is not ``known`` and knows what ``all`` are."""
 
     def split(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
         found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-        if known is not None and found == ("all",):
+        if found == ("all",):
             return known
         for name in found:
-            if known is not None and name not in known:
+            if name not in known:
                 raise UsageError(f"{param.opts[0]} {name} does not exist", f"choose from {', '.join(known)}, or all")
         return found
 
@@ -108,14 +110,17 @@ def bundles_of(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     """A callback that reads ``5%`` or ``5``."""
     try:
-        return float(value.removesuffix("%"))
+        found = float(value.removesuffix("%"))
     except ValueError:
-        raise UsageError(f"{param.opts[0]} {value} is no percentage", f"{param.opts[0]} 5%") from None
+        found = -1
+    if not 0 <= found < 100:
+        raise UsageError(f"{param.opts[0]} {value} is no percentage from 0 to 99", f"{param.opts[0]} 5%")
+    return found
 
 
 @click.command(name="bench")
 @click.argument("dataset", type=click.Choice(DATASETS))
-@click.option("--systems", default="", callback=names(), help=f"[default: {','.join(DEFAULT_SYSTEMS)}]")
+@click.option("--systems", default="", callback=names(tuple(SYSTEMS)), help=f"[default: {','.join(DEFAULT_SYSTEMS)}]")
 @click.option("--backends", default=",".join(MODULES), show_default=True, callback=names(NAMES))
 @click.option(
     "--peers",
@@ -202,11 +207,14 @@ def bench(
 
     Without --data the workload is synthetic: as many utterances as the real test set, as long as its are.
     """
-    from mmx.benchmarks.reports.compare import compare_reports
+    from mmx.benchmarks.reports.compare import compare_reports, earlier_rows
     from mmx.benchmarks.reports.report import write_text
     from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
 
+    how_slow = click.get_current_context().get_parameter_source("fail_if_slower")
+    if compare is None and how_slow is not ParameterSource.DEFAULT:
+        raise UsageError("--fail-if-slower needs an earlier run", "--compare old.json --fail-if-slower 5%")
     terminal = Terminal()
     scenarios = scenarios or (SCENARIOS if scope == "model" else PIPELINE_SCENARIOS)
     if SCENARIOS[0] not in scenarios:
@@ -222,6 +230,8 @@ def bench(
         **asked,  # type: ignore[arg-type]
     )
     options.check()
+    if compare:
+        earlier_rows(compare, dataset)
     report = run(options, command_line(), terminal)
     click.echo(as_text(report))
     if json_file:

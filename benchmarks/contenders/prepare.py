@@ -7,6 +7,7 @@ makes parts of one system in FOLDER; ``prepare_all`` starts such processes side 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from mmx.benchmarks.cache import keyed_folder, weights_key
 from mmx.benchmarks.contenders.upstream import SEED
 from mmx.benchmarks.workload.vocabulary import train_vocabulary
 from mmx.runtime.bundle import Bundle, sha256_of
-from mmx.runtime.errors import EnvironmentMissing, MmxError
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, ParityError, UsageError
 from mmx.runtime.machine import usable_cores
 
 Say = Callable[[str], None]
 AT_ONCE = 2  # an export takes 3 GB
 BUNDLE = "system.mmx"
+_KINDS = {kind.exit_code: kind for kind in (UsageError, ParityError, EnvironmentMissing, BadDataError)}
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ def _make_elsewhere(
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+    if kind := _KINDS.get(done.returncode):
+        raise kind(**json.loads(done.stdout.splitlines()[-1]))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise MmxError(f"exporting {system} failed: {last}", "mmx export on a checkpoint of it says more")
@@ -150,4 +154,8 @@ def _make_elsewhere(
 
 if __name__ == "__main__":
     _, place, name, dataset, preset, parts, *rest = sys.argv
-    make_parts(Path(place), name, dataset, preset, parts.split(","), Path(rest[0]) if rest else None)
+    try:
+        make_parts(Path(place), name, dataset, preset, parts.split(","), Path(rest[0]) if rest else None)
+    except MmxError as e:
+        print(json.dumps({"message": e.message, "hint": e.hint}))
+        sys.exit(e.exit_code)

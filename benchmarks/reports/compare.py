@@ -26,15 +26,25 @@ class Comparison:
     slower: tuple[str, ...]
 
 
+def earlier_rows(old_file: Path, dataset: str) -> list[dict[str, Any]]:
+    """The rows of an earlier run on ``dataset``.
+
+    Raises:
+        BadDataError: the file is no report. UsageError: it is of another data set.
+    """
+    workload, rows = read_rows(old_file)
+    if workload.get("dataset") != dataset:
+        raise UsageError(f"{old_file} is of {workload.get('dataset')}, this run of {dataset}")
+    return rows
+
+
 def compare_reports(old_file: Path, new: Report, limit_percent: float) -> Comparison:
     """Compare the rows that both runs have a speed for.
 
     Raises:
         BadDataError: the file is no report. UsageError: the runs have nothing in common.
     """
-    workload, old_rows = read_rows(old_file)
-    if workload.get("dataset") != new.workload.dataset:
-        raise UsageError(f"{old_file} is of {workload.get('dataset')}, this run of {new.workload.dataset}")
+    old_rows = earlier_rows(old_file, new.workload.dataset)
     old = {_key(row): row for row in old_rows if row.get("status") == OK}
     lines, slower = [], []
     for row in new.rows:

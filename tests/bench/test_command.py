@@ -26,6 +26,9 @@ from mmx.cli.main import main
         (["iemocap", "--checkpoint", "ours"], "--checkpoint ours"),
         (["iemocap", "--scope", "pipeline", "--scenario", "single-stream,paper"], "pipeline"),
         (["iemocap", "--fail-if-slower", "much"], "much"),
+        (["iemocap", "--fail-if-slower", "nan"], "nan"),
+        (["iemocap", "--fail-if-slower", "5%"], "--compare old.json"),
+        (["iemocap", "--preset", "huge"], "preset 'huge'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
