@@ -20,11 +20,11 @@ from mmx.benchmarks.options import (
     Options,
 )
 from mmx.benchmarks.reports.paper import DATASETS
-from mmx.benchmarks.reports.report import PEERS
+from mmx.benchmarks.reports.report import PEERS, UNAVAILABLE, Report
 from mmx.cli.out_file import OutFile
 from mmx.models.registry import SYSTEMS
 from mmx.runtime.backends import MODULES, NAMES
-from mmx.runtime.errors import MmxError, UsageError
+from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
 
 LINE_EVERY_S = 15.0
 
@@ -212,19 +212,16 @@ def bench(
     from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
 
-    how_slow = click.get_current_context().get_parameter_source("fail_if_slower")
-    if compare is None and how_slow is not ParameterSource.DEFAULT:
+    source = click.get_current_context().get_parameter_source
+    if compare is None and source("fail_if_slower") is not ParameterSource.DEFAULT:
         raise UsageError("--fail-if-slower needs an earlier run", "--compare old.json --fail-if-slower 5%")
-    terminal = Terminal()
     scenarios = scenarios or (SCENARIOS if scope == "model" else PIPELINE_SCENARIOS)
-    if SCENARIOS[0] not in scenarios:
-        terminal.say(f"{SCENARIOS[0]} runs as well: {', '.join(scenarios)} cannot be told without its times")
-        scenarios = (SCENARIOS[0], *scenarios)
+    first = () if SCENARIOS[0] in scenarios else SCENARIOS[:1]
     options = Options(
         dataset=dataset,
         scope=scope,
         systems=systems or Options.systems_for(scope, data),
-        scenarios=scenarios,
+        scenarios=(*first, *scenarios),
         checkpoints=trained,
         data=data,
         **asked,  # type: ignore[arg-type]
@@ -232,6 +229,9 @@ def bench(
     options.check()
     if compare:
         earlier_rows(compare, dataset)
+    terminal = Terminal()
+    if first:
+        terminal.say(f"{first[0]} runs as well: {', '.join(scenarios)} cannot be told without its times")
     report = run(options, command_line(), terminal)
     click.echo(as_text(report))
     if json_file:
@@ -242,11 +242,23 @@ def bench(
         from mmx.benchmarks.reports.html import as_html
 
         write_text(html_file, as_html(report))
+    if source("backends") is not ParameterSource.DEFAULT and options.backends != NAMES:
+        _check_asked(report, options.backends)
     if compare:
         outcome = compare_reports(compare, report, fail_if_slower)
         click.echo("\n" + outcome.text)
         if outcome.slower:
             raise MmxError(f"slower than {compare} by more than {fail_if_slower:g} %: {', '.join(outcome.slower)}")
+
+
+def _check_asked(report: Report, backends: tuple[str, ...]) -> None:
+    """Raise EnvironmentMissing if a backend that was asked for by name ran nothing here."""
+    for name in backends:
+        rows = [row for row in report.rows if row.runner == name]
+        if rows and all(row.status == UNAVAILABLE for row in rows):
+            raise EnvironmentMissing(
+                f"--backends {name}: {rows[0].reason}", "mmx doctor says what this machine can run"
+            )
 
 
 def command_line() -> str:
