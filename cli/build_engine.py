@@ -174,7 +174,8 @@ def summary(built: Built, seconds: float) -> list[str]:
     record = built.record
     parity = record.accuracy
     where = ", ".join(record.capabilities) or "8.0 and later"
-    how = f"found in {1000 * seconds:.0f} ms" if built.cached else f"built in {record.made['seconds']:.0f} s"
+    found = "built before" if built.variant_made else f"found in {1000 * seconds:.0f} ms"
+    how = found if built.cached else f"built in {record.made['seconds']:.0f} s"
     total = sum(record.weights.values())
     weights = ", ".join(f"{100 * count / total:.1f} % {name}" for name, count in record.weights.items())
     lines = [f"{built.path}"]

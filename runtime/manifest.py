@@ -6,7 +6,7 @@ Whatever changes the numbers is written here, so that a bundle needs no code of 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -182,10 +182,10 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         if unknown := sorted(set(value) - known):
             raise BadDataError(f"{where}: unknown field {unknown[0]!r}", "the bundle was made by another mmx")
         built = {name: from_plain(hints[name], item, f"{where}: {name}") for name, item in value.items()}
-        try:
-            return kind(**built)
-        except TypeError as e:
-            raise BadDataError(f"{where}: {e}", "run mmx export again") from e
+        needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+        if missing := [name for name in needed if name not in built]:
+            raise BadDataError(f"{where}: {missing[0]!r} is missing", "make it again")
+        return kind(**built)
     if origin in (Union, UnionType):
         matching = [option for option in args if _fits(option, value)]
         if not matching:

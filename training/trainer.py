@@ -192,7 +192,7 @@ class Trainer:
             for name, value in same.items():
                 if _plain(found.get(name)) != _plain(value):
                     raise UsageError(
-                        f"{path} belongs to a training with another {name}{_where(found.get(name), value)}",
+                        f"{path} belongs to a training with another {name}{_differing(found.get(name), value)}",
                         "start again with another --out",
                     )
             self.module.load_state_dict(state["module"])
@@ -212,11 +212,12 @@ def range_names(logits: NDArray[np.float32]) -> list[str]:
     return [str(i) for i in range(logits.shape[1])]
 
 
-def _where(theirs: Any, ours: Any) -> str:
+def _differing(theirs: Any, ours: Any) -> str:
     """The entries in which two dictionaries differ, for an error; nothing for other values."""
     if not (isinstance(theirs, dict) and isinstance(ours, dict)):
         return ""
-    said = [f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != _plain(value)]
+    differing = [key for key, value in ours.items() if _plain(theirs.get(key)) != _plain(value)]
+    said = [f"{key} {theirs.get(key)}, not {ours[key]}" for key in differing]
     return f" ({'; '.join(said)})"
 
 

@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ def build_engine(
     job = _Job(ready.source, precision, wanted, chosen, version, ready.profiles, settings)
     record = None if force else _cached(job.engine_path)
     cached = record is not None
-    return Built(job.engine_path, record or job.run(say), ready.source, ready.bundle, cached, ready.variant_made)
+    record = job.run(say) if record is None else _with_accuracy(job.engine_path, record, ready.source)
+    return Built(job.engine_path, record, ready.source, ready.bundle, cached, ready.variant_made)
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _prepare_bundle(
         )
     source = source_in(bundle, precision)
     if isinstance(profiles, Path):
-        return _Ready(source, read_profiles(profiles, source.inputs), bundle, made)
+        return _Ready(source, read_profiles(profiles, source.inputs, bundle.manifest), bundle, made)
     return _Ready(source, profiles_for(bundle.manifest, profiles, batch), bundle, made)
 
 
@@ -333,6 +334,17 @@ class _Job:
             "workspace": self.settings.workspace,
             "level": self.settings.level,
         }
+
+
+def _with_accuracy(engine: Path, record: EngineRecord, source: Source) -> EngineRecord:
+    """The record of an engine whose graph may have been measured again since, in the sidecar too."""
+    if record.accuracy == json.loads(json.dumps(source.accuracy)):
+        return record
+    updated = replace(record, accuracy=dict(source.accuracy))
+    note = engine.with_suffix(".json.tmp")
+    note.write_text(updated.to_json(), encoding="utf-8")
+    note.replace(sidecar_path(engine))
+    return updated
 
 
 def _cached(engine: Path) -> EngineRecord | None:

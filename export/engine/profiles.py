@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmx.export.durations import duration_at, sizes
+from mmx.export.durations import duration_at, sizes, text_size
 from mmx.runtime.engines import Profile, Range
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.manifest import Manifest, TensorSpec
@@ -43,18 +44,27 @@ def profiles_for(manifest: Manifest, names: Sequence[str] = NAMES, batch: int = 
     }
     if unknown := [name for name in names if name not in plans]:
         raise UsageError(f"there is no profile {unknown[0]!r}", f"use {', '.join(NAMES)}, or a JSON file")
+    if len(set(names)) < len(names):
+        raise UsageError(f"--profiles {','.join(names)} names one twice", f"use some of {', '.join(NAMES)}")
     inputs = manifest.graphs["fp32"].inputs
     return tuple(profile(name, inputs, plans[name]) for name in names)
 
 
-def read_profiles(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Profile, ...]:
+def read_profiles(path: Path, inputs: Sequence[TensorSpec], manifest: Manifest | None = None) -> tuple[Profile, ...]:
     """Profiles from a JSON file: ``{"name": {"axis": [least, tuned for, most], ...}, ...}``.
 
+    Args:
+        manifest: of the bundle; its text tower's table of positions is the most that a text may have. None: anything.
+
     Raises:
-        BadDataError: not such a file. UsageError: an axis of the graph is left out.
+        BadDataError: not such a file. UsageError: there is none, an axis of the graph is left out, or is too long.
     """
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}", "--profiles takes short, typical, long, or a JSON file")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict):
+            raise ValueError("it is no JSON object")
         plans = {
             str(name): {str(axis): (int(a), int(b), int(c)) for axis, (a, b, c) in axes.items()}
             for name, axes in raw.items()
@@ -63,6 +73,12 @@ def read_profiles(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Profile, ..
             raise ValueError("sizes must rise from least to most")
     except (OSError, ValueError, TypeError, AttributeError) as e:
         raise BadDataError(f"{path} holds no profiles: {e}", '{"short": {"batch": [1, 1, 8], ...}, ...}') from e
+    positions = (
+        math.inf if manifest is None else text_size(manifest, "positions", manifest.preprocessing.text.max_tokens)
+    )
+    longest = max(axes.get("tokens", (0, 0, 0))[2] for axes in plans.values())
+    if longest > positions:
+        raise UsageError(f"{path} asks for texts of {longest} tokens; the model takes {positions}", 'lower "tokens"')
     return tuple(profile(name, inputs, axes) for name, axes in plans.items())
 
 
