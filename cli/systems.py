@@ -40,9 +40,18 @@ def _table() -> str:
         return "  ".join(cells).rstrip()
 
     rule = "  ".join("-" * width for width in widths)
-    return "\n".join(
-        [line(header), rule, *map(line, rows[1:]), "", "Parameters count unused heads, as the paper does."]
-    )
+    below = ["Parameters count unused heads, as the paper does.", *filter(None, map(_others, SYSTEMS.values()))]
+    return "\n".join([line(header), rule, *map(line, rows[1:]), "", *below])
+
+
+def _others(system: System) -> str:
+    """The totals of its other forms, "" if there are none."""
+    total = system.parameters["total"]
+    counts = {name: count for name, count in system.parameters.items() if name not in PARTS}
+    if published := counts.pop("published", 0):
+        return f"{system.name}'s public file holds {published - total:,} of a face detector as well: {published:,}."
+    others = [f"{count:,} with {system.presets[name].labels} outputs" for name, count in counts.items()]
+    return f"{system.name} has {', '.join(others)}." if others else ""
 
 
 def _row(system: System) -> tuple[str, ...]:
