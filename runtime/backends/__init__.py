@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmx.runtime.backends.trial import Trial, race, recall, remember, setting_of
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.engines import EngineMismatch
+from mmx.runtime.engines import ENGINE_GRAPHS, EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.manifest import GraphSpec
 
@@ -126,6 +126,8 @@ def _open(
     if name in ENGINES:
         load = import_module("mmx.runtime.backends.tensorrt").load
         backend = load(bundle, name, precision, rebuild=on_mismatch == "rebuild")
+    elif precision in ENGINE_GRAPHS.values():
+        raise EnvironmentMissing(f"{name} does not run {precision}, whose graph is for TensorRT", "--precision int8")
     else:
         stored = _stored(name, precision)
         options = {"packed": not few} if name == "onnxruntime" else {}
