@@ -49,9 +49,9 @@ def _others(system: System) -> str:
     total = system.parameters["total"]
     counts = {name: count for name, count in system.parameters.items() if name not in PARTS}
     if published := counts.pop("published", 0):
-        return f"{system.name}'s public file holds {published - total:,} of a face detector as well: {published:,}."
-    others = [f"{count:,} with {system.presets[name].labels} outputs" for name, count in counts.items()]
-    return f"{system.name} has {', '.join(others)}." if others else ""
+        return f"The public {system.name} holds a face detector of {published - total:,} as well: {published:,}."
+    others = [f"{count:,} with {system.presets[name].labels}" for name, count in counts.items()]
+    return f"With other numbers of outputs, {system.name} has {', '.join(others)}." if others else ""
 
 
 def _row(system: System) -> tuple[str, ...]:
