@@ -86,7 +86,8 @@ def _pad_text(samples: Sequence[Sample], spec: TextSpec) -> tuple[NDArray[np.int
     ids = [placeholder if s.token_ids is None else s.token_ids for s in samples]
     for number, row in enumerate(ids):
         if row.ndim != 1 or not len(row) or row.dtype != np.int64:
-            raise UsageError(f"sample {number}: token_ids are {row.dtype} {list(row.shape)}, not int64 [tokens]")
+            found = f"{row.dtype} {list(row.shape)}"
+            raise UsageError(f"sample {number}: token_ids are {found}, not int64 [tokens]", "None says: no text")
     lengths = np.array([len(row) for row in ids])
     real = np.arange(lengths.max()) < lengths[:, None]
     padded = np.full(real.shape, spec.pad_id, np.int64)
