@@ -27,7 +27,7 @@ from mmx.export.precision.samples import utterances
 from mmx.export.precision.variant import add_graph, locked
 from mmx.export.precision.view import GraphView, read_graph
 from mmx.runtime.bundle import Bundle, sha256_of
-from mmx.runtime.engines import describe_engine, engines_of, read_record, sidecar_path
+from mmx.runtime.engines import describe_engine, engines_of, mismatches, read_record, sidecar_path
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.manifest import TensorSpec
 
@@ -196,6 +196,11 @@ def test_the_int8_graph_of_a_bundle_becomes_an_int8_engine(own: Path) -> None:
     assert record.graph == "model.int8-fp16.onnx" and record.layers["matrix_multiply half"] > 10
     assert record.weights["half"] > record.weights["float"]
     assert build_engine(own, "int8", **ASKED).cached
+    assert made.bundle is not None and mismatches(record, made.bundle, record.version, "8.9") == []
+    wider = quantise(model, find_layers(model), {name: 2 * limit for name, limit in largest.items()})
+    with locked(own):  # calibrated anew: the engine is of another graph
+        again = add_graph(Bundle.open(own), "int8", wider, {})
+    assert [found.what for found in mismatches(record, again, record.version, "8.9")] == ["int8 graph"]
     with pytest.raises(UsageError, match="rtx3090 computes no FP8"):
         build_engine(own, "fp8", target="rtx3090")
 
