@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -12,6 +13,9 @@ from mmx.runtime.backends import Backend
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, missing_extra
 
 DEVICE = "CPU"
+# The Python binding of OpenVINO sets itself up in its first inference; two threads that are in their first at once wait
+# for each other for ever, for the interpreter's lock and for the set-up (seen with 2026.4.1).
+FIRST_RUN = threading.Lock()
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # int8: of what the graph does not quantise
 
 
@@ -58,6 +62,7 @@ class OpenVinoBackend(Backend):
             raise BadDataError(f"OpenVINO cannot load {path}: {e}", "run mmx export again") from e
         self._made_of = (path, precision, threads)
         self._lanes = lanes
+        self._has_run = False
         self._free: SimpleQueue[Any] = SimpleQueue()  # requests; None where the backend is closed
         for _ in range(lanes):
             self._free.put(compiled.create_infer_request())
@@ -81,10 +86,18 @@ class OpenVinoBackend(Backend):
         try:
             if request is None:
                 raise RuntimeError("this backend is closed")
-            results = request.infer(inputs, share_inputs=True, share_outputs=False)
-            return {name: results[number] for number, name in enumerate(self.outputs)}
+            if self._has_run:
+                return self._infer(request, inputs)
+            with FIRST_RUN:
+                outputs = self._infer(request, inputs)
+                self._has_run = True
+                return outputs
         finally:
             self._free.put(request)
+
+    def _infer(self, request: Any, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
+        results = request.infer(inputs, share_inputs=True, share_outputs=False)
+        return {name: results[number] for number, name in enumerate(self.outputs)}
 
     def close(self) -> None:
         """See ``Backend.close``."""
