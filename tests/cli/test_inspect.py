@@ -44,7 +44,7 @@ def test_checkpoint(capsys, tiny_checkpoint: Path) -> None:
     held = sum(t.numel() for name, t in state.items() if "running_" not in name and "num_batches" not in name)
     assert re.search(rf"^total +{held:,} ", out, re.M)
     folded, kept = out.split("\nnot folded\n")
-    assert "V.1: folded into 0" in folded and "T.albert.pooler: dropped" in folded
+    assert "V.1: folded into V.0" in folded and "T.albert.pooler: dropped" in folded
     assert "V.4.block, V.5.block, V.6.block, V.8.block: shortcut kept: auto" in kept
     assert "layer_norm" in kept and "simam" not in kept
 
