@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pydoc_data.topics
+import signal
 import subprocess
 import sys
 import wave
@@ -15,6 +16,9 @@ import pytest
 from mmx.runtime.errors import EnvironmentMissing
 
 ROOT = Path(__file__).parents[1]
+
+# A shell without job control has what runs in its background ignore Ctrl-C, and the commands under test inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
