@@ -1,8 +1,8 @@
 """Synthetic test sets: as many utterances as IEMOCAP's and MOSEI's test sets have, as long as theirs are.
 
-Durations follow the real sets' quantiles; faces, mel pieces and words follow from a duration by fixed rules. The
-tensors'
-contents are noise of the right range: a network's time does not depend on them. Everything follows from one seed.
+Durations follow the real sets' quantiles; faces, mel pieces and words follow from a duration by fixed rules. What the
+tensors hold is random, as smooth and as loud as the real thing, and drawn as for calibration without data: a network's
+time does not depend on it, but how far reduced precision moves its answers does. Everything follows from one seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from mmx.benchmarks.reports.paper import DATASETS, SAMPLES
 from mmx.export.durations import PERCENT, QUANTILES_S
+from mmx.export.precision.samples import FIRST_WORD, mel_powers, pictures
 from mmx.runtime.errors import UsageError
+from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.types import Sample
 
 SEED = 2024
@@ -24,7 +26,7 @@ FACE_INTERVAL_S = 0.5
 PIECE_S = 0.4
 TOKENS_PER_WORD = 1.3  # an assumption: SentencePiece pieces of spoken English, punctuation included
 MAX_TOKENS = 100
-FIRST_WORD_ID, LAST_WORD_ID = 13, 29999  # ALBERT's vocabulary without its special ids
+LAST_WORD = 29999  # of ALBERT's vocabulary
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,12 @@ def stratified(workload: Workload, samples: int) -> Workload:
 
 
 def make_sample(utterance: Utterance) -> Sample:
-    """The tensors of one synthetic utterance: random word ids, pixels 0..255, mel powers of a speech-like range."""
+    """The tensors of one synthetic utterance: random word ids, smooth pictures, mel powers of voiced-looking sound."""
     random = np.random.default_rng([SEED, utterance.index, utterance.tokens])
-    ids = random.integers(FIRST_WORD_ID, LAST_WORD_ID, utterance.tokens, dtype=np.int64)
+    ids = random.integers(FIRST_WORD, LAST_WORD, utterance.tokens, dtype=np.int64)
     ids[0], ids[-1] = 2, 3
-    faces = random.random((utterance.faces, 3, 48, 48), dtype=np.float32) * np.float32(255)
-    pieces = random.exponential(1.0, (utterance.pieces, 128, 32)).astype(np.float32)
-    return Sample(token_ids=ids, faces=faces, pieces=pieces)
+    faces = pictures(utterance.faces, FACE_SHAPE[-1], random)
+    return Sample(token_ids=ids, faces=faces, pieces=mel_powers(utterance.pieces, *PIECE_SHAPE, random))
 
 
 def samples(workload: Workload) -> Iterator[tuple[Utterance, Sample]]:
