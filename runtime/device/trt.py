@@ -32,7 +32,7 @@ class Flavour:
     @property
     def installed_version(self) -> str | None:
         """The installed version, or None; the library is not loaded for it."""
-        if find_spec(self.module) is None:
+        if not self._is_there():
             return None
         for package in self.packages:
             try:
@@ -41,13 +41,18 @@ class Flavour:
                 continue
         return str(import_module(self.module).__version__)
 
+    def _is_there(self) -> bool:
+        """Whether there is such a module; a folder that only has its name has no file to load from."""
+        spec = find_spec(self.module)
+        return spec is not None and spec.origin is not None
+
     def load(self) -> Any:
         """Import the module.
 
         Raises:
             EnvironmentMissing: it is not installed, or its libraries cannot be loaded.
         """
-        if find_spec(self.module) is None:
+        if not self._is_there():
             raise missing_extra(self.title, self.extra)
         try:
             return import_module(self.module)
