@@ -81,7 +81,7 @@ class Load:
 @click.option("--backend", default="onnxruntime", show_default=True)
 @click.option("--precision", default="fp32", show_default=True)
 @click.option("--cores", default=2, show_default=True, help="That each server uses.")
-@click.option("--max-batch", default=8, show_default=True)
+@click.option("--max-batch", default=4, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result.")
 def main(
     bundle: Path,

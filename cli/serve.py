@@ -29,7 +29,9 @@ MB = 2**20
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each lane; all together use all cores.")
 @model.faces
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Decoding processes.")
-@click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="Segments at once.")
+@click.option(
+    "--max-batch", type=click.IntRange(min=1), default=4, show_default=True, help="Segments at once; more for a GPU."
+)
 @click.option(
     "--max-wait-ms", type=click.FloatRange(0, 10_000), default=5.0, show_default=True,
     help="How long a segment waits for others while the network idles.",

@@ -63,7 +63,7 @@ class Settings:
     port: int = 8000
     workers: int = 2
     worker_threads: int = 1
-    max_batch: int = 8
+    max_batch: int = 4
     max_wait_ms: float = 5.0
     queue: int = 64
     uploads: int = 64
