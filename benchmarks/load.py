@@ -22,10 +22,10 @@ import click
 import numpy as np
 
 from mmx.benchmarks.environment import describe
-from mmx.benchmarks.load_client import Client, Outcomes, Request, media, tensors
+from mmx.benchmarks.load_client import TOLERANCE, Client, Outcomes, Request, media, tensors
 from mmx.benchmarks.load_server import serving
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
-from mmx.runtime.errors import UsageError
+from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.predictor import Predictor
 
 CLIENTS = 32  # of the closed loop that finds how much a server can do
@@ -157,6 +157,11 @@ async def measure(
             _, rate = await clients[name].closed_loop(requests, CLIENTS, seconds / 2)
             capacity[name].append(rate)
         means = {name: float(np.mean(values)) for name, values in capacity.items()}
+        if not all(means.values()):
+            raise BadDataError(
+                f"no answer was within {TOLERANCE:g} of the same sample's alone",
+                "bf16 and int8 answers move with the batch; use --precision fp32",
+            )
         click.echo(f"with {CLIENTS} clients: {per_second(means)}", err=True)
         over: set[str] = set()
         for turn, factor in enumerate(sorted(factors)):

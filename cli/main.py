@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ import click
 from mmx.runtime.errors import MmxError, missing_extra
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+
+# No command gains from numpy's own threads, and now and then OpenBLAS 0.3.31
+# does not wake one that it then waits for.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pydoc_data.topics
 import signal
 import subprocess
 import sys
 import wave
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as mmx.cli.main, for what the tests compute themselves
 
 import av
 import numpy as np

@@ -19,6 +19,7 @@ from mmx.runtime.manifest import MelSpec
 Array = NDArray[np.float32]
 
 CHUNK_COLUMNS = 4096  # bounds the memory of the transform: 4096 windows are 41 s
+BLOCK_COLUMNS = 8  # 8 x 201 x 128 multiplications; OpenBLAS uses its threads from 2**18 on
 
 
 def mel_pieces(sound: Array, spec: MelSpec) -> Array:
@@ -65,8 +66,20 @@ def mel_spectrogram(sound: Array, spec: MelSpec) -> Array:
     for start in range(0, len(windows), CHUNK_COLUMNS):
         spectrum = np.fft.rfft(windows[start : start + CHUNK_COLUMNS] * hann)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
-        mel[:, start : start + CHUNK_COLUMNS] = (power @ filters).T
+        mel[:, start : start + CHUNK_COLUMNS] = _product(power, filters).T
     return mel
+
+
+def _product(power: Array, filters: Array) -> Array:
+    """``power @ filters``, a few rows at a time, which OpenBLAS multiplies without its threads.
+
+    They gain nothing on a product of this size, and now and then one is not woken and the product never ends (seen with
+    OpenBLAS 0.3.31).
+    """
+    blocks = np.zeros((-(-len(power) // BLOCK_COLUMNS), BLOCK_COLUMNS, power.shape[1]), power.dtype)
+    blocks.reshape(-1, power.shape[1])[: len(power)] = power
+    product: Array = np.matmul(blocks, filters).reshape(-1, filters.shape[1])
+    return product[: len(power)]
 
 
 @cache
