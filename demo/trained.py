@@ -9,7 +9,7 @@ from pathlib import Path
 from console import Console
 
 STEPS = 5
-SAMPLES, EPOCHS, SEED = 600, 10, 0
+SAMPLES, EPOCHS, SEED = 900, 10, 0
 CLIPS_SEED = 1  # other people, other words, other noise than in the data set
 ENOUGH = 4  # of the six clips, none of them chosen: guesses get so many right in one of a hundred demos
 
