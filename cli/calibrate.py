@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmx.cli.out_file import OutFile
 from mmx.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ NOISE_HELD_OUT = 16
 @click.option("--fresh", is_flag=True, help="Measure ranges again although there is a record of some.")
 @click.option("--any-speed", is_flag=True, help="Accept a graph that is slower here: for an engine on another machine.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write everything that was found to this JSON file.")
+@click.option("--report", type=OutFile(), help="Write everything that was found to this JSON file.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every layer, not only the worst.")
 def calibrate(
     path: Path,
@@ -68,6 +69,7 @@ def calibrate(
     """
     if (data is not None) + synth + noise != 1:
         raise UsageError("what to calibrate on?", "give --data DIR, --synth or --noise")
+    from mmx.benchmarks.reports.report import write_text
     from mmx.calibration.calibrate import calibrate as run
     from mmx.calibration.calibrate import require
     from mmx.calibration.noise import Noise
@@ -91,7 +93,7 @@ def calibrate(
             say=_say,
         )
     if report:
-        report.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(report, json.dumps(result.to_dict(), indent=2) + "\n")
     click.echo(render(result, verbose))
     require(result)
     click.echo(f"\nnext:\n  mmx eval {path} --data {data or 'DIR'}\n  mmx build-engine {path} --int8")
