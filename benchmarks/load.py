@@ -16,13 +16,14 @@ import asyncio
 import json
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import click
 import numpy as np
 
 from mmx.benchmarks.environment import describe
-from mmx.benchmarks.load_client import TOLERANCE, Client, Outcomes, Request, media, tensors
+from mmx.benchmarks.load_client import Client, Outcomes, Request, media, relative, tensors, tolerance_of
 from mmx.benchmarks.load_server import serving
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.runtime.errors import BadDataError, UsageError
@@ -130,17 +131,35 @@ def make_requests(
     """The requests with their answers, each computed alone; and what answered, in words."""
     with Predictor(bundle, backend=backend, precision=precision, threads=1) as predictor:
         system = f"{predictor.bundle.manifest.system}, {predictor.backend.name} {predictor.backend.precision}"
+        tolerance = tolerance_of(predictor.backend.precision)
+        made: list[Request] = []
         if mode == "video":
             assert film is not None
             data = film.read_bytes()
-            made = []
             for number in range(count):
                 text = " ".join(["no", "matter"] * (1 + number % 6))
                 logits = [list(each.logits.values()) for each in predictor.predict(film, text=text)]
-                made.append(Request(media(data, text), np.array(logits)))
-            return made, system
-        samples = [make_sample(each) for each in stratified(synthetic("iemocap"), count).utterances]
-        return [Request(tensors(s), predictor.logits([s])["logits"].astype(np.float64)) for s in samples], system
+                made.append(Request(media(data, text), np.array(logits), tolerance))
+        else:
+            for sample in map(make_sample, stratified(synthetic("iemocap"), count).utterances):
+                logits = predictor.logits([sample])["logits"].astype(np.float64)
+                made.append(Request(tensors(sample), logits, tolerance))
+    check_distinct([each.expected for each in made], tolerance)
+    return made, system
+
+
+def check_distinct(answers: list[np.ndarray], tolerance: float) -> None:
+    """That no answer can pass for another's, so that a mix-up is seen.
+
+    Raises:
+        BadDataError: two that differ are closer than twice the tolerance.
+    """
+    for one, other in combinations(answers, 2):
+        if one.shape == other.shape and 0 < (apart := min(relative(one, other), relative(other, one))) <= 2 * tolerance:
+            raise BadDataError(
+                f"two requests have answers only {apart:.1e} of the largest logit apart, which a mix-up could hide",
+                "use --precision fp32, or another --requests",
+            )
 
 
 async def measure(
@@ -159,8 +178,8 @@ async def measure(
         means = {name: float(np.mean(values)) for name, values in capacity.items()}
         if not all(means.values()):
             raise BadDataError(
-                f"no answer was within {TOLERANCE:g} of the same sample's alone",
-                "bf16 and int8 answers move with the batch; use --precision fp32",
+                f"no answer was within {requests[0].tolerance:g} of the same sample's alone",
+                "another --backend may do",
             )
         click.echo(f"with {CLIENTS} clients: {per_second(means)}", err=True)
         over: set[str] = set()

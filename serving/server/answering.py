@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import Request, Response
@@ -79,11 +79,11 @@ class Answering(Response):
         service.work.check()  # before the body is read; the place is taken when it is there
         loop = asyncio.get_running_loop()
         began = loop.time()
-        with service.folder() as folder:
-            kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        with ExitStack() as kept:
             with service.uploads.slot():
                 if kind == MULTIPART:
-                    job = await read_form(request, folder, limits)
+                    job = await read_form(request, kept.enter_context(service.folder()), limits)
                 elif kind == CONTENT_TYPE:
                     data = await read_bytes(request, service.tensor_limits.max_bytes, limits)
                     sample = await asyncio.to_thread(read_sample, data, service.tensor_limits)
