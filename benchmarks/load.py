@@ -7,6 +7,9 @@ of a list of rates; every answer is checked against the sample alone. The client
     side by side    each request alone, on one core; as many at once as there are cores
     batched         what mmx serve does: as many batches at once as there are cores
 
+What each can do within a bound on p99 is then found by a staircase: more after a play that kept the bound, less after
+one that did not, in turns with the others, since a machine that is shared is not equally fast all the time.
+
 ``tensors`` sends samples of the synthetic IEMOCAP set (model scope); ``video`` a film, each time with other words.
 """
 
@@ -32,6 +35,7 @@ from mmx.runtime.predictor import Predictor
 CLIENTS = 32  # of the closed loop that finds how much a server can do
 QUEUE = "512"  # nobody is refused here: waiting is what is measured
 FAR_BEYOND = 1.5
+STEP = 1.1  # of the staircase
 ALONE, BESIDE, BATCHED = "one at a time", "side by side", "batched"
 
 
@@ -56,8 +60,9 @@ class Load:
         server_options: of ``mmx serve``, by server.
         requests: different ones. seconds: of each play.
         capacity_per_s: answers a second with ``CLIENTS`` that never pause, by server.
-        bound_ms: of p99. within_bound_per_s: the highest offered rate whose p99 kept it, by server.
-        points: all measured points.
+        points: at the rates that were asked for.
+        bound_ms: of p99. stairs: the plays of the staircase, in their order.
+        within_bound_per_s: the mean rate of the staircase's second half, by server.
     """
 
     mode: str
@@ -66,9 +71,10 @@ class Load:
     requests: int
     seconds: float
     capacity_per_s: dict[str, float]
-    bound_ms: float
-    within_bound_per_s: dict[str, float]
     points: tuple[Point, ...]
+    bound_ms: float
+    stairs: tuple[Point, ...]
+    within_bound_per_s: dict[str, float]
 
 
 @click.command()
@@ -78,7 +84,8 @@ class Load:
 @click.option("--requests", default=48, show_default=True, help="Different ones, drawn at random.")
 @click.option("--seconds", default=12.0, show_default=True, help="Of each rate.")
 @click.option("--rates", default="0.5,0.8,1.1,1.4,1.7,2", show_default=True, help="Times what one at a time can do.")
-@click.option("--bound", default=2000.0, show_default=True, help="Milliseconds that p99 may reach.")
+@click.option("--bound", default=1000.0, show_default=True, help="Milliseconds that p99 may reach.")
+@click.option("--stairs", default=12, show_default=True, help="Plays of each server in search of what keeps the bound.")
 @click.option("--backend", default="onnxruntime", show_default=True)
 @click.option("--precision", default="fp32", show_default=True)
 @click.option("--cores", default=2, show_default=True, help="That each server uses.")
@@ -92,6 +99,7 @@ def main(
     seconds: float,
     rates: str,
     bound: float,
+    stairs: int,
     backend: str,
     precision: str,
     cores: int,
@@ -111,12 +119,13 @@ def main(
     factors = [float(rate) for rate in rates.split(",")]
     with ExitStack() as stack:
         servers = {name: stack.enter_context(serving(bundle, each)).url for name, each in options.items()}
-        capacity, points = asyncio.run(measure(servers, asked, factors, seconds, bound))
+        capacity, points, climbed = asyncio.run(measure(servers, asked, factors, seconds, bound, stairs))
     within = {
-        name: max((p.offered_per_s for p in points if p.server == name and p.p99_ms <= bound), default=0.0)
+        name: float(np.mean([each.offered_per_s for each in climbed if each.server == name][stairs // 2 :]))
         for name in servers
+        if stairs
     }
-    load = Load(mode, system, options, len(asked), seconds, capacity, bound, within, tuple(points))
+    load = Load(mode, system, options, len(asked), seconds, capacity, tuple(points), bound, tuple(climbed), within)
     click.echo(table(load))
     if json_path:
         text = json.dumps({"environment": asdict(describe()), **asdict(load)}, indent=2) + "\n"
@@ -163,12 +172,14 @@ def check_distinct(answers: list[np.ndarray], tolerance: float) -> None:
 
 
 async def measure(
-    servers: dict[str, str], requests: list[Request], factors: list[float], seconds: float, bound_ms: float
-) -> tuple[dict[str, float], list[Point]]:
-    """Capacities first, then every server at each rate, in an order that turns round; rates go up, and a server whose
-    p99 is far beyond the bound is not played a higher one.
+    servers: dict[str, str], requests: list[Request], factors: list[float], seconds: float, bound_ms: float, stairs: int
+) -> tuple[dict[str, float], list[Point], list[Point]]:
+    """Capacities, then every server at each rate, then the staircase; the order of the servers turns round.
+
+    Rates go up, and a server whose p99 is far beyond the bound is not played a higher one.
     """
     points: list[Point] = []
+    climbed: list[Point] = []
     capacity: dict[str, list[float]] = {name: [] for name in servers}
     async with AsyncExitStack() as stack:
         clients = {name: await stack.enter_async_context(Client(url)) for name, url in servers.items()}
@@ -184,13 +195,25 @@ async def measure(
         click.echo(f"with {CLIENTS} clients: {per_second(means)}", err=True)
         over: set[str] = set()
         for turn, factor in enumerate(sorted(factors)):
-            for name in [each for each in (servers if turn % 2 == 0 else reversed(servers)) if each not in over]:
+            for name in [each for each in in_turn(servers, turn) if each not in over]:
                 rate = factor * means[ALONE]
                 points.append(point(name, rate, await clients[name].open_loop(requests, rate, seconds)))
                 click.echo(line(points[-1]), err=True)
                 if points[-1].p99_ms > FAR_BEYOND * bound_ms:
                     over.add(name)
-    return means, points
+        rates = {name: mean / STEP for name, mean in means.items()}
+        for turn in range(stairs):
+            for name in in_turn(servers, turn):
+                outcomes = await clients[name].open_loop(requests, rates[name], seconds, seed=turn)
+                climbed.append(point(name, rates[name], outcomes))
+                rates[name] *= STEP if climbed[-1].p99_ms <= bound_ms else 1 / STEP
+                click.echo(line(climbed[-1]), err=True)
+    return means, points, climbed
+
+
+def in_turn(servers: dict[str, str], turn: int) -> list[str]:
+    """The servers, every other time the other way round."""
+    return list(servers) if turn % 2 == 0 else list(reversed(servers))
 
 
 def point(server: str, rate: float, outcomes: Outcomes) -> Point:
@@ -229,8 +252,12 @@ def table(load: Load) -> str:
         [
             f"{load.system}, {load.mode}",
             f"at full load: {per_second(load.capacity_per_s)}",
-            f"with p99 within {load.bound_ms:.0f} ms: {per_second(load.within_bound_per_s)}",
             *(line(each) for each in load.points),
+            *(
+                [f"with p99 about {load.bound_ms:.0f} ms: {per_second(load.within_bound_per_s)}"]
+                if load.within_bound_per_s
+                else []
+            ),
         ]
     )
 

@@ -103,9 +103,9 @@ class Client:
         else:
             outcomes.refused[code] += 1
 
-    async def open_loop(self, requests: Sequence[Request], rate: float, seconds: float) -> Outcomes:
+    async def open_loop(self, requests: Sequence[Request], rate: float, seconds: float, seed: int = SEED) -> Outcomes:
         """Poisson arrivals: each request is sent when it is due, however many are still waiting."""
-        random = np.random.default_rng(SEED)
+        random = np.random.default_rng(seed)
         gaps = random.exponential(1 / rate, max(1, round(rate * seconds)))
         picks = random.integers(0, len(requests), len(gaps))
         outcomes = Outcomes()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmx.runtime.errors import BadDataError
 from mmx.runtime.packing import INPUTS
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def export(
     verbose: bool,
 ) -> None:
     """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and prove that it gives the same answers."""
+    if not checkpoint.exists():  # said before PyTorch takes seconds to start
+        raise BadDataError(f"{checkpoint} does not exist", "check the path")
     with _progress() as progress:
         progress("start PyTorch", None)
         start = time.perf_counter()

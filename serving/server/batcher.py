@@ -43,9 +43,10 @@ class _Waiting:
 class Batcher:
     """Runs the network on samples as they come, several at once.
 
-    There are lanes, each of which runs one batch at a time. While all are busy samples wait; when one is free, the
-    oldest is taken and with it those whose text is most like it in length, since texts in a batch are padded to the
-    longest; where several lanes are free they share what waits. Each answer goes to whoever asked for it.
+    There are lanes, each of which runs one batch at a time. While all are busy samples wait; when one is free, it takes
+    the oldest and with it those whose text is most like it in length, since texts in a batch are padded to the longest.
+    It takes its share of what waits, and leaves the other lanes theirs: they will be free before a larger batch would
+    be done. Each answer goes to whoever asked for it.
 
     Args:
         runs: one for each lane: samples -> the graph's outputs, float32 [samples, labels] by name; called from threads
@@ -55,7 +56,6 @@ class Batcher:
 
     def __init__(self, runs: Sequence[Run], metrics: Metrics, *, max_batch: int, max_wait_s: float) -> None:
         self._runs = runs
-        self._free = len(runs)
         self._turn = asyncio.Lock()
         self._metrics = metrics
         self._max_batch = max_batch
@@ -104,7 +104,6 @@ class Batcher:
         while True:
             async with self._turn:
                 batch = await self._gather()
-            self._free -= 1
             try:
                 samples = [each.sample for each in batch]
                 rows_ = await loop.run_in_executor(self._threads, self._answers, run, samples)
@@ -112,8 +111,6 @@ class Batcher:
                 for waiting in batch:
                     waiting.answer.cancel()
                 raise
-            finally:
-                self._free += 1
             for waiting, row in zip(batch, rows_, strict=True):
                 if waiting.answer.done():
                     continue
@@ -144,7 +141,7 @@ class Batcher:
         """The oldest, and those most like it in length of text, within the bounds."""
         oldest = self._waiting[0]
         batch = [oldest]
-        most = min(self._max_batch, math.ceil(len(self._waiting) / self._free))
+        most = min(self._max_batch, math.ceil(len(self._waiting) / len(self._runs)))
         for other in sorted(self._waiting[1:], key=lambda each: abs(_tokens(each) - _tokens(oldest))):
             if len(batch) == most:
                 break

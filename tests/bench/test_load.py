@@ -1,0 +1,31 @@
+"""The load test's judgement of answers: what is near enough passes, what could be another's does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmx.benchmarks.load import check_distinct
+from mmx.benchmarks.load_client import REDUCED_TOLERANCE, Request, difference, tolerance_of
+from mmx.runtime.errors import BadDataError
+
+OWN, OTHER = np.array([[1.0, -2.0, 0.5]]), np.array([[1.0, -1.7, 0.5]])
+
+
+def answer(logits: np.ndarray) -> dict:
+    return {"segments": [{"logits": dict(zip("abc", row, strict=True))} for row in logits.tolist()]}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_an_answer_may_be_off_by_its_precision_and_no_more(precision: str) -> None:
+    tolerance = tolerance_of(precision)
+    request = Request({}, OWN, tolerance)
+    assert difference(answer(OWN + 0.9 * tolerance * 2), request) == ""
+    for wrong in (OWN + 1.1 * tolerance * 2, OTHER, np.full_like(OWN, np.nan), np.concatenate([OWN, OWN])):
+        assert difference(answer(wrong), request)
+
+
+def test_requests_that_could_be_mixed_up_unseen_are_refused() -> None:
+    check_distinct([OWN, OTHER, OWN], REDUCED_TOLERANCE)  # the same one twice cannot be told apart, and need not be
+    with pytest.raises(BadDataError, match="mix-up"):
+        check_distinct([OWN, OTHER], 0.1)
