@@ -35,7 +35,7 @@ from mmx.runtime.backends import ON_GPU
 from mmx.runtime.device.base import LAYERS, open_device
 from mmx.runtime.device.probe import DriverProblem, ask_driver, find_gpu
 from mmx.runtime.device.trt import FLAVOURS
-from mmx.runtime.errors import MmxError
+from mmx.runtime.errors import EnvironmentMissing, MmxError
 from mmx.runtime.types import Sample
 
 SYSTEMS = ("ours", "v2em", "fe2e", "v2em-visual+focal", "rfam+nest")
@@ -100,9 +100,13 @@ def _bench(systems: Sequence[str], options: argparse.Namespace) -> tuple[str, di
     command += ["--backends", ",".join((*ON_GPU, "onnxruntime")), "--scenario", "single-stream,offline"]
     command += ["--peers", "eager", "--preset", options.preset, "--minutes", str(options.bench_minutes)]
     files = ["--json", f"{out}.json", "--markdown", f"{out}.md"]
+    Path(f"{out}.md").unlink(missing_ok=True)  # an earlier run's
     done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    said = [line for line in done.stderr.strip().splitlines() if not line.startswith("hint:")]
+    last = said[-1] if said else "no message"
+    if done.returncode == EnvironmentMissing.exit_code and Path(f"{out}.md").exists():  # it tells after its report
+        return f"tables in {out}.md; {last}", {"command": command}
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"exit code {done.returncode}: {last}")
     return f"tables in {out}.md", {"command": command}
 
