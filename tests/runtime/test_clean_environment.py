@@ -101,6 +101,7 @@ def test_a_clean_environment_has_what_it_needs_and_no_more(
     status = {finding["name"]: finding for finding in json.loads(doctor.stdout)["findings"]}
     assert doctor.returncode == 0 and status["torch"]["status"] == "missing"
     assert status["torch"]["install"] == "pip install 'mmx[export]'"
+    (tmp_path / "x.pt").touch()
     export = subprocess.run([clean / "mmx", "export", "x.pt"], capture_output=True, text=True, cwd=tmp_path)
     assert export.returncode == 4 and "pip install 'mmx[export]'" in export.stderr and "Traceback" not in export.stderr
     listing = subprocess.run([clean / "mmx", "--help"], capture_output=True, text=True, cwd=tmp_path).stdout
