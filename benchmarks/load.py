@@ -83,10 +83,13 @@ class Load:
 @click.option("--mode", type=click.Choice(["tensors", "video"]), default="tensors", show_default=True)
 @click.option("--film", type=click.Path(path_type=Path, exists=True), help="What mode video sends.")
 @click.option("--requests", default=48, show_default=True, help="Different ones, drawn at random.")
-@click.option("--seconds", default=12.0, show_default=True, help="Of each rate.")
+@click.option("--seconds", default=12.0, show_default=True, help="Of each play.")
 @click.option("--rates", default="0.5,0.8,1.1,1.4,1.7,2", show_default=True, help="Times what one at a time can do.")
 @click.option("--bound", default=1000.0, show_default=True, help="Milliseconds that p99 may reach.")
-@click.option("--stairs", default=12, show_default=True, help="Plays of each server in search of what keeps the bound.")
+@click.option(
+    "--stairs", type=click.IntRange(min=0), default=12, show_default=True,
+    help="Plays of each server in search of what keeps the bound.",
+)  # fmt: skip
 @click.option("--backend", default="onnxruntime", show_default=True)
 @click.option("--precision", default="fp32", show_default=True)
 @click.option("--cores", default=2, show_default=True, help="That each server uses.")
