@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CODE   := cli models export runtime benchmarks training calibration serving
-SOURCE := $(CODE) demo tests
+SOURCE := $(CODE) demo docs tests
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint types docs bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mmx needs Python 3.11 or later: make PYTHON=python3.11"; exit 1; }
@@ -26,12 +26,18 @@ test-all: lint
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest
 
-# mypy sees the packages under their installed names through a folder of links (a folder mmx/ in the root would shadow them).
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed types
 	$(BIN)/ruff check $(SOURCE)
 	$(BIN)/ruff format --check $(SOURCE)
-	@mkdir -p build/types/mmx && for d in $(CODE); do ln -sfn ../../../$$d build/types/mmx/$$d; done
 	MYPYPATH=build/types $(BIN)/mypy $(foreach d,$(CODE),-p mmx.$(d))
+
+# The packages under their installed names, for mypy and the API reference (a folder mmx/ in the root would shadow them).
+types:
+	@rm -rf build/types && mkdir -p build/types/mmx && for d in $(CODE); do ln -sfn ../../../$$d build/types/mmx/$$d; done
+
+docs: $(VENV)/.installed types
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict -q
 
 bench: $(VENV)/.installed
 	$(BIN)/mmx bench iemocap
