@@ -1,7 +1,7 @@
 """What the documentation site takes from outside docs/: the README as its first page, the project's pages, results.
 
-Links stay as they are on a repository's page (``../benchmarks/results/x.md``, ``docs/predict.md``); here they are turned
-into the site's own.
+Links stay as they are on a repository page (``../benchmarks/results/x.md``, ``docs/predict.md``); here they become the
+site's own.
 """
 
 from __future__ import annotations
