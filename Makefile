@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CODE   := cli models export runtime benchmarks training calibration serving
-SOURCE := $(CODE) demo docs tests
+SOURCE := $(CODE) demo docs/site_hook.py tests
 
 .PHONY: demo test test-all lint types docs bench clean
 
@@ -37,7 +37,7 @@ types:
 
 docs: $(VENV)/.installed types
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict -q
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.installed
 	$(BIN)/mmx bench iemocap

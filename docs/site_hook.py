@@ -14,18 +14,19 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"index.md": "README.md"} | {name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")}
-LINKED = re.compile(r"\]\(\.\./([^)#\s]+)")  # from docs/ to a file elsewhere in the repository
+LINK = re.compile(r"\]\(([^)#\s:]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages of ``PAGES``, and every file of the repository that a page of docs/ links to."""
     for page, source in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
-    texts = [(ROOT / "docs" / file.src_uri) for file in files.documentation_pages() if file.src_uri not in PAGES]
-    linked = {name for path in texts for name in LINKED.findall(path.read_text(encoding="utf-8"))}
-    for name in sorted(linked - set(PAGES.values())):
-        if (ROOT / name).is_file():
-            files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    docs = [ROOT / "docs" / file.src_uri for file in files.documentation_pages() if file.src_uri not in PAGES]
+    sources = [*docs, *(ROOT / name for name in PAGES.values())]
+    linked = {(page.parent / link).resolve() for page in sources for link in LINK.findall(page.read_text("utf-8"))}
+    for path in sorted(linked - set(sources)):
+        if path.is_file() and path.is_relative_to(ROOT):
+            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 
 
@@ -33,4 +34,4 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Turn links of the repository into links of the site."""
     if page.file.src_uri in PAGES:
         return re.sub(r"\]\(docs/", "](", markdown)
-    return LINKED.sub(lambda match: f"]({match[1]}", markdown)
+    return markdown.replace("](../", "](") if "/" not in page.file.src_uri else markdown
