@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+
+from mmx.runtime.machine import user_cache
 
 # What a bundle's graph follows from: the code that builds and exports it, and the exporters it goes through.
 CODE = ("mmx.models", "mmx.export", "mmx.export.folding")
@@ -16,16 +16,8 @@ PACKAGES = ("torch", "onnx", "onnxscript")
 
 
 def bench_folder() -> Path:
-    """``MMX_CACHE``/bench, or bench in the platform's cache folder for mmx. Made when something is put there."""
-    if given := os.environ.get("MMX_CACHE"):
-        return Path(given) / "bench"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "mmx" / "bench"
+    """The bench's folder in the user's cache. Made when something is put there."""
+    return user_cache("bench")
 
 
 def weights_key(*parts: str) -> str:

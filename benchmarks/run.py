@@ -9,7 +9,6 @@ from importlib.util import find_spec
 
 from mmx.benchmarks.contenders.peers import OWN_GRAPH, PLAIN_GRAPH
 from mmx.benchmarks.contenders.prepare import Prepared, prepare_all
-from mmx.benchmarks.environment import describe, peak_rss_mb
 from mmx.benchmarks.measure import extras
 from mmx.benchmarks.measure.clock import Clock
 from mmx.benchmarks.measure.rounds import Display, Rounds
@@ -20,6 +19,7 @@ from mmx.benchmarks.reports.report import SCHEMA_VERSION, Report, Row, WorkloadI
 from mmx.benchmarks.workload.clips import clip_folder, make_clip, source_video
 from mmx.benchmarks.workload.sources import Source, processed_source, synthetic_source
 from mmx.benchmarks.workload.utterances import Workload, stratified
+from mmx.evaluation.environment import describe, peak_rss_mb
 from mmx.models.registry import get_system
 
 LAST_EXPORT = 0.45  # the part of the time after which no other than the essential systems is exported

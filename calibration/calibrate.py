@@ -29,7 +29,7 @@ Truths = NDArray[np.int64]
 
 
 class Data(Protocol):
-    """What ``training.data.Utterances`` and ``noise.Noise`` both are: samples by index, and a hash of all of them.
+    """What ``datasets.samples.Utterances`` and ``noise.Noise`` both are: samples by index, and a hash of all of them.
 
     ``truths``: int64 [samples, labels], or None where nobody knows them.
     """

@@ -13,18 +13,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mmx.benchmarks.contenders.bundles import BF16_BACKENDS
-from mmx.benchmarks.statistics import Ratio, speedup
-from mmx.benchmarks.timing import interleave, warm_up
+from mmx.evaluation.scores import scorecard
+from mmx.evaluation.statistics import Ratio, speedup
+from mmx.evaluation.timing import interleave, warm_up
 from mmx.runtime.backends import MODULES, Backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
 from mmx.runtime.fusion import sigmoid
 from mmx.runtime.packing import pack
+from mmx.runtime.precisions import BF16_BACKENDS
 from mmx.runtime.types import Sample
 from mmx.training.evaluate import fuse_batch
-from mmx.training.metrics import scorecard
 
 CPU_ENGINES = ("onnxruntime", "openvino")
 MAX_LOSS = 0.005

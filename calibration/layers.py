@@ -1,7 +1,7 @@
 """The layers of a graph that INT8 pays for: Conv, Gemm and MatMul with constant weights, wide on both sides.
 
 A depth-wise convolution moves more bytes than it multiplies, and the products that make gates or labels have a handful
-of results: quantising their inputs costs more than their arithmetic (``benchmarks/NOTES.md``).
+of results: quantising their inputs costs more than their arithmetic (``studies/NOTES.md``).
 """
 
 from __future__ import annotations

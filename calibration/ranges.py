@@ -36,7 +36,7 @@ class Record:
     """What was measured, as inspectable JSON.
 
     Attributes:
-        weights: SHA-256 of the FP32 graph. data: SHA-256 of the samples (see ``training.data.Utterances.digest``).
+        weights: SHA-256 of the FP32 graph. data: SHA-256 of the samples (see ``datasets.samples.Utterances.digest``).
         method: one of ``METHODS``. samples: how many were run.
         largest: by value, the largest magnitude seen. limits: by value, the magnitude that becomes 127.
     """

@@ -208,9 +208,9 @@ def bench(
     Without --data the workload is synthetic: as many utterances as the real test set, as long as its are.
     """
     from mmx.benchmarks.reports.compare import compare_reports, earlier_rows
-    from mmx.benchmarks.reports.report import write_text
     from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
+    from mmx.runtime.files import write_text
 
     source = click.get_current_context().get_parameter_source
     if compare is None and source("fail_if_slower") is not ParameterSource.DEFAULT:

@@ -18,8 +18,8 @@ from mmx.runtime.errors import UsageError
 if TYPE_CHECKING:
     from mmx.calibration.calibrate import Calibration, Data
     from mmx.calibration.gate import Accuracy
+    from mmx.datasets.samples import Utterances
     from mmx.runtime.bundle import Bundle
-    from mmx.training.data import Utterances
 
 SYNTHETIC_SAMPLES = 90
 NOISE_HELD_OUT = 16
@@ -69,11 +69,11 @@ def calibrate(
     """
     if (data is not None) + synth + noise != 1:
         raise UsageError("what to calibrate on?", "give --data DIR, --synth or --noise")
-    from mmx.benchmarks.reports.report import write_text
     from mmx.calibration.calibrate import calibrate as run
     from mmx.calibration.calibrate import require
     from mmx.calibration.noise import Noise
     from mmx.runtime.bundle import Bundle
+    from mmx.runtime.files import write_text
 
     bundle = Bundle.open(path)
     with ExitStack() as stack:
@@ -103,7 +103,7 @@ def _splits(
     bundle: Bundle, folder: Path, cache: Path | None, dataset: str | None, wanted: dict[str, int | None], synth: bool
 ) -> tuple[list[Utterances], bool]:
     """The splits by name, so many utterances of each, and whether their labels are the bundle's."""
-    from mmx.training.data import find_dataset
+    from mmx.datasets.dataset import find_dataset
     from mmx.training.evaluate import utterances_for
 
     found = find_dataset(dataset, folder) if dataset else find_dataset(folder)

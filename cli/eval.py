@@ -17,8 +17,8 @@ import click
 from mmx.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from mmx.datasets.dataset import DataSet
     from mmx.runtime.bundle import Bundle
-    from mmx.training.data import DataSet
     from mmx.training.evaluate import Evaluation, Row
 
 SCHEMA_VERSION = 1
@@ -57,8 +57,8 @@ def eval(
 
     Thresholds are those in the checkpoint, which mmx train chose on the validation split; never the test split's.
     """
+    from mmx.datasets.dataset import find_dataset
     from mmx.runtime.backends import NAMES
-    from mmx.training.data import find_dataset
     from mmx.training.evaluate import evaluate, open_both
 
     found = find_dataset(dataset, data) if dataset else find_dataset(data)

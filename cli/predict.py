@@ -145,12 +145,12 @@ def predict(
             if html or rendered:
                 kept[prediction.file].append(prediction)
     if html:
-        from mmx.serving.view.report import FileAnswers, write_report
+        from mmx.view.report import FileAnswers, write_report
 
         html.parent.mkdir(parents=True, exist_ok=True)
         write_report(html, manifest, [FileAnswers(Path(f), kept[f], errors.get(f)) for f in dict.fromkeys(files)])
     if rendered and not errors:
-        from mmx.serving.view.overlay import burn
+        from mmx.view.overlay import burn
 
         rendered.parent.mkdir(parents=True, exist_ok=True)
         burn(Path(files[0]), rendered, kept[files[0]], thresholds)

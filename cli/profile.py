@@ -40,9 +40,9 @@ def profile(
     from mmx.benchmarks.contenders.features import feature_sizes, pack_features, with_features
     from mmx.benchmarks.profiling.profile import profile as measure
     from mmx.benchmarks.profiling.text import describe_profile
-    from mmx.benchmarks.reports.report import write_text
     from mmx.benchmarks.workload.utterances import make_sample, utterance_of
     from mmx.runtime.bundle import Bundle
+    from mmx.runtime.files import write_text
     from mmx.runtime.packing import pack
 
     opened = Bundle.open(bundle)

@@ -65,7 +65,7 @@ def train(
     """
     import torch
 
-    from mmx.training.data import find_dataset
+    from mmx.datasets.dataset import find_dataset
     from mmx.training.recipe import recipe_for
     from mmx.training.session import Plan, train_system
 

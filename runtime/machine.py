@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
+
+from mmx.runtime.errors import EnvironmentMissing
 
 
 def usable_cores() -> int:
@@ -32,8 +35,31 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def cache_folder() -> Path | None:
-    """Where mmx keeps what it can make again; None for a user without a home. It may not exist yet."""
+    """Where mmx keeps what it can make again: ``MMX_CACHE``, or mmx in the platform's folder for caches.
+
+    It may not exist yet. None for a user without a home.
+    """
+    if given := os.environ.get("MMX_CACHE"):
+        return Path(given)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmx"
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / "Library" / "Caches")
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
         return None
+    return base / "mmx"
+
+
+def user_cache(name: str) -> Path:
+    """The folder ``name`` in the user's cache.
+
+    Raises:
+        EnvironmentMissing: this user has no home, and ``MMX_CACHE`` is not set.
+    """
+    folder = cache_folder()
+    if folder is None:
+        raise EnvironmentMissing("this user has no home folder to keep a cache in", "set MMX_CACHE to a folder")
+    return folder / name

@@ -1,46 +1,132 @@
-"""Imports point one way: cli -> calibration -> training -> benchmarks -> export -> models -> runtime <- serving."""
+"""Imports point one way: cli, serving -> benchmarks, training, calibration, export -> models -> runtime."""
 
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mmx.serving.packaging.wheel import PACKAGES
+
 ROOT = Path(__file__).parents[1]
 BELOW = {
     "runtime": set(),
-    "serving": {"runtime"},
+    "view": {"runtime"},
+    "evaluation": {"runtime"},
+    "datasets": {"runtime", "evaluation"},
     "models": {"runtime"},
     "export": {"runtime", "models"},
-    "calibration": {"runtime", "models", "export", "benchmarks", "training"},
-    "training": {"runtime", "models", "export", "benchmarks"},
-    "benchmarks": {"runtime", "models", "export"},
-    "cli": {"runtime", "models", "export", "calibration", "training", "benchmarks", "serving"},
+    "training": {"runtime", "models", "export", "datasets", "evaluation"},
+    "calibration": {"runtime", "models", "export", "datasets", "evaluation", "training"},
+    "benchmarks": {"runtime", "models", "export", "datasets", "evaluation"},
+    "serving": {
+        "runtime",
+        "view",
+        "models",
+        "export",
+        "datasets",
+        "evaluation",
+        "calibration",
+        "training",
+        "benchmarks",
+    },
 }
-FOLDERS = [name for name in BELOW if (ROOT / name).is_dir()]
+BELOW["cli"] = {*BELOW["serving"], "serving"}
+NOT_INSTALLED = {"demo", "studies", "tests", "docs"}  # these may use every package; no package uses them
+MODULE = re.compile(r"(?:^|-m )mmx((?:\.[A-Za-z_]\w*)+)$|\bpython -m mmx((?:\.[A-Za-z_]\w*)+)")
 
 
-def imported(path: Path) -> set[str]:
-    """The mmx packages and the foreign packages that a file imports, anywhere in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def named(source: str) -> Iterator[str]:
+    """Every module that source names, anywhere in it: imported, or as a string for import_module or ``python -m``."""
+    tree = ast.parse(source)
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            raise AssertionError(f"line {node.lineno}: a relative import; name the module in full")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield from (f"mmx{found[1] or found[2]}" for found in MODULE.finditer(node.value))
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+def packages(source: str) -> set[str]:
+    """The mmx packages that source names."""
+    return {name.split(".")[1] for name in named(source) if name.startswith("mmx.")}
+
+
+def code_folders() -> set[str]:
+    """Folders of the repository's root that hold Python."""
+    folders = (path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {path.name for path in folders if any(path.rglob("*.py"))} - {"build", "dist"}
+
+
+def test_every_folder_has_its_place() -> None:
+    assert code_folders() <= set(BELOW) | NOT_INSTALLED, "say in BELOW what the new folder may import"
+
+
+def test_every_package_is_installed_and_in_the_wheel_of_an_image() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    on_disk = {
+        ".".join(("mmx", *init.parent.relative_to(ROOT).parts))
+        for folder in BELOW
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(settings["packages"]) == on_disk
+    assert settings["package-dir"] == {f"mmx.{folder}": folder for folder in BELOW}
+    assert set(PACKAGES) == set(BELOW)
+    assert all((ROOT / folder / "py.typed").exists() for folder in BELOW)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    checked = re.search(r"^CODE\s*:=(.*)$", makefile, re.M)
+    assert checked and set(checked[1].split()) == set(BELOW)
+
+
+@pytest.mark.parametrize("folder", BELOW)
 def test_imports_point_one_way(folder: str) -> None:
     allowed = BELOW[folder] | {folder}
-    for path in (ROOT / folder).rglob("*.py"):
-        ours = {name.split(".")[1] for name in imported(path) if name.startswith("mmx.")}
-        assert ours <= allowed, f"{path.relative_to(ROOT)} imports mmx.{', mmx.'.join(sorted(ours - allowed))}"
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        ours = packages(path.read_text(encoding="utf-8"))
+        assert ours <= allowed, f"{path.relative_to(ROOT)} names mmx.{', mmx.'.join(sorted(ours - allowed))}"
+
+
+def test_the_arrows_have_no_way_back() -> None:
+    for folder, below in BELOW.items():
+        assert all(folder not in BELOW[lower] and BELOW[lower] <= below for lower in below)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from mmx.benchmarks.run import run",
+        "from mmx.benchmarks import run",
+        "from mmx import benchmarks",
+        "def f():\n    import mmx.benchmarks.run as b",
+        "import_module('mmx.benchmarks.run')",
+        "subprocess.run([sys.executable, '-m', 'mmx.benchmarks.run'])",
+        "subprocess.run('python -m mmx.benchmarks.run out.json', shell=True)",
+    ],
+)
+def test_every_way_to_name_a_module_is_seen(source: str) -> None:
+    assert packages(source) == {"benchmarks"}
+
+
+def test_no_package_imports_what_is_not_installed() -> None:
+    modules = {path.stem for name in ("studies", "demo") for path in (ROOT / name).glob("*.py")}
+    for folder in BELOW:
+        for path in (ROOT / folder).rglob("*.py"):
+            used = {name.split(".")[0] for name in named(path.read_text(encoding="utf-8"))} & (modules | NOT_INSTALLED)
+            assert not used, f"{path.relative_to(ROOT)} imports {used}"
 
 
 def test_the_runtime_imports_no_torch_and_no_onnx() -> None:
     heavy = {"torch", "onnx", "onnxscript", "onnx_ir", "librosa"}
     for path in (ROOT / "runtime").rglob("*.py"):
-        assert not {name.split(".")[0] for name in imported(path)} & heavy, path.relative_to(ROOT)
+        used = {name.split(".")[0] for name in named(path.read_text(encoding="utf-8"))}
+        assert not used & heavy, path.relative_to(ROOT)

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmx.benchmarks.contenders.bundles import precisions
-from mmx.benchmarks.timing import Contender, interleave, warm_up
+from mmx.datasets.dataset import DataSet
+from mmx.datasets.samples import Utterances
+from mmx.evaluation.scores import Scorecard, choose_thresholds, scorecard
+from mmx.evaluation.timing import Contender, interleave, warm_up
 from mmx.export.assets import find_tokenizer
 from mmx.models.checkpoint import Checkpoint, load_checkpoint
 from mmx.models.multimodal import MultimodalSystem
@@ -23,10 +25,9 @@ from mmx.runtime.fusion import sigmoid
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.packing import split as split_samples
+from mmx.runtime.precisions import precisions
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.types import MODALITIES, Sample
-from mmx.training.data import DataSet, Utterances
-from mmx.training.metrics import Scorecard, choose_thresholds, scorecard
 from mmx.training.session import face_nets
 from mmx.training.trainer import tensors
 

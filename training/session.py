@@ -22,7 +22,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mmx.benchmarks.cache import bench_folder
+from mmx.datasets.dataset import DataSet
+from mmx.datasets.samples import Utterances
 from mmx.export.assets import find_face_nets, find_tokenizer
 from mmx.export.face_nets import build_face_nets
 from mmx.models.checkpoint import save_checkpoint
@@ -32,10 +33,11 @@ from mmx.models.read_tensors import read_checkpoint_file
 from mmx.models.registry import get_system
 from mmx.runtime.bundle import FACE_NETS, sha256_of
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.machine import user_cache
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
-from mmx.training.data import DataSet, Utterances, train_tokenizer
 from mmx.training.recipe import Recipe
+from mmx.training.tokenizer import train_tokenizer
 from mmx.training.trainer import SAVE_EVERY, Epoch, Trainer
 
 CHECKPOINT, STATE, RECORD = "ckpt.pt", "training.pt", "training.json"
@@ -148,7 +150,7 @@ def face_nets() -> dict[str, Path]:
     """
     source = find_face_nets()
     key = "".join(sha256_of(source[net])[:8] for net in FACE_NETS)
-    folder = bench_folder().parent / f"face-nets-{key}-{version('mmx')}"
+    folder = user_cache(f"face-nets-{key}-{version('mmx')}")
     if not folder.is_dir():
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)

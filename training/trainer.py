@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmx.datasets.samples import Utterances
+from mmx.evaluation.scores import choose_thresholds, scorecard
 from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.packing import pack, split
 from mmx.runtime.types import MODALITIES, Sample
-from mmx.training.data import Utterances
-from mmx.training.metrics import choose_thresholds, scorecard
 from mmx.training.recipe import Recipe
 
 STATE_VERSION = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from mmx.benchmarks.contenders.features import feature_sizes, pack_features
 from mmx.benchmarks.measure.single_stream import Opened
 from mmx.benchmarks.reports.report import EAGER, NO_TIME, UNAVAILABLE, Row
-from mmx.benchmarks.timing import Contender
+from mmx.evaluation.timing import Contender
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import MmxError
 from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
-
-BF16_BACKENDS = ("openvino",)  # those that compute an fp32 graph in bfloat16
 
 
 class BundleContender:
@@ -48,14 +45,6 @@ class BundleContender:
     def close(self) -> None:
         """Give the engine's memory back."""
         self._backend.close()
-
-
-def precisions(bundle: Bundle, backend: str) -> Iterator[str]:
-    """The precisions this bundle can be asked for on a backend, fp32 first; the machine may still refuse one."""
-    yield "fp32"
-    if backend in BF16_BACKENDS:
-        yield "bf16"
-    yield from (name for name in bundle.manifest.graphs if name not in ("fp32", *ENGINE_GRAPHS.values()))
 
 
 def open_contenders(

@@ -16,13 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmx.benchmarks.contenders.bundles import precisions
+from mmx.benchmarks.contenders.facenet import load_mtcnn
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.contenders.upstream import upstream_inputs, upstream_module
-from mmx.benchmarks.facenet import load_mtcnn
 from mmx.benchmarks.reports.report import EAGER, Row, best_rows
-from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.workload.clips import Clip
+from mmx.evaluation.timing import Contender
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.decode import upright_rgb
@@ -30,6 +29,7 @@ from mmx.runtime.media.faces.boxes import suppress
 from mmx.runtime.media.faces.crop import center_crop
 from mmx.runtime.media.mel import filter_bank
 from mmx.runtime.media.text import Tokenizer
+from mmx.runtime.precisions import precisions
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.throughput import Item, Pipeline
 from mmx.runtime.types import Sample

@@ -17,17 +17,17 @@ from mmx.benchmarks.contenders.pipeline import MmxPipeline
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.measure.offline import BATCHES, VISITS, Offline, offline, race
 from mmx.benchmarks.measure.parity import agrees, parity
-from mmx.benchmarks.measure.scoring import score
 from mmx.benchmarks.measure.server import Server, server
 from mmx.benchmarks.measure.single_stream import MOST, Measured
 from mmx.benchmarks.measure.whole_program import Job, run_job
 from mmx.benchmarks.profiling.profile import PARTS, TOWERS, Profile, profile
 from mmx.benchmarks.reports.paper import PARAMETERS
 from mmx.benchmarks.reports.report import PEERS, Row, WholeProgram
-from mmx.benchmarks.statistics import Ratio, chained, total_speedup
-from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.workload.sources import Source
 from mmx.benchmarks.workload.utterances import Workload, stratified
+from mmx.evaluation.scoring import score
+from mmx.evaluation.statistics import Ratio, chained, total_speedup
+from mmx.evaluation.timing import Contender
 from mmx.export.folding.fold import fold
 from mmx.models.counting import count
 from mmx.models.registry import get_system
@@ -150,7 +150,7 @@ def _profiled(row: Row, prepared: Prepared, source: Source, batch: int, runs: in
 
 def residual_ablation() -> dict[str, Ratio]:
     """Time of the merged visual trunk over that of the one whose shortcuts are kept, by engine, on one thread."""
-    from mmx.benchmarks.residual import eager, in_onnxruntime, in_openvino, race, to_onnx, visual_trunk
+    from mmx.benchmarks.measure.residual import eager, in_onnxruntime, in_openvino, race, to_onnx, visual_trunk
 
     torch.set_num_threads(1)
     merged, kept = (fold(visual_trunk(), form)[0] for form in ("merge", "keep"))

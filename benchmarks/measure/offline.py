@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.benchmarks.measure.parity import agrees, parity
-from mmx.benchmarks.statistics import Ratio, total_speedup
-from mmx.benchmarks.timing import Contender, timed
+from mmx.evaluation.statistics import Ratio, total_speedup
+from mmx.evaluation.timing import Contender, timed
 from mmx.runtime.types import Sample
 
 BATCHES = (1, 2, 4, 8, 16)

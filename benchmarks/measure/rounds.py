@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from mmx.benchmarks.contenders.bundles import BundleContender, open_contenders, precisions
+from mmx.benchmarks.contenders.bundles import BundleContender, open_contenders
 from mmx.benchmarks.contenders.features import with_features
 from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.pipeline import MmxPipeline, pipeline_makers, pipeline_stages
@@ -21,9 +21,10 @@ from mmx.benchmarks.measure.server import Server
 from mmx.benchmarks.measure.single_stream import BASELINE, Measured, Opened, measure
 from mmx.benchmarks.options import FULLY_COMPARED, Options
 from mmx.benchmarks.reports.report import EAGER, PEERS, Row, best_rows
-from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.workload.sources import Source
+from mmx.evaluation.timing import Contender
 from mmx.models.registry import get_system
+from mmx.runtime.precisions import precisions
 
 ROUND_WEIGHT = 1.5  # of V2EM's round, whose samples take longer, against 1 of another
 

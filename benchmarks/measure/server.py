@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.timing import Contender
 from mmx.benchmarks.workload.utterances import SEED
+from mmx.evaluation.timing import Contender
 from mmx.runtime.types import Sample
 
 ARRIVALS = 2000  # of the simulated queue

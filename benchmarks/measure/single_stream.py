@@ -11,9 +11,9 @@ import numpy as np
 
 from mmx.benchmarks.measure.parity import FP32_TOLERANCE, SHIFT_TOLERANCE, agrees, parity
 from mmx.benchmarks.reports.report import EAGER, OK, PARITY_FAILED, Row
-from mmx.benchmarks.statistics import latency, speedup, total_speedup
-from mmx.benchmarks.timing import SHAPE_WARM_UP_BELOW_S, Contender, Timings, interleave, warm_up
 from mmx.benchmarks.workload.utterances import Workload, stratified
+from mmx.evaluation.statistics import latency, speedup, total_speedup
+from mmx.evaluation.timing import SHAPE_WARM_UP_BELOW_S, Contender, Timings, interleave, warm_up
 
 BASELINE = f"v2em/{EAGER}/fp32"
 FEWEST, MOST = 5, 64  # samples, when their number follows from the time there is

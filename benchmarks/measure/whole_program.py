@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmx.benchmarks.environment import peak_rss_mb
 from mmx.benchmarks.reports.report import PEERS, WholeProgram
-from mmx.benchmarks.timing import Contender, timed
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
+from mmx.evaluation.environment import peak_rss_mb
+from mmx.evaluation.timing import Contender, timed
 from mmx.runtime.errors import MmxError
 
 TIMEOUT_S = 1800

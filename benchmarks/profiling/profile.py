@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.environment import Environment, describe
 from mmx.benchmarks.profiling.layers import CONSTANT, Layer
 from mmx.benchmarks.profiling.roofline import Roof, measure
-from mmx.benchmarks.statistics import Latency, latency
-from mmx.benchmarks.timing import clock
+from mmx.evaluation.environment import Environment, describe
+from mmx.evaluation.statistics import Latency, latency
+from mmx.evaluation.timing import clock
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError

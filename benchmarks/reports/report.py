@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmx.benchmarks.environment import Environment
 from mmx.benchmarks.measure.offline import Offline
 from mmx.benchmarks.measure.server import Server
-from mmx.benchmarks.statistics import Latency, Ratio
+from mmx.evaluation.environment import Environment
+from mmx.evaluation.statistics import Latency, Ratio
 from mmx.runtime.errors import BadDataError
 
 SCHEMA_VERSION = 1
@@ -171,23 +170,6 @@ def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
             if best is None or best.set_seconds is None or row.set_seconds < best.set_seconds:
                 found[row.system] = row
     return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a report file whole or not at all.
-
-    Raises:
-        BadDataError: the place can't be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as e:
-        raise BadDataError(f"{path} can't be written: {e.strerror}", "choose another place") from e
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

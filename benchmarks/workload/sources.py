@@ -7,25 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.workload.datasets import LABELS, Item, read_processed
 from mmx.benchmarks.workload.utterances import Utterance, Workload, make_sample, synthetic
+from mmx.datasets.processed import LABELS, Item, read_processed
+from mmx.datasets.reading import read_utterance
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import BadDataError, UsageError
-from mmx.runtime.manifest import Preprocessing
-from mmx.runtime.media.decode import upright_rgb
+from mmx.runtime.errors import UsageError
 from mmx.runtime.media.faces import FaceDetector
-from mmx.runtime.media.mel import mel_pieces
-from mmx.runtime.media.reader import SegmentEnd, read_segments
 from mmx.runtime.media.text import Tokenizer
-from mmx.runtime.packing import FACE_SHAPE
-from mmx.runtime.types import Sample
-
-LARGEST_IMAGE_BYTES = 64 * 2**20
-IMAGE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "jpeg_pipe,image2"}
 
 
 @dataclass(frozen=True)
@@ -82,36 +73,3 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
         lambda index: read_utterance(items[index], spec, tokenizer, detector),
         np.array([item.truth for item in items], np.int64),
     )
-
-
-def read_utterance(item: Item, spec: Preprocessing, tokenizer: Tokenizer | None, detector: FaceDetector) -> Sample:
-    """One utterance on disk as the network takes it; without words where there is no tokenizer.
-
-    Raises:
-        BadDataError: a picture or the sound of it is damaged.
-    """
-    frames = [read_image(path) for path in item.chosen(spec.video)]
-    crops = [crop.pixels for crop in detector.extract(frames, spec.video.no_face)] if frames else []
-    pixels = [crop for crop in crops if crop is not None]
-    events = read_segments(item.audio, None, spec)
-    sound = [event.sound for event in events if isinstance(event, SegmentEnd)]
-    return Sample(
-        token_ids=None if tokenizer is None else tokenizer.encode(item.text)[0],
-        faces=np.stack(pixels) if pixels else np.empty((0, *FACE_SHAPE), np.float32),
-        pieces=mel_pieces(np.concatenate(sound), spec.mel),
-    )
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """A picture as RGB [height, width, 3].
-
-    Raises:
-        BadDataError: it is no picture, or a huge one.
-    """
-    try:
-        if path.stat().st_size > LARGEST_IMAGE_BYTES:
-            raise BadDataError(f"{path} is larger than {LARGEST_IMAGE_BYTES >> 20} MB", "frames of the sets are small")
-        with av.open(f"file:{path.absolute()}", container_options=IMAGE_OPTIONS) as container:
-            return upright_rgb(next(container.decode(video=0)))
-    except (av.FFmpegError, OSError, StopIteration, IndexError) as e:
-        raise BadDataError(f"{path} can't be read as a picture: {e}", "extract the data set again") from e

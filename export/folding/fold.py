@@ -18,9 +18,9 @@ from mmx.models.residual_free import PlainBlock, ReservedBlock, ResidualBlock
 from mmx.runtime.errors import UsageError
 
 AUTO: Literal["merge", "keep"] = "keep"
-"""What ``auto`` picks: the faster form in benchmarks/results/residual.json (a test holds the two together)."""
+"""What ``auto`` picks: the faster form in studies/results/residual.json (a test holds the two together)."""
 
-AUTO_REASON = "auto: merging made the trunk 1.5 times slower in ONNX Runtime (python -m mmx.benchmarks.residual)"
+AUTO_REASON = "auto: merging made the trunk 1.5 times slower in ONNX Runtime (python studies/residual.py)"
 
 NEVER_FOLDED = {
     nn.LayerNorm: ("layer_norm", "it normalises by its own input's statistics: there is no constant to fold"),

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.environment import describe
 from mmx.benchmarks.measure.offline import Offline
 from mmx.benchmarks.measure.server import Server
 from mmx.benchmarks.reports.report import OK, PARITY_FAILED, UNAVAILABLE, Report, Row, WholeProgram, WorkloadInfo
-from mmx.benchmarks.statistics import Ratio, latency, total_speedup
 from mmx.benchmarks.workload.utterances import stratified, synthetic
+from mmx.evaluation.environment import describe
+from mmx.evaluation.statistics import Ratio, latency, total_speedup
 
 SPEEDS = {  # seconds per second of speech
     "fe2e/eager/fp32": 0.14,

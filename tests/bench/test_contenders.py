@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from mmx.benchmarks.contenders.bundles import BundleContender, precisions
+from mmx.benchmarks.contenders.bundles import BundleContender
 from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.upstream import upstream_inputs, upstream_module
 from mmx.benchmarks.measure.parity import parity
-from mmx.benchmarks.workload.datasets import LABELS
-from mmx.benchmarks.workload.sources import processed_source, read_image
+from mmx.benchmarks.workload.sources import processed_source
 from mmx.benchmarks.workload.utterances import make_sample, utterance_of
+from mmx.datasets.processed import LABELS
+from mmx.datasets.reading import read_image
 from mmx.models.checkpoint import load_checkpoint
 from mmx.models.repvgg import RepVGGBlock
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.precisions import precisions
 
 SAMPLES = [make_sample(utterance_of(seconds)) for seconds in (0.6, 2.0, 5.0)]
 

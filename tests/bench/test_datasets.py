@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmx.benchmarks.workload.datasets import read_processed
-from mmx.benchmarks.workload.plain_pickle import load_plain
+from mmx.datasets.plain_pickle import load_plain
+from mmx.datasets.processed import read_processed
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import VideoSpec
 

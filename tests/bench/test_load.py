@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from load import check_distinct
+from load_client import REDUCED_TOLERANCE, Request, difference, tolerance_of
 
-from mmx.benchmarks.load import check_distinct
-from mmx.benchmarks.load_client import REDUCED_TOLERANCE, Request, difference, tolerance_of
 from mmx.runtime.errors import BadDataError
 
 OWN, OTHER = np.array([[1.0, -2.0, 0.5]]), np.array([[1.0, -1.7, 0.5]])

@@ -10,8 +10,8 @@ from mmx.benchmarks.measure.clock import EACH_S, ONCE_S, Clock
 from mmx.benchmarks.measure.offline import GROUP, VISITS, offline
 from mmx.benchmarks.measure.parity import agrees
 from mmx.benchmarks.options import ROUNDS, Options
-from mmx.benchmarks.statistics import Ratio, chained
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
+from mmx.evaluation.statistics import Ratio, chained
 from mmx.export.specs import spec_for
 from mmx.models.registry import SYSTEMS
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.measure.scoring import score
+from mmx.evaluation.scoring import score
 
 
 def test_accuracy_and_f1_are_the_references(reference):

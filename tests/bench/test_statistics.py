@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmx.benchmarks.measure.server import highest_rate, queue_latencies
-from mmx.benchmarks.statistics import latency, speedup, total_speedup
+from mmx.evaluation.statistics import latency, speedup, total_speedup
 
 
 def test_nothing_is_clipped():

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import precisions
 import pytest
 from click.testing import CliRunner
 
-from mmx.calibration import precisions
 from mmx.calibration.noise import Noise
 from mmx.runtime.bundle import Bundle
 

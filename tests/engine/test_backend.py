@@ -1,6 +1,6 @@
 """The TensorRT backend up to the device boundary: what it does with contexts, buffers, profiles, batches and threads.
 
-No GPU is involved; ``stand_ins`` says what stands in for it. benchmarks/gpu_check.py runs the real one.
+No GPU is involved; ``stand_ins`` says what stands in for it. studies/gpu_check.py runs the real one.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gpu_check
+import gpu_device
 import numpy as np
 import pytest
 from stand_ins import HostDevice
 
-from mmx.benchmarks import gpu_check, gpu_device
 from mmx.benchmarks.contenders.bundles import BundleContender
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic

@@ -123,8 +123,8 @@ def test_trained_reserved_block_is_merged_even_if_keep_is_asked_for(randomise):
 
 
 def test_auto_is_what_the_recorded_measurement_says():
-    """`auto` is the form that won in benchmarks/results/residual.json, and the record says that it was chosen so."""
-    results = Path(folding.__file__).parents[2] / "benchmarks/results/residual.json"
+    """`auto` is the form that won in studies/results/residual.json, and the record says that it was chosen so."""
+    results = Path(folding.__file__).parents[2] / "studies/results/residual.json"
     measured = json.loads(results.read_text())
     slower = measured["engines"]["onnxruntime"]["merge_over_keep"]["median"]
     assert ("keep" if slower > 1 else "merge") == AUTO

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmx.benchmarks.facenet import load_mtcnn
+from mmx.benchmarks.contenders.facenet import load_mtcnn
 from mmx.export.assets import find_face_nets
 from mmx.export.face_nets import build_face_nets
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError

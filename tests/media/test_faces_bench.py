@@ -1,4 +1,4 @@
-"""python -m mmx.benchmarks.faces on the demo's clip: both detectors agree, and the report says what was timed."""
+"""python studies/faces.py on the demo's clip: both detectors agree, and the report says what was timed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mmx.benchmarks.facenet import load_mtcnn
+from mmx.benchmarks.contenders.facenet import load_mtcnn
 from mmx.export.assets import find_face_nets
 from mmx.runtime.errors import EnvironmentMissing
+
+STUDY = Path(__file__).parents[2] / "studies" / "faces.py"
 
 
 def test_the_bench_agrees_and_reports(talking_face: tuple[Path, str], tmp_path: Path) -> None:
@@ -21,7 +23,7 @@ def test_the_bench_agrees_and_reports(talking_face: tuple[Path, str], tmp_path: 
     except EnvironmentMissing as e:
         pytest.skip(str(e))
     out = tmp_path / "faces.json"
-    command = [sys.executable, "-m", "mmx.benchmarks.faces", str(talking_face[0]), "--frames", "3", "--passes", "2"]
+    command = [sys.executable, str(STUDY), str(talking_face[0]), "--frames", "3", "--passes", "2"]
     done = subprocess.run([*command, "--json", str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "3 faces in 3 frames" in done.stdout and "times faster" in done.stdout

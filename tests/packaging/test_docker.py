@@ -39,6 +39,9 @@ def test_the_wheel_installs_and_runs_without_torch(tmp_path: Path, tiny_bundle: 
     answered = subprocess.run(command, env={"PYTHONPATH": str(target)}, capture_output=True, text=True)
     assert answered.returncode == 0, answered.stderr
     assert answered.stdout.count("\n") == 1
+    systems = [sys.executable, "-c", "import mmx.cli.main as m, sys; sys.exit(m.main(['systems']))"]
+    listed = subprocess.run(systems, env={"PYTHONPATH": str(target)}, capture_output=True, text=True)
+    assert listed.returncode == 0 and "v2em" in listed.stdout, listed.stderr
 
 
 def test_the_same_code_makes_the_same_wheel(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from waiting import until
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.types import Prediction, SeenFace
-from mmx.serving.view.overlay import burn, face_at
-from mmx.serving.view.report import EMBED_BYTES, FileAnswers, write_report
+from mmx.view.overlay import burn, face_at
+from mmx.view.report import EMBED_BYTES, FileAnswers, write_report
 
 LABELS = ("ang", "hap", "sad")
 THRESHOLDS = dict(zip(LABELS, (0.5, 0.6, 0.4), strict=True))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mmx.benchmarks.workload.datasets import LABELS, read_processed
 from mmx.cli.main import main
+from mmx.datasets.dataset import find_dataset
+from mmx.datasets.processed import LABELS, read_processed
 from mmx.models.checkpoint import load_checkpoint
-from mmx.training.data import find_dataset
 
 
 def test_errors_are_one_line(tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:

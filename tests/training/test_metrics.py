@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn
 
-from mmx.training.metrics import METRICS, auc, choose_thresholds, scorecard
+from mmx.evaluation.scores import METRICS, auc, choose_thresholds, scorecard
 
 LABELS = tuple("abcdef")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmx.benchmarks.workload.datasets import LABELS, read_processed
-from mmx.benchmarks.workload.sources import read_image
+from mmx.datasets.processed import LABELS, read_processed
+from mmx.datasets.reading import read_image
 from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import FaceSpec, MelSpec, Preprocessing
 from mmx.runtime.media.faces import FaceDetector

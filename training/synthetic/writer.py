@@ -27,7 +27,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.workload.datasets import LABELS
+from mmx.datasets.dataset import SYNTHETIC_MARKER
+from mmx.datasets.processed import LABELS
 from mmx.runtime.errors import UsageError
 from mmx.training.synthetic.emotions import EXPRESSIONS, PROSODIES
 from mmx.training.synthetic.face import Person, View, draw
@@ -35,7 +36,6 @@ from mmx.training.synthetic.ideal import FIDELITY, expressed, ideal
 from mmx.training.synthetic.sentences import compose
 from mmx.training.synthetic.voice import RATE, Voice, speak
 
-MARKER = "synthetic.json"
 NOTE = "Drawn faces, synthesised voices, composed sentences: a test bed for mmx, of which nothing follows for people."
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}
 EMOTIONS = LABELS["mosei"]
@@ -126,7 +126,7 @@ def write_synthetic(
             "chance": 1 / len(EMOTIONS),
             "fidelity": FIDELITY,
         }
-        (part / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+        (part / SYNTHETIC_MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
         part.chmod(0o755)
         if root.exists():
             root.rmdir()
@@ -134,11 +134,6 @@ def write_synthetic(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return {split: len(mine) for split, mine in names.items()}
-
-
-def is_synthetic(root: Path) -> bool:
-    """Whether a data set is one that ``mmx synth`` made."""
-    return (root / MARKER).is_file()
 
 
 def write_clip(folder: Path, emotion: str, number: int, seed: int) -> Path:

@@ -1,4 +1,4 @@
-"""What decoding costs with and without looking ahead: python -m mmx.benchmarks.decode VIDEO... [--json FILE]
+"""What decoding costs with and without looking ahead: python studies/decode.py VIDEO... [--json FILE]
 
 Each file is decoded to the RGB frames that mmx looks at, once with every frame decoded and once with only those that
 they depend on (``mmx.runtime.media.skipping``), turn and turn about; what counts is CPU time, of all threads. A file
@@ -19,8 +19,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.environment import describe
-from mmx.benchmarks.statistics import Latency, Ratio, latency, speedup
+from mmx.evaluation.environment import describe
+from mmx.evaluation.statistics import Latency, Ratio, latency, speedup
 from mmx.runtime.manifest import VideoSpec
 from mmx.runtime.media.container import probe
 from mmx.runtime.media.decode import VideoTrack, upright_rgb

@@ -1,6 +1,6 @@
 """``mmx batch --ray`` against ``mmx batch`` on one machine and the same files, one after the other.
 
-    python -m mmx.benchmarks.batch_ray ckpt.mmx clip.mp4 --copies 200 --out benchmarks/results/batch_ray.json
+    python studies/batch_ray.py ckpt.mmx clip.mp4 --copies 200 --out studies/results/batch_ray.json
 
 Each run is the command a user types, in a process of its own, into a new results folder; the time is that of the whole
 command, Ray's start included. Run again with the same ``--out``, it adds a round in the other order. Both commands are
@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from mmx.benchmarks.environment import describe
+from mmx.evaluation.environment import describe
 
 
 @click.command()
@@ -44,7 +44,7 @@ def main(bundle: Path, clip: Path, copies: int, out: Path) -> None:
     rounds = [*known["rounds"], {"order": order, **found}]
     ratio = median(each["ray"]["files_per_s"] / each["here"]["files_per_s"] for each in rounds)
     report = {
-        "command": f"python -m mmx.benchmarks.batch_ray {bundle.name} {clip.name} --copies {copies}",
+        "command": f"python studies/batch_ray.py {bundle.name} {clip.name} --copies {copies}",
         "files": copies,
         "clip": {"name": clip.name, "bytes": clip.stat().st_size},
         "ray_over_here": round(ratio, 3),

@@ -1,4 +1,4 @@
-"""What batching across users is worth: python -m mmx.benchmarks.load BUNDLE [--json FILE]
+"""What batching across users is worth: python studies/load.py BUNDLE [--json FILE]
 
 Servers that differ in how they share the cores get the same Poisson arrivals on loopback, turn and turn about, at each
 of a list of rates; every answer is checked against the sample alone. The client takes its share of the same cores.
@@ -25,11 +25,11 @@ from typing import Any
 
 import click
 import numpy as np
+from load_client import Client, Outcomes, Request, media, relative, tensors, tolerance_of
+from load_server import serving
 
-from mmx.benchmarks.environment import describe
-from mmx.benchmarks.load_client import Client, Outcomes, Request, media, relative, tensors, tolerance_of
-from mmx.benchmarks.load_server import serving
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
+from mmx.evaluation.environment import describe
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.predictor import Predictor
 

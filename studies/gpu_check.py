@@ -1,6 +1,6 @@
 """Everything that only a machine with a GPU can say, in one command:
 
-    python -m mmx.benchmarks.gpu_check --out gpu
+    python studies/gpu_check.py --out gpu
 
 It runs the device layer, builds and runs engines where TensorRT is, ONNX Runtime's CUDA provider where that is, and
 PyTorch on the same card; compares every answer with the CPU's; measures latency, batch scaling, GPU memory and what
@@ -20,17 +20,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gpu_device
 import numpy as np
+from gpu_contenders import Maker, makers
+from gpu_report import Finding, Report, write
 
-from mmx.benchmarks import gpu_device
 from mmx.benchmarks.contenders.bundles import BundleContender
 from mmx.benchmarks.contenders.prepare import Prepared, prepare_all
-from mmx.benchmarks.gpu_contenders import Maker, makers
-from mmx.benchmarks.gpu_report import Finding, Report, write
 from mmx.benchmarks.measure.offline import offline
-from mmx.benchmarks.statistics import latency
-from mmx.benchmarks.timing import Contender, interleave, warm_up
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
+from mmx.evaluation.statistics import latency
+from mmx.evaluation.timing import Contender, interleave, warm_up
 from mmx.runtime.backends import ON_GPU
 from mmx.runtime.device.base import LAYERS, open_device
 from mmx.runtime.device.probe import DriverProblem, ask_driver, find_gpu

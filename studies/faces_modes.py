@@ -1,4 +1,4 @@
-"""The quicker face searches against the exact one: python -m mmx.benchmarks.faces_modes VIDEO... [--bundle BUNDLE]
+"""The quicker face searches against the exact one: python studies/faces_modes.py VIDEO... [--bundle BUNDLE]
 
 Each video's frames are looked at as they are and in scenes made of them: the picture at a half, a quarter and an eighth
 of its size and somewhere else in each frame (or, still, in the same place), several of them, and none (upside down and
@@ -22,8 +22,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.environment import describe
-from mmx.benchmarks.statistics import Latency, Ratio, latency, speedup
+from mmx.evaluation.environment import describe
+from mmx.evaluation.statistics import Latency, Ratio, latency, speedup
 from mmx.export.assets import find_face_nets
 from mmx.export.face_nets import build_face_nets
 from mmx.runtime.manifest import FaceSpec, Preprocessing

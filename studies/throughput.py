@@ -1,6 +1,6 @@
 """Files per second: ``Predictor`` file by file, ``Pipeline`` with threads, and a ``Pipeline`` in each of N processes.
 
-    python -m mmx.benchmarks.throughput ckpt.mmx --rounds 3
+    python studies/throughput.py ckpt.mmx --rounds 3
 
 The ways take turns on the same short clips; each has run once before it counts. All but the first may use every core.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 
 import click
+from scaling import DURATIONS_S, make_clips, run_all
 
-from mmx.benchmarks.scaling import DURATIONS_S, make_clips, run_all
-from mmx.benchmarks.statistics import speedup
 from mmx.benchmarks.workload.clips import source_video
+from mmx.evaluation.statistics import speedup
 from mmx.runtime.machine import usable_cores
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.throughput import Item, Pipeline

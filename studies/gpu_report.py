@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmx.benchmarks import environment
+from mmx.evaluation import environment
 from mmx.runtime.errors import MmxError
 
 
@@ -52,7 +52,7 @@ class Report:
 def write(report: Report, out: Path, seconds: float) -> None:
     """OUT.json for machines, OUT.md for people; the same findings."""
     here = environment.describe()
-    command = "python -m mmx.benchmarks.gpu_check " + " ".join(sys.argv[1:])
+    command = "python studies/gpu_check.py " + " ".join(sys.argv[1:])
     data = {
         "schema_version": 1,
         "command": command.strip(),

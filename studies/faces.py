@@ -1,4 +1,4 @@
-"""mmx's face detector against facenet-pytorch on real frames: python -m mmx.benchmarks.faces VIDEO... [--json FILE]
+"""mmx's face detector against facenet-pytorch on real frames: python studies/faces.py VIDEO... [--json FILE]
 
 Both find the largest face of each frame and cut it out, turn and turn about, with as many threads: facenet-pytorch
 gives them to PyTorch, mmx looks at as many frames side by side. Where a box, a probability or a pixel of a crop
@@ -21,9 +21,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.environment import describe
-from mmx.benchmarks.facenet import load_mtcnn
-from mmx.benchmarks.statistics import Latency, Ratio, latency, speedup
+from mmx.benchmarks.contenders.facenet import load_mtcnn
+from mmx.evaluation.environment import describe
+from mmx.evaluation.statistics import Latency, Ratio, latency, speedup
 from mmx.export.assets import find_face_nets
 from mmx.export.face_nets import build_face_nets
 from mmx.runtime.manifest import FaceSpec

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmx.benchmarks.workload.plain_pickle import load_plain
+from mmx.datasets.plain_pickle import load_plain
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import VideoSpec
 from mmx.runtime.media.decode import probe

@@ -1,10 +1,10 @@
 """Does the cost of ``Pipeline`` grow with the number of clips alone? Seconds per media-second at 10, 100, 1000 clips.
 
-    python -m mmx.benchmarks.scaling ckpt.mmx --json benchmarks/results/scaling.json
+    python studies/scaling.py ckpt.mmx --json studies/results/scaling.json
 
 Ten short clips of the talking face are given again and again, so that every number of clips is the same mixture. Each
 count runs in a process of its own on one core, after one run over the ten clips that is not counted; the small counts
-are repeated. What it costs to start is `mmx.benchmarks.cold_start`'s question.
+are repeated. What it costs to start is `cold_start`'s question.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from statistics import median
 
 import click
 
-from mmx.benchmarks.cache import bench_folder
-from mmx.benchmarks.environment import describe, peak_rss_mb
 from mmx.benchmarks.workload.clips import make_clip, source_video
 from mmx.benchmarks.workload.utterances import utterance_of
+from mmx.evaluation.environment import describe, peak_rss_mb
+from mmx.runtime.machine import user_cache
 from mmx.runtime.throughput import Item, Pipeline
 
 SCHEMA_VERSION = 1
@@ -69,7 +69,7 @@ def run_all(pipeline: Pipeline, items: Sequence[Item]) -> None:
 
 def make_clips(source: Path) -> list[tuple[str, str]]:
     """The ten clips (path, what is said), made on first use."""
-    folder = bench_folder() / "scaling"
+    folder = user_cache("bench") / "scaling"
     clips = [make_clip(source, folder, replace(utterance_of(s), index=number)) for number, s in enumerate(DURATIONS_S)]
     return [(str(clip.path), clip.text) for clip in clips]
 
@@ -98,7 +98,7 @@ def main(
     if one is not None:
         click.echo(json.dumps(asdict(measure(bundle, clips, one, backend, jobs))))
         return
-    command = [sys.executable, "-m", "mmx.benchmarks.scaling", str(bundle), "--backend", backend, "--jobs", str(jobs)]
+    command = [sys.executable, __file__, str(bundle), "--backend", backend, "--jobs", str(jobs)]
     if clip:
         command += ["--clip", str(clip)]
     if hasattr(os, "sched_setaffinity"):

@@ -1,6 +1,4 @@
-"""Does merging the shortcut away make the visual trunk faster? The measurement that ``--residual auto`` obeys.
-
-    python -m mmx.benchmarks.residual --out benchmarks/results/residual.json
+"""The visual trunk with its shortcuts merged away against the one that keeps them, in every engine.
 
 Both folded forms of the full-size trunk of ``ours``, on one thread, in turns that switch order (merge keep, keep
 merge), on as many faces as short and long utterances have. A ratio above 1 means that merging is slower.
@@ -9,25 +7,19 @@ merge), on as many faces as short and long utterances have. A ratio above 1 mean
 from __future__ import annotations
 
 import io
-import json
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmx.benchmarks.environment import describe
-from mmx.benchmarks.statistics import speedup
-from mmx.export.folding.fold import fold
+from mmx.evaluation.statistics import speedup
 from mmx.models.registry import get_system
 from mmx.runtime.errors import ParityError
 
@@ -113,38 +105,3 @@ def race(merge: Run, keep: Run, rounds: int) -> dict[str, Any]:
         for count, part in zip(FACES, seconds, strict=True)
     }
     return {"merge_over_keep": asdict(speedup(flat[:, 0], flat[:, 1])), "by_faces": by_faces}
-
-
-@click.command()
-@click.option("--rounds", default=40, show_default=True, help="Timed runs of each form for each number of faces.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the JSON goes.")
-def main(rounds: int, out: Path | None) -> None:
-    """Measure merge against keep in every engine that is installed."""
-    torch.set_num_threads(1)
-    environment = describe()
-    trunks = [fold(visual_trunk(), form)[0] for form in ("merge", "keep")]
-    graphs = [to_onnx(trunk) for trunk in trunks]
-    engines: dict[str, tuple[Run, Run]] = {
-        "onnxruntime": (in_onnxruntime(graphs[0]), in_onnxruntime(graphs[1])),
-        "torch_eager": (eager(trunks[0]), eager(trunks[1])),
-    }
-    if find_spec("openvino"):
-        engines["openvino"] = (in_openvino(graphs[0]), in_openvino(graphs[1]))
-    measured = {name: race(*pair, rounds) for name, pair in engines.items()}
-    for name, result in measured.items():
-        ratio = result["merge_over_keep"]
-        click.echo(f"{name:<12} merge / keep: {ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]")
-    if out is not None:
-        report = {
-            "command": f"python -m mmx.benchmarks.residual --rounds {rounds} --out {out.name}",
-            "what": "visual trunk of ours, one thread, time of merge over time of keep",
-            "environment": asdict(environment),
-            "engines": measured,
-        }
-        partial = out.with_name(f"{out.name}.partial")
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        partial.replace(out)
-
-
-if __name__ == "__main__":
-    main()

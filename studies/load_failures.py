@@ -1,4 +1,4 @@
-"""Try to break a server: python -m mmx.benchmarks.load_failures BUNDLE FILM [--only NAME] [--json FILE]
+"""Try to break a server: python studies/load_failures.py BUNDLE FILM [--only NAME] [--json FILE]
 
 Every answer is checked against the same file predicted alone, every request must be answered or refused with a reason,
 and the memory of the server and its processes is watched.
@@ -26,11 +26,11 @@ from pathlib import Path
 import click
 import httpx
 import numpy as np
+from load_client import Client, Outcomes, Request, media, tensors
+from load_server import ServerProcess, serving
 
-from mmx.benchmarks.environment import describe
-from mmx.benchmarks.load_client import Client, Outcomes, Request, media, tensors
-from mmx.benchmarks.load_server import ServerProcess, serving
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
+from mmx.evaluation.environment import describe
 from mmx.runtime.errors import BadDataError, MmxError
 from mmx.runtime.predictor import Predictor
 

@@ -1,6 +1,6 @@
 """What each precision costs and gains: FP32, BF16, FP16 and INT8 of a bundle in every CPU engine, in one table each.
 
-    python -m mmx.calibration.precisions --scored tiny.mmx DIR --noise ours.mmx --out benchmarks/results/precisions
+    python studies/precisions.py --scored tiny.mmx DIR --noise ours.mmx --out studies/results/precisions
 
 A scored bundle is trained, and DIR is its data set: accuracy and F1 on the test split. A bundle on noise has no labels:
 error and speed alone. The graphs that a bundle lacks are made in a copy of it (FP16 by ``mmx build-engine``'s rules,
@@ -20,21 +20,21 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.environment import Environment, describe
-from mmx.benchmarks.reports.report import write_text
-from mmx.benchmarks.statistics import Ratio, speedup
-from mmx.benchmarks.timing import interleave, warm_up
 from mmx.calibration.calibrate import Data, calibrate
 from mmx.calibration.gate import CPU_ENGINES, MAX_SHIFT
 from mmx.calibration.noise import Noise
+from mmx.datasets.dataset import find_dataset
+from mmx.evaluation.environment import Environment, describe
+from mmx.evaluation.scores import scorecard
+from mmx.evaluation.statistics import Ratio, speedup
+from mmx.evaluation.timing import interleave, warm_up
 from mmx.export.precision.variant import ensure_variant
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import ParityError
+from mmx.runtime.files import write_text
 from mmx.runtime.fusion import sigmoid
 from mmx.runtime.types import Sample
-from mmx.training.data import find_dataset
 from mmx.training.evaluate import flips, open_runners, utterances_for
-from mmx.training.metrics import scorecard
 
 RANGES, TESTED, NOISY, TIMED = 64, 200, 24, 12
 PASSES = 3
@@ -202,7 +202,7 @@ def main(scored: tuple[tuple[Path, Path], ...], noise: tuple[Path, ...], out: Pa
     asked: list[tuple[Path, Path | None]] = [*scored, *((path, None) for path in noise)]
     tables = [table(Bundle.open(path), folder) for path, folder in asked]
     names = [f"--scored {path.name} {folder.name}" if folder else f"--noise {path.name}" for path, folder in asked]
-    command = " ".join(["python -m mmx.calibration.precisions", *names, f"--out {out.name}"])
+    command = " ".join(["python studies/precisions.py", *names, f"--out {out.name}"])
     report = {"command": command, "environment": asdict(environment), "tables": [asdict(each) for each in tables]}
     write_text(out.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     write_text(out.with_suffix(".md"), markdown(tables, command, environment))

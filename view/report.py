@@ -17,7 +17,7 @@ from mmx.runtime.manifest import Manifest
 from mmx.runtime.types import Prediction
 
 EMBED_BYTES = 24 * 2**20  # of all media together: a page of this size still opens at once
-PAGE, STANDALONE = (files("mmx.serving.view") / name for name in ("page", "standalone"))
+PAGE, STANDALONE = (files("mmx.view") / name for name in ("page", "standalone"))
 
 
 @dataclass(frozen=True)

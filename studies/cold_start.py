@@ -1,6 +1,6 @@
 """Cold start: from the start of the ``mmx predict`` process to its answer for one clip, less the clip's own decoding.
 
-    python -m mmx.benchmarks.cold_start ckpt.mmx talk.mp4 [--command 'before=env PYTHONPATH=old python -m mmx.cli.main']
+    python studies/cold_start.py ckpt.mmx talk.mp4 [--command 'before=env PYTHONPATH=old python -m mmx.cli.main']
 
 Each run is a process of its own; several commands take turns. Files are in the page cache, as after a first start. The
 decoding is what the answer itself reports; peak memory is what the system counted for the process.
@@ -22,7 +22,7 @@ from statistics import median
 
 import click
 
-from mmx.benchmarks.statistics import speedup
+from mmx.evaluation.statistics import speedup
 from mmx.runtime.errors import BadDataError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.measure.scoring import score
+from mmx.evaluation.scoring import score
 from mmx.runtime.fusion import sigmoid
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))

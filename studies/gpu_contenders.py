@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmx.benchmarks.contenders.bundles import BundleContender
 from mmx.benchmarks.contenders.prepare import Prepared
-from mmx.benchmarks.timing import Contender
+from mmx.evaluation.timing import Contender
 from mmx.runtime.device.trt import FLAVOURS
 from mmx.runtime.errors import EnvironmentMissing, UsageError
 from mmx.runtime.packing import INPUTS, pack

@@ -1,0 +1,100 @@
+"""Files and folders that appear whole or not at all: written elsewhere beside their place, then renamed into it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError
+
+UNFINISHED = ".tmp-"  # in the name of what is still being written, or was when its writer was killed
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` when the block ends, and goes away if it fails.
+
+    Folders above ``path`` are made. The file's data are on the disk before it gets its name.
+
+    Raises:
+        EnvironmentMissing: the disk is full. BadDataError: the place cannot be written.
+    """
+    part = _part_of(path)
+    try:
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            _sync(part)
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes ``path`` when the block ends, and goes away if it fails.
+
+    Raises:
+        EnvironmentMissing: the disk is full. BadDataError: the place cannot be written, or ``path`` exists.
+    """
+    part = _part_of(path)
+    try:
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.mkdir()
+            yield part
+            for file in part.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) whole or not at all; raises as ``whole_file`` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; raises as ``whole_file`` does."""
+    with whole_file(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Say in one line, naming ``path``, what the system refused while something was written there.
+
+    Raises:
+        EnvironmentMissing: the disk is full. BadDataError: any other ``OSError``.
+    """
+    try:
+        yield
+    except MmxError:
+        raise
+    except OSError as e:
+        raise write_error(path, e) from e
+
+
+def write_error(path: Path, error: OSError) -> MmxError:
+    """The error that says why ``path`` could not be written."""
+    if error.errno in _NO_ROOM:
+        return EnvironmentMissing(f"{path} cannot be written: {os.strerror(error.errno)}", "free some space")
+    return BadDataError(f"{path} cannot be written: {error.strerror or error}", "choose another place")
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name[:100]}{UNFINISHED}{secrets.token_hex(4)}{path.suffix}")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's data are on the disk: a full one may only say so now, and a rename must not overtake them."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
