@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mmx.serving.server.refusal import Refusal
 from mmx.serving.server.schemas import Capacity, ModelInfo, Status
 from mmx.serving.server.service import Service
 
-PAGE = Path(__file__).parents[1] / "view" / "page"  # index.html and what it needs, served at /
+PAGE = Path(str(files("mmx.view"))) / "page"  # index.html and what it needs, served at /
 ALLOWED_HEADERS = ("accept", "authorization", "content-type")
 
 
