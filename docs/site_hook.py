@@ -1,6 +1,6 @@
 """What the documentation site takes from outside docs/: the README as its first page, the project's pages, results.
 
-Links stay as they are on a repository page (``../benchmarks/results/x.md``, ``docs/predict.md``); here they become the
+Links stay as they are on a repository page (``../studies/results/x.md``, ``docs/predict.md``); here they become the
 site's own.
 """
 
