@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mmx.runtime import telemetry
+
 if TYPE_CHECKING:
     from mmx.runtime.backends import Backend, open_backend
     from mmx.runtime.bundle import Bundle
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from mmx.runtime.predictor import Predictor
     from mmx.runtime.throughput import FileResult, Item, Pipeline
     from mmx.runtime.types import Batch, Prediction, Sample, Span
+
+telemetry.turn_off()
 
 _HOME = {
     "Backend": "backends",

@@ -1,1 +1,3 @@
 """Checkpoints worth deploying: data, training and scores."""
+
+import mmx.runtime  # noqa: F401 (first: it turns the telemetry of libraries off)
