@@ -42,7 +42,7 @@ def _rounding(module: nn.Module, dtype: torch.dtype = torch.float32) -> float:
     """Standard deviation of a result, relative, through the rounding of the sums of all layers.
 
     Half an epsilon times the root of the number of terms: errors of random sign add as square roots (Higham and Mary,
-    SIAM J. Sci. Comput. 41, 2019). That is for terms that are added one by one. Every kernel of every CPU adds in blocks
+    SIAM J. Sci. Comput. 41, 2019). That is for terms added one by one. Every kernel of every CPU adds in blocks
     or with fused products, which is better, so the limit does not depend on the machine.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)]
