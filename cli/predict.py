@@ -15,14 +15,14 @@ from mmx.cli import model_options as model
 from mmx.cli.main import print_error
 from mmx.cli.out_file import OutFile
 from mmx.cli.render import describe, printable, render
-from mmx.cli.results_file import ResultsFile, made_with, not_done, to_json
+from mmx.cli.results_file import ResultsFile, made_with, not_done
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
 
 if TYPE_CHECKING:
+    from mmx.runtime.prediction import Prediction
     from mmx.runtime.predictor import Predictor
     from mmx.runtime.throughput import FileResult, Pipeline
-    from mmx.runtime.types import Prediction
 
 Report = Callable[[str, MmxError], None]
 
@@ -141,7 +141,7 @@ def predict(
                 click.echo(describe(opened))
                 described = True
             if as_json or not out:
-                click.echo(to_json(prediction) if as_json else render(prediction, thresholds))
+                click.echo(prediction.to_json() if as_json else render(prediction, thresholds))
             if html or rendered:
                 kept[prediction.file].append(prediction)
     if html:

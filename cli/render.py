@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from mmx.runtime.prediction import Prediction
     from mmx.runtime.predictor import Predictor
     from mmx.runtime.throughput import Pipeline
-    from mmx.runtime.types import Prediction
 
 BAR = 20  # columns
 

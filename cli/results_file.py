@@ -17,7 +17,6 @@ from mmx.runtime.errors import BadDataError, UsageError
 if TYPE_CHECKING:
     from mmx.runtime.manifest import Manifest
     from mmx.runtime.throughput import FileResult, Item
-    from mmx.runtime.types import Prediction
 
 SCHEMA_VERSION = 1
 FIELDS = {"schema_version", "file", "made_with", "error", "predictions"}
@@ -59,7 +58,7 @@ class ResultsFile:
             "file": result.file,
             "made_with": self._made_with,
             "error": error and {"message": error.message, "hint": error.hint, "exit_code": error.exit_code},
-            "predictions": [as_plain(prediction) for prediction in result.predictions],
+            "predictions": [prediction.to_dict() for prediction in result.predictions],
         }
         self._file.write(json.dumps(line, allow_nan=False).encode("ascii") + b"\n")
         self._file.flush()
@@ -120,20 +119,6 @@ def made_with(manifest: Manifest, precision: str, window: float | None, faces: s
     )
     key = hashlib.sha256(json.dumps(model).encode()).hexdigest()[:16]
     return {"model": key, "precision": precision, "window": window, "faces": faces}
-
-
-def to_json(prediction: Prediction) -> str:
-    """One line of JSON: the fields of ``Prediction`` and ``schema_version``. Never NaN or Infinity.
-
-    ASCII only, so that it is the same in every locale, and file names that are not Unicode survive.
-    """
-    return json.dumps({"schema_version": SCHEMA_VERSION, **as_plain(prediction)}, allow_nan=False)
-
-
-def as_plain(prediction: Prediction) -> dict[str, Any]:
-    """A prediction's fields as JSON has them."""
-    timings = {stage: round(ms, 3) for stage, ms in prediction.timings_ms.items()}
-    return {**asdict(prediction), "timings_ms": timings}
 
 
 def not_done(items: Iterable[Item], done: Counter[str]) -> Iterator[Item]:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from mmx.runtime.bundle import Bundle
     from mmx.runtime.errors import MmxError
     from mmx.runtime.packing import pack
+    from mmx.runtime.prediction import Prediction, SeenFace, arrow_schema, prediction_schema, to_pandas
     from mmx.runtime.predictor import Predictor
     from mmx.runtime.throughput import FileResult, Item, Pipeline
-    from mmx.runtime.types import Batch, Prediction, Sample, Span
+    from mmx.runtime.types import Batch, Sample, Span
 
 telemetry.turn_off()
 
@@ -35,17 +36,25 @@ _HOME = {
     "Item": "throughput",
     "MmxError": "errors",
     "Pipeline": "throughput",
-    "Prediction": "types",
+    "Prediction": "prediction",
     "Predictor": "predictor",
     "Sample": "types",
+    "SeenFace": "prediction",
     "Span": "types",
+    "arrow_schema": "prediction",
     "open_backend": "backends",
     "pack": "packing",
+    "prediction_schema": "prediction",
+    "to_pandas": "prediction",
 }
 
 __all__ = [  # noqa: RUF022 (in the order a reader meets them)
     "Predictor",
     "Prediction",
+    "SeenFace",
+    "to_pandas",
+    "prediction_schema",
+    "arrow_schema",
     "Pipeline",
     "Item",
     "FileResult",

@@ -18,8 +18,9 @@ from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.fusion import fuse
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.packing import INPUTS, pack, rows
+from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
-from mmx.runtime.types import Prediction, Sample, Span
+from mmx.runtime.types import Sample, Span
 
 MAX_ROWS = 512  # tower rows in one batch; one utterance of 120 s has 540
 
@@ -195,6 +196,7 @@ def prediction_of(
         network_ms: its share of the batch's time.
     """
     logits = {} if outputs is None else {name: outputs[f"logits_{name}"] for name in manifest.modalities}
+    timings = {**segment.timings_ms, "network": network_ms}
     fused = fuse(logits, segment.sample.modalities if logits else (), manifest)
     return Prediction(
         file=segment.file,
@@ -211,7 +213,7 @@ def prediction_of(
         frames_seen=segment.frames_seen,
         text=segment.span.text,
         faces=segment.faces,
-        timings_ms={**segment.timings_ms, "network": network_ms},
+        timings_ms={stage: round(ms, 3) for stage, ms in timings.items()},
         flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
     )
 

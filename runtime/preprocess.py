@@ -24,7 +24,8 @@ from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import read_transcript
 from mmx.runtime.packing import FACE_SHAPE
-from mmx.runtime.types import Sample, SeenFace, Span
+from mmx.runtime.prediction import SeenFace
+from mmx.runtime.types import Sample, Span
 
 # Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
 CHUNK_FRAMES = 32

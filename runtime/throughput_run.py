@@ -20,9 +20,9 @@ from typing import Self
 
 from mmx.runtime.errors import MmxError
 from mmx.runtime.packing import rows, split
+from mmx.runtime.prediction import Prediction
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
-from mmx.runtime.types import Prediction
 
 WINDOW = 2  # batches that are sorted together; another window is read meanwhile
 AHEAD = 256  # files that may be under way, or answered and waiting for one before them: enough to fill a window

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,51 +46,3 @@ class Batch:
 
     inputs: dict[str, NDArray]
     size: int
-
-
-@dataclass(frozen=True)
-class SeenFace:
-    """A face in a frame at ``time`` (seconds); its box: left, top, right, bottom in fractions of the picture, 0..1."""
-
-    time: float
-    box: tuple[float, float, float, float]
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one segment of one file.
-
-    Attributes:
-        file: path of the media file as the caller gave it.
-        start, end: the segment, in seconds.
-        probabilities: sigmoid of the fused logit, by label.
-        labels: the labels whose probability is over their threshold, most probable first.
-        logits: the fused logits, by label.
-        modality_logits: logits of each modality that took part, by modality and label.
-        contributions: fusion weight times logit, by modality and label; they sum to ``logits``.
-        modalities: the modalities that took part in the fusion, in the system's order.
-        left_out: why each of the others did not, by modality.
-        faces_found, frames_seen: frames with a detected face, and frames looked at.
-        faces: the largest face of each frame that has one, in time order.
-        text: the transcript of the segment, if there was one.
-        timings_ms: milliseconds by stage (decode, faces, mel, text, network).
-        flags: quality flags, such as ``no_face`` or ``truncated_text``.
-    """
-
-    file: str
-    start: float
-    end: float
-    probabilities: dict[str, float]
-    labels: tuple[str, ...]
-    logits: dict[str, float]
-    modality_logits: dict[str, dict[str, float]]
-    contributions: dict[str, dict[str, float]]
-    modalities: tuple[str, ...]
-    left_out: dict[str, str]
-    faces_found: int
-    frames_seen: int
-    text: str | None
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    flags: tuple[str, ...] = ()
-    faces: tuple[SeenFace, ...] = ()

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.media.container import audio_stream, open_media, probe
 from mmx.runtime.media.decode import VideoTrack, upright_rgb
-from mmx.runtime.types import Prediction, SeenFace
+from mmx.runtime.prediction import Prediction, SeenFace
 
 TIME_BASE = Fraction(1, 90_000)
 SOUND_RATE = 48_000  # Hz

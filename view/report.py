@@ -7,14 +7,14 @@ import json
 import mimetypes
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from mmx.runtime.manifest import Manifest
-from mmx.runtime.types import Prediction
+from mmx.runtime.prediction import Prediction
 
 EMBED_BYTES = 24 * 2**20  # of all media together: a page of this size still opens at once
 PAGE, STANDALONE = (files("mmx.view") / name for name in ("page", "standalone"))
@@ -49,7 +49,7 @@ def write_report(out: Path, manifest: Manifest, answers: Sequence[FileAnswers]) 
         embedded = 0 < size <= room
         room -= size if embedded else 0
         media = None if not size else _data_url(source) if embedded else _relative_url(source, out)
-        segments = [asdict(prediction) for prediction in each.predictions]
+        segments = [prediction.to_dict() for prediction in each.predictions]
         shown.append({"name": each.path.name, "media": media, "segments": segments, "error": each.error})
     report = {"model": describe_model(manifest), "files": shown}
     html = (STANDALONE / "report.html").read_text(encoding="utf-8")

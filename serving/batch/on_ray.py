@@ -23,9 +23,9 @@ import pyarrow as pa
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import EnvironmentMissing, MmxError, missing_extra
 from mmx.runtime.packing import rows, split
+from mmx.runtime.prediction import Prediction
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.preprocess import Preprocessor, Segment
-from mmx.runtime.types import Prediction
 from mmx.serving.batch.chunks import Chunk, chunk_table, chunks_in, joined
 from mmx.serving.batch.fetch import Fetched, fetch
 from mmx.serving.batch.inputs import Task

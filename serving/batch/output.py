@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
 from mmx.runtime.manifest import Manifest
-from mmx.runtime.types import Prediction
+from mmx.runtime.prediction import Prediction, arrow_row, arrow_schema
 from mmx.serving.batch.inputs import Task
 
 SCHEMA_VERSION = 1
@@ -35,35 +35,11 @@ Row = dict[str, Any]
 
 
 def schema(manifest: Manifest) -> pa.Schema:
-    """The columns; see docs/batch.md."""
-    by_label = pa.struct([(label, pa.float64()) for label in manifest.labels])
-    by_modality = pa.struct([(modality, by_label) for modality in manifest.modalities])
-    face = pa.struct([("time", pa.float64()), ("box", pa.list_(pa.float64())), ("probability", pa.float64())])
-    return pa.schema(
-        [
-            ("task", pa.string()),
-            ("file", pa.string()),
-            ("segment", pa.int32()),
-            ("start", pa.float64()),
-            ("end", pa.float64()),
-            ("labels", pa.list_(pa.string())),
-            ("probabilities", by_label),
-            ("logits", by_label),
-            ("modality_logits", by_modality),
-            ("contributions", by_modality),
-            ("modalities", pa.list_(pa.string())),
-            ("left_out", pa.map_(pa.string(), pa.string())),
-            ("faces_found", pa.int32()),
-            ("frames_seen", pa.int32()),
-            ("faces", pa.list_(face)),
-            ("text", pa.string()),
-            ("flags", pa.list_(pa.string())),
-            ("timings_ms", pa.map_(pa.string(), pa.float64())),
-            ("error", pa.string()),
-            ("hint", pa.string()),
-            ("exit_code", pa.int32()),
-        ]
-    )
+    """The columns: those of a prediction, which file and segment it is of, and a file's error. See docs/batch.md."""
+    place = [("task", pa.string()), ("segment", pa.int32())]
+    fault = [("error", pa.string()), ("hint", pa.string()), ("exit_code", pa.int32())]
+    answer = [(column.name, column.type) for column in arrow_schema(manifest.labels, manifest.modalities)]
+    return pa.schema([*place, *answer, *fault])
 
 
 def rows_of(task: Task, predictions: Sequence[Prediction], error: MmxError | None, read_from: str = "") -> list[Row]:
@@ -80,12 +56,7 @@ def rows_of(task: Task, predictions: Sequence[Prediction], error: MmxError | Non
     head = {"task": task.key, "file": own(task.path)}
     rows: list[Row] = []
     for number, prediction in enumerate(predictions):
-        row = {**vars(prediction), **head, "segment": number}
-        for name in ("probabilities", "logits"):
-            row[name] = row[name] or None  # nothing to go on
-        row["timings_ms"] = {stage: round(ms, 3) for stage, ms in prediction.timings_ms.items()}
-        row["faces"] = [{**vars(face), "box": list(face.box)} for face in prediction.faces]
-        rows.append({name: list(value) if isinstance(value, tuple) else value for name, value in row.items()})
+        rows.append({**arrow_row(prediction), **head, "segment": number})
     if error is not None:
         rows.append({**head, "error": own(error.message), "hint": own(error.hint), "exit_code": error.exit_code})
     return rows or [head]
@@ -154,7 +125,7 @@ class Results:
     def flush(self) -> None:
         """Write a shard of what is waiting."""
         if self._rows:
-            table = pa.Table.from_pylist([_with_maps(row) for row in self._rows], self._schema)
+            table = pa.Table.from_pylist(self._rows, self._schema)
             self._write(table, self._folder / f"part-{self._next:05}-{secrets.token_hex(4)}.parquet")
             self._next += 1
         self._rows, self._files, self._since = [], 0, time.monotonic()
@@ -222,11 +193,6 @@ class Results:
                     shard.unlink()
         codes = zip(table["task"].to_pylist(), table["exit_code"].to_pylist(), strict=True)
         return {key: code or 0 for key, code in codes}  # an error's row is the last of its task
-
-
-def _with_maps(row: Row) -> Row:
-    """A row as pyarrow takes it: maps as pairs."""
-    return row | {name: list(row[name].items()) for name in ("left_out", "timings_ms") if name in row}
 
 
 def _number(shard: Path) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,15 +23,15 @@ from mmx.runtime.errors import BadDataError, MmxError
 from mmx.runtime.manifest import TextSpec, read_manifest
 from mmx.runtime.media.transcript import read_transcript
 from mmx.runtime.packing import pack, split
+from mmx.runtime.prediction import Prediction
 from mmx.runtime.predictor import prediction_of
 from mmx.runtime.preprocess import Preprocessor, Segment
 from mmx.runtime.splitting import batch_size, halves
-from mmx.runtime.types import Prediction, Span
+from mmx.runtime.types import Span
 from mmx.serving.packaging.triton_config import CLIP, PARTS, WIRE
 from mmx.serving.segments import from_arrays, to_arrays
 
 ROWS_AT_ONCE = 512
-SCHEMA_VERSION = 1  # of a prediction as JSON, see docs/predict.md
 FILE = "video"  # what answers and errors call the file: it has no name here
 
 
@@ -203,8 +203,5 @@ def _failure(message: str) -> Any:
 
 
 def _lines(predictions: Sequence[Prediction]) -> Any:
-    lines = [
-        json.dumps({"schema_version": SCHEMA_VERSION, **asdict(prediction)}, allow_nan=False).encode()
-        for prediction in predictions
-    ]
+    lines = [prediction.to_json().encode() for prediction in predictions]
     return triton.InferenceResponse([triton.Tensor("PREDICTIONS", np.array([lines], np.object_))])

@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from mmx.runtime.types import Prediction
+from mmx.runtime.prediction import Prediction
 from mmx.serving.server.formats import JSON, Form, form_for
 from mmx.serving.server.refusal import Refusal, deadline_passed
 from mmx.serving.server.service import DRAINING_RETRY_S, Service

@@ -10,9 +10,10 @@ import numpy as np
 
 from mmx.runtime.errors import MmxError
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
+from mmx.runtime.prediction import Prediction
 from mmx.runtime.predictor import prediction_of
 from mmx.runtime.preprocess import Segment
-from mmx.runtime.types import Prediction, Sample, Span
+from mmx.runtime.types import Sample, Span
 from mmx.serving.server.batcher import Batcher, Row
 from mmx.serving.server.decoders import Decoders, Job
 from mmx.serving.server.metrics import Metrics

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from mmx.runtime.types import Prediction
+from mmx.runtime.prediction import SCHEMA_VERSION, Prediction
 from mmx.serving.server.refusal import Refusal
-from mmx.serving.server.schemas import SCHEMA_VERSION, segment_json
 
 JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
 
@@ -41,7 +40,7 @@ class WholeJson:
         self._segments: list[dict[str, Any]] = []
 
     def segment(self, prediction: Prediction) -> bytes:
-        self._segments.append(segment_json(prediction))
+        self._segments.append(prediction.to_dict())
         return b""
 
     def end(self) -> bytes:
@@ -62,7 +61,7 @@ class Stream:
 
     def segment(self, prediction: Prediction) -> bytes:
         self._count += 1
-        fields = segment_json(prediction)
+        fields = prediction.to_dict()
         return _dumps(fields) + b"\n" if self.content_type == NDJSON else _event("segment", fields)
 
     def end(self) -> bytes:

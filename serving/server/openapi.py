@@ -7,13 +7,14 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from mmx.runtime.prediction import prediction_schema
 from mmx.serving.server.formats import JSON, NDJSON, SSE
-from mmx.serving.server.schemas import Answer, EndLine, ErrorBody, SegmentAnswer
+from mmx.serving.server.schemas import REF, Answer, EndLine, ErrorBody
 from mmx.serving.server.tensors import CONTENT_TYPE
 from mmx.serving.server.upload import MULTIPART
 
-REF = "#/components/schemas/{model}"
-MODELS: tuple[type[BaseModel], ...] = (Answer, SegmentAnswer, EndLine, ErrorBody)
+MODELS: tuple[type[BaseModel], ...] = (Answer, EndLine, ErrorBody)
+PREDICTION = {"$ref": REF.format(model="Prediction")}
 REFUSALS = {
     400: "The form or a parameter cannot be read (bad_form, bad_request).",
     401: "The server asks for an API key (no_key).",
@@ -46,7 +47,7 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def predict_operation() -> dict[str, Any]:
     """Body and responses of ``POST /v1/predict``."""
-    line = {"anyOf": [_ref(SegmentAnswer), _ref(EndLine), _ref(ErrorBody)]}
+    line = {"anyOf": [PREDICTION, _ref(EndLine), _ref(ErrorBody)]}
     form = {
         "type": "object",
         "required": ["video"],
@@ -77,7 +78,7 @@ def predict_operation() -> dict[str, Any]:
         SSE: {
             "schema": {
                 "type": "string",
-                "description": "Events segment (data: SegmentAnswer), end (End) or error (ErrorDetail).",
+                "description": "Events segment (data: Prediction), end (End) or error (ErrorDetail).",
             }
         },
     }
@@ -96,7 +97,7 @@ def complete(document: dict[str, Any], *, with_key: bool) -> dict[str, Any]:
     """The document with the schemas that the operations above refer to, and the API key where one is asked for."""
     _, schemas = models_json_schema([(model, "serialization") for model in MODELS], ref_template=REF)
     components = document.setdefault("components", {})
-    components.setdefault("schemas", {}).update(schemas["$defs"])
+    components.setdefault("schemas", {}).update({**schemas["$defs"], "Prediction": prediction_schema()})
     if with_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in document["paths"].items():

@@ -17,8 +17,7 @@ import pytest
 
 from mmx.cli.main import main
 from mmx.cli.render import render
-from mmx.cli.results_file import to_json
-from mmx.runtime.types import Prediction
+from mmx.runtime.prediction import Prediction
 
 DOCS = Path(__file__).parents[2] / "docs" / "predict.md"
 
@@ -154,7 +153,7 @@ def test_any_locale_and_any_file_name(tiny_bundle: Path, sound: Path, tmp_path: 
 def test_json_refuses_what_json_has_not(prediction: Prediction) -> None:
     prediction.logits["hap"] = math.nan
     with pytest.raises(ValueError):
-        to_json(prediction)
+        prediction.to_json()
 
 
 def test_a_transcript_cannot_drive_the_terminal(prediction: Prediction) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FORBIDDEN = ("torch", "onnx", "onnxscript", "librosa", "tensorrt", "tensorrt_rtx", "openvino")
+FORBIDDEN = ("torch", "onnx", "onnxscript", "librosa", "tensorrt", "tensorrt_rtx", "openvino", "pandas", "pyarrow")
 RUNS = 7
 
 

@@ -59,6 +59,7 @@ def test_a_film_with_text_in_one_document(server: Any, film: Path, predictor: Pr
     (segment,) = response.json()["segments"]
     (expected,) = predictor.predict(film, text="I am so glad.")
     same(segment, expected)
+    assert Prediction.from_dict(segment).file == "video"
     assert segment["modalities"] == ["text", "visual", "audio"] and len(segment["faces"]) == 6
     total = {label: sum(part[label] for part in segment["contributions"].values()) for label in segment["logits"]}
     assert total == pytest.approx(segment["logits"], abs=1e-6)

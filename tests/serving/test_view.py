@@ -17,7 +17,7 @@ from waiting import until
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Manifest
-from mmx.runtime.types import Prediction, SeenFace
+from mmx.runtime.prediction import Prediction, SeenFace
 from mmx.view.overlay import burn, face_at
 from mmx.view.report import EMBED_BYTES, FileAnswers, write_report
 
@@ -113,7 +113,7 @@ def test_the_report_holds_the_answers_and_asks_nobody(film: Path, manifest: Mani
     report = embedded(page)
     first, second = report["files"]
     assert report["model"]["thresholds"] == THRESHOLDS
-    assert [each["probabilities"] for each in first["segments"]] == [each.probabilities for each in ANSWERS]
+    assert [Prediction.from_dict(each) for each in first["segments"]] == ANSWERS
     assert first["segments"][0]["text"] == HOSTILE and first["media"].startswith("data:video/mp4;base64,")
     assert second == {"name": "gone.mp4", "media": None, "segments": [], "error": "it is gone"}
     assert not re.search(r"https?:|@import|url\(|<link|<script src", page)  # no asset from outside

@@ -1,0 +1,199 @@
+"""``Prediction``: what the model says of one segment, and every form it takes outside: JSON, Arrow, flat columns, HTML.
+
+``mmx predict``, ``batch``, ``serve``, the Ray workers, the Triton model and the HTML report all write ``to_dict()``.
+``python -m mmx.runtime.prediction json|arrow`` prints the schemas, which docs/schemas/ holds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+from mmx.runtime.errors import BadDataError, missing_extra
+from mmx.runtime.manifest import from_plain
+from mmx.runtime.schema import KeyedBy, arrow_fields, described, json_schema, to_plain
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Of a prediction in every form. Fields may be added within a version, not renamed or removed."""
+
+ByLabel = Annotated[dict[str, float], KeyedBy("label")]
+ByModality = Annotated[dict[str, ByLabel], KeyedBy("modality")]
+
+
+@dataclass(frozen=True)
+class SeenFace:
+    """The largest face of one frame."""
+
+    time: float = described("Seconds from the start of the file.")
+    box: tuple[float, float, float, float] = described("Left, top, right, bottom in fractions of the frame, 0..1.")
+    probability: float = described("The detector's, 0..1.")
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """What the model says of one segment of one file."""
+
+    file: str = described("The media file as the caller gave it; 'video' where it has no name (server, Triton).")
+    start: float = described("Start of the segment, in seconds from the start of the file.")
+    end: float = described("End of the segment, in seconds.")
+    probabilities: ByLabel = described("Sigmoid of the fused logit by label, 0..1; empty if no modality took part.")
+    labels: tuple[str, ...] = described("Labels whose probability is above their threshold, most probable first.")
+    logits: ByLabel = described("The fused logits, by label.")
+    modality_logits: ByModality = described("The logits of each modality that took part, by modality and label.")
+    contributions: ByModality = described("Fusion weight times logit; over the modalities they sum to logits.")
+    modalities: tuple[str, ...] = described("The modalities that took part in the fusion, in the system's order.")
+    left_out: dict[str, str] = described("Why each of the system's other modalities did not take part.")
+    faces_found: int = described("Frames with a detected face.")
+    frames_seen: int = described("Frames looked at.")
+    text: str | None = described("The transcript of the segment; null if there was none.")
+    timings_ms: dict[str, float] = described(
+        "Milliseconds by stage (decode, faces, mel, text, network).", default_factory=dict
+    )
+    flags: tuple[str, ...] = described(
+        "Quality flags such as no_face or truncated_text; docs/predict.md lists them.", default=()
+    )
+    faces: tuple[SeenFace, ...] = described("The largest face of each frame that has one, in time order.", default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values, with ``schema_version`` first. ``from_dict`` gives the prediction back."""
+        return {"schema_version": SCHEMA_VERSION, **to_plain(self)}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Prediction:
+        """The prediction that ``to_dict`` wrote.
+
+        Raises:
+            BadDataError: another ``schema_version``, or a field that is missing, unknown or of the wrong type.
+        """
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BadDataError(
+                f"a prediction has schema_version {version!r}; this mmx reads {SCHEMA_VERSION}",
+                "use the mmx that wrote it",
+            )
+        rest = {name: item for name, item in value.items() if name != "schema_version"}
+        prediction: Prediction = from_plain(cls, rest, "a prediction")
+        return prediction
+
+    def to_json(self) -> str:
+        """``to_dict`` on one line. ASCII, so that it is the same in every locale and file names that are not Unicode
+        survive; never NaN or Infinity.
+        """
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def to_flat(self) -> dict[str, Any]:
+        """``to_dict`` as one row of a table: names inside others are joined by dots (``probabilities.hap``), lists of
+        words by semicolons. Lists of objects (``faces``) are left out.
+        """
+        plain = self.to_dict()
+        return dict(_flat("", {name: plain[name] for name in plain if name not in _lists_of_objects()}))
+
+    def __repr__(self) -> str:
+        ranked = sorted(self.probabilities.items(), key=lambda each: -each[1])
+        shown = ", ".join(f"{label} {value:.2f}" for label, value in ranked) or "no modality"
+        return f"<Prediction {self.file!r} {self.start:.2f}-{self.end:.2f} s: {shown}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a bar for each label; those above their threshold are bold."""
+        from html import escape
+
+        rows = []
+        for label, probability in self.probabilities.items():
+            name = escape(label)
+            name = f"<b>{name}</b>" if label in self.labels else name
+            rows.append(
+                f"<tr><td>{name}</td><td><progress max='1' value='{probability:.4f}'></progress></td>"
+                f"<td>{probability:.1%}</td></tr>"
+            )
+        title = f"{self.file}, {self.start:.2f}-{self.end:.2f} s"
+        words = f"<br>{escape(self.text)}" if self.text else ""
+        notes = [f"{name} left out: {why}" for name, why in self.left_out.items()] + list(self.flags)
+        below = f"<small>{escape('; '.join(notes))}</small>" if notes else ""
+        table = f"<table>{''.join(rows)}</table>" if rows else "<p>no modality took part</p>"
+        return f"<div><b>{escape(title)}</b>{words}{table}{below}</div>"
+
+
+def prediction_schema() -> dict[str, Any]:
+    """The JSON Schema of ``Prediction.to_dict``."""
+    schema = json_schema(Prediction)
+    version = {"const": SCHEMA_VERSION, "description": "Fields may be added within a version."}
+    schema["properties"] = {"schema_version": version, **schema["properties"]}
+    schema["required"] = ["schema_version", *schema["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Prediction", **schema}
+
+
+def arrow_schema(labels: Sequence[str] | None = None, modalities: Sequence[str] | None = None) -> pa.Schema:
+    """The Arrow schema of predictions.
+
+    Args:
+        labels, modalities: of the bundle: what is known by label or modality is then a struct, otherwise a map.
+
+    Raises:
+        EnvironmentMissing: pyarrow is not installed.
+    """
+    keys = {"label": labels, "modality": modalities}
+    columns = arrow_fields(Prediction, {what: names for what, names in keys.items() if names is not None})
+    import pyarrow as pa
+
+    return pa.schema(columns, {"schema_version": str(SCHEMA_VERSION)})
+
+
+def arrow_row(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as ``pyarrow.Table.from_pylist`` takes it with ``arrow_schema``: what is not known is null.
+
+    File names and words that are not Unicode have their odd bytes escaped: Arrow's strings are UTF-8.
+    """
+    plain = to_plain(prediction)
+    for name in ("probabilities", "logits"):
+        plain[name] = plain[name] or None
+    for name in ("file", "text"):
+        plain[name] = plain[name] and plain[name].encode(errors="backslashreplace").decode()
+    return plain
+
+
+def to_pandas(predictions: Iterable[Prediction]) -> pandas.DataFrame:
+    """A DataFrame with a row for each prediction; the columns are those of ``Prediction.to_flat``.
+
+    Raises:
+        EnvironmentMissing: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError as e:
+        raise missing_extra("pandas", "pandas") from e
+    rows = [prediction.to_flat() for prediction in predictions]
+    return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=[f.name for f in fields(Prediction)])
+
+
+def _flat(prefix: str, value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    for name, item in value.items():
+        if isinstance(item, dict):
+            yield from _flat(f"{prefix}{name}.", item)
+        else:
+            yield prefix + name, ";".join(item) if isinstance(item, list) else item
+
+
+@cache
+def _lists_of_objects() -> frozenset[str]:
+    properties = json_schema(Prediction)["properties"]
+    return frozenset(name for name, each in properties.items() if each.get("items", {}).get("type") == "object")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the JSON Schema, or the Arrow schema with maps, as text."""
+    if list(arguments) == ["arrow"]:
+        print(arrow_schema().to_string(show_schema_metadata=False))
+    else:
+        print(json.dumps(prediction_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
