@@ -17,7 +17,7 @@ from mmx.runtime.packing import INPUTS
 
 if TYPE_CHECKING:
     from mmx.export.exporter import ExportReport, Progress
-    from mmx.export.folding.residual_free import Residual
+    from mmx.models.folding import Residual
 
 
 @click.command()

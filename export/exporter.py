@@ -16,10 +16,10 @@ from mmx.export.bundle_writer import bundle_folder, hash_files, write_manifest
 from mmx.export.describe import GRAPH, describe
 from mmx.export.face_nets import build_face_nets
 from mmx.export.folding.fold import FoldRecord, fold
-from mmx.export.folding.residual_free import Residual
 from mmx.export.graph import to_onnx
 from mmx.export.specs import spec_for
 from mmx.models.checkpoint import Checkpoint, load_checkpoint
+from mmx.models.folding import Residual
 from mmx.models.multimodal import MultimodalSystem
 from mmx.models.registry import get_system
 from mmx.runtime.errors import UsageError

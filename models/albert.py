@@ -6,11 +6,14 @@ The pooler is in the files and in the paper's count, but nothing reads it.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from mmx.models.attention import attend, padding_bias
 from mmx.models.config import AlbertConfig
+from mmx.models.folding import Folded, Request, SelfFolding
 
 EPS = 1e-12
 
@@ -80,8 +83,10 @@ class LayerGroup(nn.Module):
         return x
 
 
-class AlbertEncoder(nn.Module):
+class AlbertEncoder(SelfFolding, nn.Module):
     """Embedding width -> hidden width, then the same layer ``layers`` times."""
+
+    fold_name = "first_token"
 
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__()
@@ -97,9 +102,52 @@ class AlbertEncoder(nn.Module):
                 x = group(x, bias)
         return x
 
+    def folded(self, request: Request) -> Folded:
+        """With a last layer that computes the first token alone, the only one that its owner reads."""
+        return Folded(
+            FirstTokenAlbert(self),
+            True,
+            "the last layer computes [CLS] alone: nothing reads the other tokens",
+            alike=True,
+        )
+
+
+class FirstTokenAlbert(nn.Module):
+    """``AlbertEncoder`` whose last layer gives the first token alone; the same modules under the same names.
+
+    It needs keys and values of all tokens, but queries, projection and feed-forward of one. Exact: each token's row is
+    computed as before, or not at all.
+    """
+
+    def __init__(self, encoder: AlbertEncoder) -> None:
+        super().__init__()
+        self.repeats = encoder.repeats
+        self.embedding_hidden_mapping_in = encoder.embedding_hidden_mapping_in
+        self.albert_layer_groups = encoder.albert_layer_groups
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x: [batch, tokens, embedding] -> [batch, 1, width]."""
+        x = self.embedding_hidden_mapping_in(x)
+        groups = cast(list[LayerGroup], list(self.albert_layer_groups))
+        layers = [cast(AlbertLayer, layer) for group in groups for layer in group.albert_layers] * self.repeats
+        for layer in layers[:-1]:
+            x = layer(x, bias)
+        return _albert_layer(layers[-1], x, bias)
+
+
+def _albert_layer(layer: AlbertLayer, x: Tensor, bias: Tensor) -> Tensor:
+    attention, first = layer.attention, x[:, :1]
+    mixed = attend(attention.query(first), attention.key(x), attention.value(x), attention.heads, bias)
+    state = attention.LayerNorm(first + attention.dense(mixed))
+    hidden = nn.functional.gelu(layer.ffn(state), approximate="tanh")
+    result: Tensor = layer.full_layer_layer_norm(state + layer.ffn_output(hidden))
+    return result
+
 
 class Albert(nn.Module):
     """``AlbertModel`` without its unused outputs."""
+
+    unused = ("pooler",)
 
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__()

@@ -139,7 +139,7 @@ class NestConfig:
 
 @dataclass(frozen=True)
 class FocalNetConfig:
-    """FocalNet over a piece seen as [channels, side, side]; widths double at each stage."""
+    """FocalNet over a piece seen as [channels, side, 32]; widths double at each stage."""
 
     channels: int = 4
     side: int = 32
@@ -155,7 +155,12 @@ class FocalNetConfig:
         _check(self, depths=self.depths)
         side = self.patch << (len(self.depths) - 1)
         if self.channels * self.side != PIECE[0] or self.side % side or PIECE[1] % side or self.focal_window % 2 == 0:
-            raise BadDataError(f"config: FocalNet cannot cut a {PIECE} piece in {self.channels} planes of {self.side}")
+            raise BadDataError(f"config: FocalNet cannot cut a {PIECE} piece in {self.channels} planes of {self.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the map that a piece is seen as: square with 4 channels."""
+        return self.side, PIECE[1]
 
     @property
     def features(self) -> int:

@@ -6,11 +6,14 @@ the sequence does not matter.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from mmx.models.attention import MultiHeadAttention, padding_bias
 from mmx.models.config import EncoderConfig
+from mmx.models.folding import Folded, Request, SelfFolding
 
 
 class EncoderLayer(nn.Module):
@@ -30,8 +33,10 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.linear2(self.linear1(x).relu()))
 
 
-class Layers(nn.Module):
+class Layers(SelfFolding, nn.Module):
     """Holds ``layers``, so that names read ``encoder.layers.0...`` as in the public files."""
+
+    fold_name = "first_token"
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -43,6 +48,41 @@ class Layers(nn.Module):
         for layer in self.layers:
             x = layer(x, bias)
         return x
+
+    def folded(self, request: Request) -> Folded:
+        """With a last layer that computes the first token alone, the only one that its owner reads."""
+        return Folded(
+            FirstTokenLayers(self),
+            True,
+            "the last layer computes [CLS] alone: nothing reads the other tokens",
+            alike=True,
+        )
+
+
+class FirstTokenLayers(nn.Module):
+    """``Layers`` whose last layer gives the first token alone; the same modules under the same names.
+
+    It needs keys and values of all tokens, but queries, projection and feed-forward of one. Exact: each token's row is
+    computed as before, or not at all.
+    """
+
+    def __init__(self, encoder: Layers) -> None:
+        super().__init__()
+        self.layers = encoder.layers
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x: [batch, length, width] -> [batch, 1, width]."""
+        *before, last = cast(list[EncoderLayer], list(self.layers))
+        for layer in before:
+            x = layer(x, bias)
+        return _encoder_layer(last, x, bias)
+
+
+def _encoder_layer(layer: EncoderLayer, x: Tensor, bias: Tensor) -> Tensor:
+    first = x[:, :1]
+    state = layer.norm1(first + layer.self_attn(first, x, bias))
+    result: Tensor = layer.norm2(state + layer.linear2(layer.linear1(state).relu()))
+    return result
 
 
 class SequenceEncoder(nn.Module):

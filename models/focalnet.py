@@ -5,14 +5,19 @@ Tensors stay channels-last ([rows, height, width, channels]) but for the convolu
 
 from __future__ import annotations
 
+import copy
 import functools
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mmx.models.config import FocalNetConfig
+from mmx.models.folding import OVER_TOKENS, Folded, Request, SelfFolding, linear, rows_of
 
 gelu = nn.functional.gelu
+Shape = tuple[int, int]
+"""Height and width of a map."""
 
 
 class FocalModulation(nn.Module):
@@ -101,11 +106,14 @@ class Stage(nn.Module):
         return x if self.downsample is None else self.downsample(x.permute(0, 3, 1, 2))
 
 
-class FocalNet(nn.Module):
-    """[rows, channels, side, side] -> the pooled features [rows, config.features].
+class FocalNet(SelfFolding, nn.Module):
+    """[rows, channels, *config.shape] -> the pooled features [rows, config.features].
 
     ``head`` is the ImageNet classifier: in the files and in the paper's count, but not in ``forward``.
     """
+
+    fold_name = "tokens"
+    unused = ("head",)
 
     def __init__(self, config: FocalNetConfig) -> None:
         super().__init__()
@@ -119,8 +127,114 @@ class FocalNet(nn.Module):
         self.head = nn.Linear(config.features, config.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 [rows, channels, side, side] -> [rows, features]."""
+        """float32 [rows, channels, *config.shape] -> [rows, features]."""
         x = self.patch_embed(x)
         for stage in self.layers:
             x = stage(x)
         return self.norm(x).mean((1, 2))
+
+    def folded(self, request: Request) -> Folded:
+        """Over tokens."""
+        return Folded(TokenFocalNet(self), True, OVER_TOKENS, alike=True)
+
+
+# The same over rows of tokens, [rows, tokens, channels]: the shape that engines have kernels for. The same sums, in the
+# same order but for the convolutions that become matrix products:
+# - LayerNorm, GELU and biases of four- and five-dimensional tensors run apart in OpenVINO; of three-dimensional ones
+#   they are one kernel, or part of the product before them.
+# - One linear layer whose result is cut in pieces becomes one layer for each piece: nothing is copied to cut it.
+# - A convolution whose stride is its size, and one of 1x1, is a product with the same weights in another order.
+
+
+class Modulation(nn.Module):
+    """``FocalModulation`` of a map of ``shape``."""
+
+    def __init__(self, old: FocalModulation, shape: Shape) -> None:
+        super().__init__()
+        width = old.width
+        self.shape = shape
+        self.query, self.context = rows_of(old.f, 0, width), rows_of(old.f, width, 2 * width)
+        self.gates = rows_of(old.f, 2 * width, 2 * width + old.levels + 1)
+        self.focal_layers = copy.deepcopy(old.focal_layers)
+        self.h = linear(old.h.weight.flatten(1), old.h.bias)
+        self.proj = copy.deepcopy(old.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, height * width, channels], same out."""
+        gates = self.gates(x)
+        context = self.context(x).unflatten(1, self.shape).permute(0, 3, 1, 2)
+        total, tokens = None, x
+        for level, layer in enumerate(self.focal_layers):
+            context = layer(context)
+            tokens = context.permute(0, 2, 3, 1).flatten(1, 2)
+            part = tokens * gates[..., level : level + 1]
+            total = part if total is None else total + part
+        last = gelu(tokens.mean(1, keepdim=True)) * gates[..., -1:]
+        total = last if total is None else total + last
+        return self.proj(self.query(x) * self.h(total))
+
+
+class TokenFocalBlock(nn.Module):
+    """``FocalBlock`` of a map of ``shape``."""
+
+    def __init__(self, old: FocalBlock, shape: Shape) -> None:
+        super().__init__()
+        self.norm1, self.modulation = copy.deepcopy(old.norm1), Modulation(old.modulation, shape)
+        self.norm2, self.mlp = copy.deepcopy(old.norm2), copy.deepcopy(old.mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, height * width, channels], same out."""
+        x = x + self.modulation(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Patches(nn.Module):
+    """``PatchEmbed`` of a channels-last map: patches that do not overlap, as rows of one product, then LayerNorm."""
+
+    def __init__(self, old: PatchEmbed, shape: Shape) -> None:
+        super().__init__()
+        self.size = old.proj.kernel_size[0]
+        self.grid = shape[0] // self.size, shape[1] // self.size
+        self.proj = linear(old.proj.weight.permute(0, 2, 3, 1).flatten(1), old.proj.bias)
+        self.norm = copy.deepcopy(old.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, height * width, channels] -> [rows, height / size * width / size, width of the layer]."""
+        if self.grid == (1, 1):
+            return self.norm(self.proj(x.flatten(1)[:, None]))
+        x = x.unflatten(1, (self.grid[0], self.size, self.grid[1], self.size)).transpose(2, 3)
+        return self.norm(self.proj(x.flatten(3, 5).flatten(1, 2)))
+
+
+class TokenStage(nn.Module):
+    """``Stage`` of a map of ``shape``."""
+
+    def __init__(self, old: Stage, shape: Shape) -> None:
+        super().__init__()
+        blocks = cast(list[FocalBlock], list(old.blocks))
+        self.blocks = nn.Sequential(*[TokenFocalBlock(block, shape) for block in blocks])
+        self.downsample = nn.Identity() if old.downsample is None else Patches(old.downsample, shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, height * width, channels], a quarter of the tokens and twice the channels out unless last."""
+        return self.downsample(self.blocks(x))
+
+
+class TokenFocalNet(nn.Module):
+    """``FocalNet`` over tokens, without its head."""
+
+    def __init__(self, old: FocalNet) -> None:
+        super().__init__()
+        height, width = old.config.shape
+        patch = old.config.patch
+        stages = cast(list[Stage], list(old.layers))
+        self.patch_embed = Patches(old.patch_embed, (height, width))
+        self.layers = nn.Sequential(
+            *[TokenStage(stage, (height // patch >> i, width // patch >> i)) for i, stage in enumerate(stages)]
+        )
+        self.norm = copy.deepcopy(old.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 [rows, channels, *config.shape] -> [rows, features]."""
+        x = self.patch_embed(x.permute(0, 2, 3, 1).flatten(1, 2))
+        return self.norm(self.layers(x)).mean(1)

@@ -7,10 +7,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from mmx.models.folding import Folded, Request, SelfFolding
+
 SimAMVariant = Literal["reference", "paper"]
 
 
-class SimAM(nn.Module):
+class SimAM(SelfFolding, nn.Module):
     """Each value is gated by how far it stands out from its own channel: ``x * sigmoid(y)``.
 
     With d = x - mean(x) over the H*W values of a channel, n = H*W - 1 and variance = sum(d^2) / n:
@@ -30,6 +32,7 @@ class SimAM(nn.Module):
     Shapes: [batch, channels, H, W] -> the same, any floating type.
     """
 
+    fold_name = "simam"
     epsilon = 1e-4
 
     def __init__(self, variant: SimAMVariant = "reference") -> None:
@@ -51,3 +54,37 @@ class SimAM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"variant={self.variant!r}"
+
+    def nonnegative(self, given: bool) -> bool:
+        """A gate is above 0: the sign of x stays."""
+        return given
+
+    def folded(self, request: Request) -> Folded:
+        """Around one normalisation."""
+        return Folded(NormalisedSimAM(self), True, "its statistics became one normalisation", alike=True)
+
+
+class NormalisedSimAM(nn.Module):
+    """``SimAM`` around one normalisation, which every engine has a kernel for; in the precision of its input.
+
+    Algebra. With d = x - mean(x), v = mean(d^2), s = H*W and the divisor n (n^2 in the paper's variant), the gate is
+
+        y = d^2 / (4 (v s / n + eps)) + 0.5 = z^2 n / (4 s) + 0.5,     z = d / sqrt(v + eps n / s)
+
+    and z is x normalised in each channel with an epsilon of eps n / s. Instead of two means, a subtraction and a
+    reciprocal over the whole map (in OpenVINO with dynamic shapes: a power function of every value), one pass.
+    """
+
+    def __init__(self, old: SimAM) -> None:
+        super().__init__()
+        self.variant, self.epsilon = old.variant, old.epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, H, W], same out."""
+        size = x.shape[-2] * x.shape[-1]
+        if size == 1:
+            return x * torch.sigmoid(x.new_tensor(0.5))
+        n = size - 1
+        divisor = n if self.variant == "reference" else n * n
+        z = nn.functional.instance_norm(x, eps=self.epsilon * divisor / size)
+        return x * torch.sigmoid(z * z * (divisor / (4 * size)) + 0.5)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mmx.export.folding.repvgg import fold_repvgg
 from mmx.models.checkpoint import load_checkpoint, seeded_module
 from mmx.models.registry import get_system
 from mmx.models.repvgg import RepVGGBlock
@@ -34,7 +33,7 @@ def upstream_form(module: nn.Module) -> nn.Module:
     """The module as V2EM's trainer evaluates it: each RepVGG block in its deployed form, nothing else folded."""
     for name, child in module.named_children():
         if isinstance(child, RepVGGBlock) and not child.deployed:
-            setattr(module, name, fold_repvgg(child))
+            setattr(module, name, child.deployed_form())
         else:
             upstream_form(child)
     return module.eval()

@@ -1,26 +1,20 @@
-"""Run every fold on a copy of a system, and say what was folded and what was not."""
+"""Ask every block of a system to fold itself, fold what BatchNorms are left, and say what was done and what was not."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import get_args
 
 from torch import nn
 
-from mmx.export.folding import conv_bn, repvgg, residual_free, unused
+from mmx.export.folding.conv_bn import fold_pairs
 from mmx.export.folding.record import FoldRecord
-from mmx.export.folding.residual_free import Residual
-from mmx.export.folding.rewrite import rewrite
-from mmx.export.folding.sign import is_sequential, nonnegative
-from mmx.models.repvgg import RepVGGBlock
-from mmx.models.residual_free import PlainBlock, ReservedBlock, ResidualBlock
+from mmx.export.folding.sign import input_is_nonnegative, speaks_for_itself
+from mmx.export.folding.uses import Uses
+from mmx.models.folding import Request, Residual, SelfFolding
 from mmx.runtime.errors import UsageError
-
-AUTO: Literal["merge", "keep"] = "keep"
-"""What ``auto`` picks: the faster form in studies/results/residual.json (a test holds the two together)."""
-
-AUTO_REASON = "auto: merging made the trunk 1.5 times slower in ONNX Runtime (python studies/residual.py)"
 
 NEVER_FOLDED = {
     nn.LayerNorm: ("layer_norm", "it normalises by its own input's statistics: there is no constant to fold"),
@@ -29,6 +23,9 @@ NEVER_FOLDED = {
 
 def fold(system: nn.Module, residual: Residual = "auto") -> tuple[nn.Module, list[FoldRecord]]:
     """Fold a copy of ``system``, in eval mode, into fewer and plainer operations that compute the same.
+
+    Only what is proved is folded (see ``uses``): a module with hooks, one that is called or whose weights are read
+    from elsewhere, and one whose class has another forward than the fold knows stay as they are; the record says so.
 
     Args:
         system: any module tree; it is left as it is.
@@ -43,75 +40,84 @@ def fold(system: nn.Module, residual: Residual = "auto") -> tuple[nn.Module, lis
     """
     if residual not in get_args(Residual):
         raise UsageError(f"--residual {residual!r} does not exist", f"use one of {', '.join(get_args(Residual))}")
-    records: list[FoldRecord] = []
-    folded = _fold_blocks(copy.deepcopy(system).eval(), "", residual, False, records)
-    for path, module in list(folded.named_modules()):
-        for bn, conv, reason in conv_bn.candidates(module):
+    root = copy.deepcopy(system).eval()
+    root, unused = _drop_unused(root)
+    root, blocks = _fold_blocks(root, residual)
+    becomes, pairs = fold_pairs(Uses(root))
+    root = _replaced(root, becomes)
+    return root.requires_grad_(False), [*blocks, *pairs, *unused, *_left_alone(root)]
+
+
+def _drop_unused(root: nn.Module) -> tuple[nn.Module, list[FoldRecord]]:
+    """Put an Identity in the place of what a checkpoint carries but no output depends on.
+
+    The published files hold the ImageNet heads of the audio trunks and ALBERT's pooler, and the paper counts them. A
+    class names such children in ``unused``; that nothing calls them is proved.
+    """
+    uses, records = Uses(root), []
+    becomes: dict[nn.Module, nn.Module] = {}
+    for path, module in root.named_modules():
+        for name in getattr(module, "unused", ()):
+            child = module.get_submodule(name)
+            if isinstance(child, nn.Identity):
+                continue
+            size = sum(p.numel() for p in child.parameters())
+            reason = uses.obstacle(child) or ("it is called" if uses.calls(child) else "")
             if not reason:
-                setattr(module, conv, conv_bn.fused(getattr(module, conv), getattr(module, bn)))
-                setattr(module, bn, nn.Identity())
-            into = conv if conv.isidentifier() else _join(path, conv)  # V.0, but conv1 of each block it is in
-            records.append(FoldRecord("conv_bn", _join(path, bn), not reason, reason or f"folded into {into}"))
-        if name := unused.unused_child(module):
-            records.append(FoldRecord("unused_head", _join(path, name), True, unused.drop(module, name)))
-    folded, rewritten = rewrite(folded)
-    return folded.requires_grad_(False), [*records, *rewritten, *_left_alone(folded)]
+                becomes[child] = nn.Identity()
+            done = f"dropped: nothing reads this {type(child).__name__} ({size:,} parameters)"
+            records.append(FoldRecord("unused_head", _join(path, name), not reason, reason or done))
+    return _replaced(root, becomes), records
+
+
+def _fold_blocks(root: nn.Module, residual: Residual) -> tuple[nn.Module, list[FoldRecord]]:
+    """Ask the blocks, the outermost first; what stands inside one that folds is not asked."""
+    uses, records = Uses(root), []
+    becomes: dict[nn.Module, nn.Module] = {}
+    inside: set[nn.Module] = set()
+    alike: Counter[tuple[str, str, str, str]] = Counter()
+    for path, module in root.named_modules():
+        if module in inside or not isinstance(module, SelfFolding):
+            continue
+        if reason := _unknown(module) or uses.obstacle(module):
+            records.append(FoldRecord(module.fold_name, path, False, reason))
+            continue
+        answer = module.folded(Request(residual, input_is_nonnegative(uses, module)))
+        if answer.module is not module:
+            becomes[module] = answer.module.eval()
+            inside.update(module.modules())
+        if answer.alike:
+            alike[module.fold_name, path.partition(".")[0], type(module).__name__, answer.reason] += 1
+        else:
+            records.append(FoldRecord(module.fold_name, path, answer.applied, answer.reason))
+    for (name, trunk, kind, reason), count in alike.items():
+        records.append(FoldRecord(name, f"{trunk} ({count} {kind})".strip(), True, reason))
+    return _replaced(root, becomes), records
+
+
+def _unknown(module: nn.Module) -> str:
+    """Why what the block's fold says may not be true of this one ("" = it is)."""
+    if not speaks_for_itself(module, "folded"):
+        return f"{type(module).__name__} has a forward of its own and no fold of its own"
+    home = next(cls for cls in type(module).__mro__ if "folded" in vars(cls)).__module__.rpartition(".")[0]
+    for part in module.modules():
+        kind = type(part)
+        if not kind.__module__.startswith("torch.nn.modules.") and kind.__module__.rpartition(".")[0] != home:
+            return f"it holds a {kind.__name__}, which its fold does not know"
+    return ""
+
+
+def _replaced(root: nn.Module, becomes: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """The tree with each module that ``becomes`` names replaced, under every name that it has."""
+    for module in list(root.modules()):
+        for name, child in module._modules.items():
+            if child in becomes:
+                module._modules[name] = becomes[child]
+    return becomes.get(root, root)
 
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _fold_blocks(module: nn.Module, path: str, residual: Residual, given: bool, records: list[FoldRecord]) -> nn.Module:
-    """Fold the RepVGG and residual-free blocks in ``module``, whose input is proved to be >= 0 if ``given``."""
-    if isinstance(module, RepVGGBlock):
-        return _fold_repvgg(module, path, records)
-    if isinstance(module, ResidualBlock | ReservedBlock):
-        return _fold_residual(module, path, residual, given, records)
-    if isinstance(module, PlainBlock):
-        records.append(FoldRecord("residual_free", path, False, "it is merged already: the deployed form"))
-        return module
-    in_order = is_sequential(module)
-    for name, child in list(module.named_children()):
-        known = given and in_order  # elsewhere a child's input is not known
-        setattr(module, name, _fold_blocks(child, _join(path, name), residual, known, records))
-        given = nonnegative(child, known)
-    return module
-
-
-def _fold_repvgg(block: RepVGGBlock, path: str, records: list[FoldRecord]) -> RepVGGBlock:
-    reason = repvgg.why_not(block)
-    branches = 2 if block.rbr_identity is None else 3
-    done = f"{branches} branches became one 3x3 convolution"
-    records.append(FoldRecord("repvgg", path, not reason, reason or done))
-    return block if reason else repvgg.fold_repvgg(block)
-
-
-def _fold_residual(
-    block: residual_free.Block, path: str, residual: Residual, given: bool, records: list[FoldRecord]
-) -> nn.Module:
-    def record(applied: bool, reason: str) -> None:
-        records.append(FoldRecord("residual_free", path, applied, reason))
-
-    if reason := residual_free.why_not(block):
-        record(False, reason)
-        return block
-    because = "asked for"
-    if (AUTO if residual == "auto" else residual) == "keep":
-        kept = residual_free.keep(block)
-        if kept is not None:
-            record(False, "shortcut kept: " + (AUTO_REASON if residual == "auto" else "asked for"))
-            return kept
-        because = "it has no residual form: its reserved half was trained"
-    elif residual == "auto":
-        because = AUTO_REASON
-    merged = residual_free.merge(block, given)
-    if isinstance(merged.act, nn.ReLU):
-        between = "ReLU between, as its input cannot be negative"
-    else:
-        between = "PReLU between, as " + ("its slopes were trained" if given else "its input may be negative")
-    record(True, f"merged into two convolutions ({because}); {between}")
-    return merged
 
 
 def _left_alone(folded: nn.Module) -> list[FoldRecord]:

@@ -10,8 +10,8 @@ class FoldRecord:
     """One line of the folding report.
 
     Attributes:
-        fold: conv_bn | repvgg | residual_free | unused_head; first_token | tokens | simam (rewritten whole); or
-            layer_norm, which nothing can fold.
+        fold: conv_bn | unused_head; a block's own name for its fold (repvgg, residual_free, tokens...); or layer_norm,
+            which nothing can fold.
         module: dotted path in the system; ``A (36 modules)`` where one line speaks for many.
         applied: whether the module was rewritten.
         reason: what it became, or why it was left alone.

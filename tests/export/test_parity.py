@@ -126,14 +126,14 @@ def test_the_cases_are_those_of_the_contract(tiny_checkpoint: Path):
 
 
 class Rounding(torch.nn.Module):
-    """Loses most digits in float32: (x + 1e5) - 1e5."""
+    """Loses most digits in float32: (x + 1e4) - 1e4."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         return (((x + self.big) - self.big),)
 
     def __init__(self) -> None:
         super().__init__()
-        self.big = torch.nn.Parameter(torch.tensor([1e5]), requires_grad=False)
+        self.big = torch.nn.Parameter(torch.tensor([1e4]), requires_grad=False)
 
 
 @pytest.mark.parametrize(("shift", "passes"), [(0.0, True), (0.05, False)])
@@ -159,6 +159,21 @@ def test_what_float32_itself_rounds_is_allowed_and_no_more(tmp_path: Path, shift
     else:
         with pytest.raises(ParityError):
             proof.require("it")
+
+
+@pytest.mark.parametrize(
+    ("error", "rounding", "passes"),
+    [(0.5, 0.6, False), (2e-3, 5e-3, False), (9e-4, 5e-3, True), (9e-4, 5e-4, False), (1e-5, 0.0, True)],
+)
+def test_the_allowance_for_rounding_ends(error: float, rounding: float, passes: bool):
+    """An error of 0.5 is wrong answers, even if float32 is 0.6 off float64: then there is nothing to hold it to."""
+    proof = parity.Parity({"c": {"logits": error}}, {"c": {"logits": rounding}} if rounding else {}, 2e-5)
+    if passes:
+        proof.require("it")
+    else:
+        with pytest.raises(ParityError, match=r"logits is off by") as caught:
+            proof.require("it")
+        assert ("amplify rounding" in caught.value.hint) == (rounding > parity.MOST)
 
 
 def test_relative_error_is_the_worst_difference_over_the_largest_reference():

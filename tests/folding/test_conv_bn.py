@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from mmx.export.folding.conv_bn import candidates
 from mmx.export.folding.fold import fold
 
 CONVOLUTIONS = [
@@ -117,7 +116,6 @@ class NoStatistics(Branching):
         (SharedConvolution, "conv is called 2 times"),
         (SharedNorm, "it is called 2 times"),
         (NotBehind, "not the output of a convolution"),
-        (TwoNames, "two names"),
         (Untraceable, "cannot be traced"),
         (Between, "comes from a ReLU"),
         (Hooked, "hooks"),
@@ -135,6 +133,13 @@ def test_precondition(kind, reason, assert_same):
         assert torch.equal(folded(x), module(x))
 
 
+def test_a_convolution_with_two_names_is_folded_under_both(randomise, assert_same):
+    module = randomise(TwoNames())
+    folded, (record,) = fold(module)
+    assert record.applied and folded.again is folded.conv
+    assert_same(folded, module, torch.randn(2, 4, 5, 5))
+
+
 def test_every_norm_of_a_module_is_looked_at():
     """Two pairs in one parent, registered in another order than they run in."""
 
@@ -147,4 +152,5 @@ def test_every_norm_of_a_module_is_looked_at():
         def forward(self, x):
             return self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
 
-    assert list(candidates(Crossed())) == [("bn1", "conv1", ""), ("bn2", "conv2", "")]
+    _, records = fold(Crossed())
+    assert [(r.module, r.reason) for r in records] == [("bn1", "folded into conv1"), ("bn2", "folded into conv2")]

@@ -11,10 +11,10 @@ from torch import nn
 
 from mmx.export.folding import conv_bn
 from mmx.export.folding import fold as folding
-from mmx.export.folding.fold import AUTO, fold
+from mmx.export.folding.fold import fold
 from mmx.models.counting import utterance
 from mmx.models.registry import SYSTEMS, get_system
-from mmx.models.residual_free import PlainBlock, ResidualBlock
+from mmx.models.residual_free import AUTO, PlainBlock, ResidualBlock
 from mmx.runtime.errors import UsageError
 
 MEDIA = sorted(name for name, system in SYSTEMS.items() if system.inputs == "media")

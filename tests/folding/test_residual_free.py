@@ -7,8 +7,15 @@ import torch
 from torch import nn
 
 from mmx.export.folding.fold import fold
-from mmx.export.folding.residual_free import keep, merge, reserves_input
-from mmx.models.residual_free import RFAM, PlainBlock, ReservedBlock, ResidualBlock
+from mmx.models.residual_free import (
+    RFAM,
+    PlainBlock,
+    ReservedBlock,
+    ResidualBlock,
+    keep,
+    merge,
+    reserves_input,
+)
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 WIDTHS = pytest.mark.parametrize("widths", [(12, 12), (12, 20)])

@@ -8,22 +8,24 @@ from torch import nn
 
 from mmx.export.folding.fold import fold
 from mmx.export.folding.sign import KEEPS_SIGN, NONNEGATIVE, nonnegative
-from mmx.models.residual_free import RFAM, PlainBlock, ResidualBlock
+from mmx.models.repvgg import RepVGGBlock
+from mmx.models.residual_free import RFAM, PlainBlock, ReservedBlock, ResidualBlock
 from mmx.models.simam import SimAM
 
+OWN = (RepVGGBlock, ResidualBlock, ReservedBlock, PlainBlock)  # what their classes say of themselves
 
-@pytest.mark.parametrize("kind", [*NONNEGATIVE, *KEEPS_SIGN])
+
+@pytest.mark.parametrize("kind", [*NONNEGATIVE, *OWN, *KEEPS_SIGN, SimAM])
 def test_every_rule_holds(kind):
     """Each module that the proof knows does to random data what the proof says."""
     channels = {"in_channels": 4, "out_channels": 4}
     arguments = {nn.MaxPool2d: {"kernel_size": 3, "padding": 1}, nn.AvgPool2d: {"kernel_size": 3, "padding": 1}}
     needs_size = {nn.AdaptiveMaxPool2d: {"output_size": 2}, nn.AdaptiveAvgPool2d: {"output_size": 2}}
     known = arguments | needs_size | {nn.Dropout: {}, SimAM: {}}
-    own = kind.__module__.startswith("mmx") and kind is not SimAM
-    module = kind(**(channels if own else known.get(kind, {}))).eval()
+    module = kind(**(channels if kind in OWN else known.get(kind, {}))).eval()
     x = torch.randn(8, 4, 5, 5)
-    assert nonnegative(module, given=False) == (kind in NONNEGATIVE)
-    assert (module(x if kind in NONNEGATIVE else x.abs()) >= 0).all()
+    assert nonnegative(module, given=False) == (kind in NONNEGATIVE + OWN)
+    assert (module(x if kind in NONNEGATIVE + OWN else x.abs()) >= 0).all()
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU, nn.GELU, nn.PReLU, nn.Tanh])
@@ -37,7 +39,12 @@ def test_a_subclass_proves_nothing():
         def forward(self, x):
             return super().forward(x) - 1
 
+    class ShiftedBlock(ResidualBlock):
+        def forward(self, x):
+            return super().forward(x) - 1
+
     assert not nonnegative(Shifted(), given=True)
+    assert not nonnegative(ShiftedBlock(4, 4), given=True)
 
 
 class Skipping(nn.Sequential):
