@@ -83,7 +83,7 @@ class LayerGroup(nn.Module):
         return x
 
 
-class AlbertEncoder(SelfFolding, nn.Module):
+class AlbertEncoder(SelfFolding):
     """Embedding width -> hidden width, then the same layer ``layers`` times."""
 
     fold_name = "first_token"

@@ -33,7 +33,7 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.linear2(self.linear1(x).relu()))
 
 
-class Layers(SelfFolding, nn.Module):
+class Layers(SelfFolding):
     """Holds ``layers``, so that names read ``encoder.layers.0...`` as in the public files."""
 
     fold_name = "first_token"

@@ -106,7 +106,7 @@ class Stage(nn.Module):
         return x if self.downsample is None else self.downsample(x.permute(0, 3, 1, 2))
 
 
-class FocalNet(SelfFolding, nn.Module):
+class FocalNet(SelfFolding):
     """[rows, channels, *config.shape] -> the pooled features [rows, config.features].
 
     ``head`` is the ImageNet classifier: in the files and in the paper's count, but not in ``forward``.

@@ -52,8 +52,8 @@ class Folded:
     alike: bool = False
 
 
-class SelfFolding:
-    """Mixed into a module that has a plainer form of itself.
+class SelfFolding(nn.Module):
+    """A module that has a plainer form of itself.
 
     A subclass that has a forward of its own must have a ``folded`` and a ``nonnegative`` of its own as well, or it is
     left alone: what it inherits was said of another computation.

@@ -100,7 +100,7 @@ class PatchEmbed(nn.Module):
         return self.proj(x)
 
 
-class Nest(SelfFolding, nn.Module):
+class Nest(SelfFolding):
     """[rows, channels, side, side] -> [rows, widths[-1], side / 2^(levels-1), same].
 
     ``head`` is the ImageNet classifier: in the files and in the paper's count, but not in ``forward``.

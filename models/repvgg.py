@@ -30,7 +30,7 @@ class ConvBN(nn.Sequential):
         self.bn = nn.BatchNorm2d(out_channels)
 
 
-class RepVGGBlock(SelfFolding, nn.Module):
+class RepVGGBlock(SelfFolding):
     """relu(BN(conv3x3 x) + BN(conv1x1 x) + BN(x)); the last branch only where the width stays.
 
     The names are those of V2EM's published files: ``rbr_identity``, ``rbr_dense.conv/.bn``, ``rbr_1x1.conv/.bn``,

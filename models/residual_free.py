@@ -48,7 +48,7 @@ def _shortcut(in_channels: int, out_channels: int) -> nn.Identity | ConvBN:
     return nn.Identity() if in_channels == out_channels else ConvBN(in_channels, out_channels, 1)
 
 
-class ResidualBlock(SelfFolding, nn.Module):
+class ResidualBlock(SelfFolding):
     """relu(BN(conv3x3 relu(BN(conv3x3 x))) + shortcut(x)).
 
     Names: ``conv1 bn1 conv2 bn2`` and, where the width changes, ``shortcut.conv shortcut.bn``; no convolution bias.
@@ -80,7 +80,7 @@ class ResidualBlock(SelfFolding, nn.Module):
         return _folded(self, request)
 
 
-class ReservedBlock(SelfFolding, nn.Module):
+class ReservedBlock(SelfFolding):
     """The same block with its input reserved: conv1 = [conv1; Dirac], so the shortcut starts after the activation.
 
     conv1, bn1 and prelu have ``out_channels`` channels of the block proper, then ``in_channels`` that start as an exact
@@ -148,7 +148,7 @@ class ReservedBlock(SelfFolding, nn.Module):
         return _folded(self, request)
 
 
-class PlainBlock(SelfFolding, nn.Module):
+class PlainBlock(SelfFolding):
     """The deployed form: relu(conv3x3 act(conv3x3 x)), convolutions with bias, no shortcut.
 
     Args:

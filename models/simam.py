@@ -12,7 +12,7 @@ from mmx.models.folding import Folded, Request, SelfFolding
 SimAMVariant = Literal["reference", "paper"]
 
 
-class SimAM(SelfFolding, nn.Module):
+class SimAM(SelfFolding):
     """Each value is gated by how far it stands out from its own channel: ``x * sigmoid(y)``.
 
     With d = x - mean(x) over the H*W values of a channel, n = H*W - 1 and variance = sum(d^2) / n:

@@ -111,7 +111,7 @@ def _replaced(root: nn.Module, becomes: Mapping[nn.Module, nn.Module]) -> nn.Mod
     """The tree with each module that ``becomes`` names replaced, under every name that it has."""
     for module in list(root.modules()):
         for name, child in module._modules.items():
-            if child in becomes:
+            if child is not None and child in becomes:
                 module._modules[name] = becomes[child]
     return becomes.get(root, root)
 

@@ -12,7 +12,7 @@ from mmx.models.folding import Folded, Request, SelfFolding, fused_tensors, why_
 from mmx.models.residual_free import PlainBlock, ResidualBlock
 
 
-class Doubled(SelfFolding, nn.Module):
+class Doubled(SelfFolding):
     """relu(BN(conv3x3 x) + x), as a model of somebody's own might have it.
 
     Algebra: the identity is a Dirac kernel, so it is one convolution.
