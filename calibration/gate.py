@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mmx.evaluation.scores import scorecard
+from mmx.evaluation.scores import decisions, flips, scorecard
 from mmx.evaluation.statistics import Ratio, speedup
 from mmx.evaluation.timing import interleave, warm_up
 from mmx.runtime.backends import MODULES, Backend
@@ -135,9 +135,8 @@ class Judge:
         self._samples = samples
         with _loaded(bundle.graph_path(), CPU_ENGINES[0], "fp32") as backend:
             self._exact = self._logits(backend)
-        told = self._told(self._exact)
         self._labelled = truths is not None
-        self._truths = told.astype(np.int64) if truths is None else truths
+        self._truths = decisions(self._exact, self._manifest.thresholds).astype(np.int64) if truths is None else truths
 
     def accuracy(self, model: onnx.ModelProto, engine: str = CPU_ENGINES[0]) -> Accuracy:
         """How good an INT8 graph is beside FP32, as ``engine`` runs it."""
@@ -158,13 +157,9 @@ class Judge:
             error=error,
             relative=error / max(float(np.abs(self._exact).max()), float(np.finfo(np.float32).tiny)),
             shift=float(np.abs(probabilities[0] - probabilities[1]).max()),
-            flips=int((self._told(self._exact) != self._told(logits)).sum()),
+            flips=flips(logits, self._exact, thresholds),
             decisions=logits.size,
         )
-
-    def _told(self, logits: Logits) -> NDArray[np.bool_]:
-        told: NDArray[np.bool_] = sigmoid(logits.astype(np.float64)) > np.array(self._manifest.thresholds)
-        return told
 
     def _logits(self, backend: Backend) -> Logits:
         """The fused logits [samples, labels], one sample at a time."""

@@ -138,7 +138,7 @@ def render(result: Evaluation) -> str:
         for place, label in enumerate(card.labels):
             values = "".join(_percent(getattr(card, metric)[place]) for metric, _ in COLUMNS)
             lines.append(f"{label:{width + 10}}{values}{result.thresholds[place]:13.2f}")
-    lines += ["", "Errors and flips: against the first row."]
+    lines += ["", "Errors and flips: against the first row.", *(f"note: {note}" for note in result.notes)]
     if timed:
         lines.append("ms: median of one utterance of 24, shortest to longest; single-threaded, interleaved.")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ from mmx.calibration.gate import CPU_ENGINES, MAX_SHIFT
 from mmx.calibration.noise import Noise
 from mmx.datasets.dataset import find_dataset
 from mmx.evaluation.environment import Environment, describe
-from mmx.evaluation.scores import scorecard
+from mmx.evaluation.scores import flips, scorecard
 from mmx.evaluation.statistics import Ratio, speedup
 from mmx.evaluation.timing import interleave, warm_up
 from mmx.export.precision.variant import ensure_variant
@@ -34,7 +34,7 @@ from mmx.runtime.errors import ParityError
 from mmx.runtime.files import write_text
 from mmx.runtime.fusion import sigmoid
 from mmx.runtime.types import Sample
-from mmx.training.evaluate import flips, open_runners, utterances_for
+from mmx.training.evaluate import open_runners, utterances_for
 
 RANGES, TESTED, NOISY, TIMED = 64, 200, 24, 12
 PASSES = 3

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmx.datasets.dataset import DataSet
 from mmx.datasets.samples import Utterances
-from mmx.evaluation.scores import Scorecard, choose_thresholds, scorecard
+from mmx.evaluation.scores import Scorecard, choose_thresholds, flips, scorecard, undecided
 from mmx.evaluation.timing import Contender, interleave, warm_up
 from mmx.export.assets import find_tokenizer
 from mmx.models.checkpoint import Checkpoint, load_checkpoint
@@ -21,7 +21,6 @@ from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.backends import NAMES
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
-from mmx.runtime.fusion import sigmoid
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.packing import split as split_samples
@@ -58,13 +57,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The table: rows in order, the first of which is what the others are compared with."""
+    """The table: rows in order, the first of which is what the others are compared with; ``notes``: for the user."""
 
     data: str
     split: str
     samples: int
     thresholds: tuple[float, ...]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
 
 class TorchRunner:
@@ -211,10 +211,12 @@ def evaluate(
             raise EnvironmentMissing("nothing of it runs here", "; ".join(problems.values()))
         thresholds = what.manifest.thresholds if isinstance(what, Bundle) else what.thresholds
         labels = what.manifest.labels if isinstance(what, Bundle) else what.labels
+        notes: tuple[str, ...] = ()
         if choose:
             valid = utterances_for(what, data, "valid", cache=cache)
             answers = np.concatenate([runners[0].run([valid[i]]) for i in range(len(valid))])
             thresholds = choose_thresholds(answers, valid.truths)
+            notes = tuple(filter(None, [undecided(valid.truths, labels)]))
         logits = _score(runners, test, tick)
         times = _time(runners, spread(test, SPEED_SAMPLES), tick) if speed else {}
     finally:
@@ -231,10 +233,12 @@ def evaluate(
             flips=flips(found, first, thresholds),
             milliseconds=times.get(key),
         )
+        if found is first or np.isfinite(found).all()
+        else Row(key, "its logits are not finite")
         for key, found in logits.items()
     ]
     rows += [Row(name, problem) for name, problem in problems.items()]
-    return Evaluation(data.name, split, len(test), tuple(thresholds), tuple(rows))
+    return Evaluation(data.name, split, len(test), tuple(thresholds), tuple(rows), notes)
 
 
 def _score(
@@ -298,9 +302,3 @@ def open_runners(
         none_runs = not any(runner.key.startswith(f"{backend} ") for runner in runners)
         problems |= {backend: next(iter(found.values()))} if none_runs else found
     return runners, problems
-
-
-def flips(logits: Logits, first: Logits, thresholds: Sequence[float]) -> int:
-    """How many labels differ between two sets of logits."""
-    told = [sigmoid(x.astype(np.float64)) > np.asarray(thresholds) for x in (logits, first)]
-    return int((told[0] != told[1]).sum())

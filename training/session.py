@@ -24,6 +24,7 @@ from torch import nn
 
 from mmx.datasets.dataset import DataSet
 from mmx.datasets.samples import Utterances
+from mmx.evaluation.scores import undecided
 from mmx.export.assets import find_face_nets, find_tokenizer
 from mmx.export.face_nets import build_face_nets
 from mmx.models.checkpoint import save_checkpoint
@@ -126,6 +127,7 @@ def train_system(
     for split in ("train", "valid"):
         splits[split] = Utterances(data.items(split), Preprocessing(), nets, tokenizer, cache=cache)
         splits[split].prepare(_part(tick, f"preparing {split}"))
+    notes += filter(None, [undecided(splits["valid"].truths, data.labels)])
     with _deterministic(recipe.seed):
         module = cast(MultimodalSystem, get_system(plan.system).build(config))
         notes += _initialise(module, plan.init)

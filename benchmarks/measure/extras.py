@@ -25,7 +25,7 @@ from mmx.benchmarks.reports.paper import PARAMETERS
 from mmx.benchmarks.reports.report import PEERS, Row, WholeProgram
 from mmx.benchmarks.workload.sources import Source
 from mmx.benchmarks.workload.utterances import Workload, stratified
-from mmx.evaluation.scoring import score
+from mmx.evaluation.scores import scorecard
 from mmx.evaluation.statistics import Ratio, chained, total_speedup
 from mmx.evaluation.timing import Contender
 from mmx.export.folding.fold import fold
@@ -187,9 +187,6 @@ def scores_of(
     for utterance in source.workload.utterances:
         logits.append(contender.run([source.make(utterance.index)])[0])
         progress(len(logits))
-    found = score(np.stack(logits), source.truths, prepared.bundle.manifest.thresholds)
-    return {
-        "accuracy": 100 * found.mean_accuracy,
-        "weighted_accuracy": 100 * found.mean_weighted_accuracy,
-        "f1": 100 * found.mean_f1,
-    }
+    manifest = prepared.bundle.manifest
+    card = scorecard(np.stack(logits), source.truths, manifest.thresholds, manifest.labels)
+    return {metric: 100 * card.mean(metric) for metric in ("accuracy", "weighted_accuracy", "f1")}
