@@ -54,6 +54,8 @@ EXTRA_OF = {
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
+    "scipy": "export",
+    "sklearn": "export",
     "mtcnnruntime": "export",
     "openvino": "openvino",
     "tensorrt_rtx": "tensorrt-rtx",

@@ -1,4 +1,9 @@
-"""What is said of a list of timings: percentiles, and the ratio of two interleaved lists with its interval."""
+"""What is said of a list of timings: percentiles, and the ratio of two interleaved lists with its interval.
+
+Runs have 5 to 14 samples when time is short. There a bootstrap says less than it claims: of its 95 % intervals, 79 to
+89 % held the true ratio of totals and 91 to 93 % the median (percentile and BCa alike, simulated with utterances whose
+lengths differ as real ones do). The intervals here keep their word at these sizes; a test holds them to it.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
-RESAMPLES = 2000
 CONFIDENCE = 0.95
-SEED = 7
+FEWEST_RANKED = 6  # samples; with fewer, even the interval from the smallest to the largest holds the median less often
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster: the median over samples, and its bootstrap interval (95 %)."""
+    """How many times faster: the median over samples (or the ratio of totals), and its 95 % interval."""
 
     median: float
     low: float
@@ -66,20 +71,37 @@ def speedup(slow: ArrayLike, fast: ArrayLike) -> Ratio:
         slow, fast: seconds [samples] or [samples, passes], in the same order of samples.
 
     Returns:
-        The median over samples of slow / fast (each a sample's mean over passes), with the percentile-bootstrap
-        interval over samples.
+        The median over samples of slow / fast (each a sample's mean over passes). The interval runs from one of these
+        ratios to another, by rank, and holds the median whatever their distribution (``scipy.stats.quantile_test``).
     """
     ratios = _by_sample(slow) / _by_sample(fast)
-    return Ratio(float(np.median(ratios)), *bootstrap(ratios))
+    low, high = float(ratios.min()), float(ratios.max())
+    if len(ratios) >= FEWEST_RANKED:
+        low, high = stats.quantile_test(ratios, p=0.5).confidence_interval(CONFIDENCE)
+    return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
 def total_speedup(slow: ArrayLike, fast: ArrayLike, weights: Sequence[int]) -> Ratio:
-    """How many times less time the whole set takes: ratio of weighted sums, bootstrapped over samples."""
-    a, b, w = _by_sample(slow), _by_sample(fast), np.asarray(weights, np.float64)
-    drawn = _draws(len(a))
-    ratios = (w * a)[drawn].sum(1) / (w * b)[drawn].sum(1)
-    low, high = np.percentile(ratios, _tails())
-    return Ratio(float((w * a).sum() / (w * b).sum()), float(low), float(high))
+    """How many times less time the whole set takes: the ratio of weighted sums over samples.
+
+    The interval is a jackknife's, of the logarithm, with Student's t. Its degrees of freedom fall where few samples
+    make up most of the time (Satterthwaite's formula with each sample's share). One sample alone says nothing of
+    others: its interval is from 0 to infinity.
+
+    Args:
+        slow, fast: as ``speedup`` takes them. weights: how many of the set each sample stands for.
+    """
+    a, b = _by_sample(slow) * np.asarray(weights), _by_sample(fast) * np.asarray(weights)
+    ratio = float(a.sum() / b.sum())
+    n = len(a)
+    if n == 1:
+        return Ratio(ratio, 0.0, math.inf)
+    left_out = np.log((a.sum() - a) / (b.sum() - b))
+    error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+    shares = (a / a.sum() + b / b.sum()) ** 2
+    freedom = max(1.0, float(shares.sum() ** 2 / (shares**2).sum()) - 1)
+    reach = math.exp(float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error)
+    return Ratio(ratio, ratio / reach, ratio * reach)
 
 
 def chained(first: Ratio, second: Ratio) -> Ratio:
@@ -91,21 +113,6 @@ def chained(first: Ratio, second: Ratio) -> Ratio:
 
     low, high = off(first.low, second.low), off(first.high, second.high)
     return Ratio(median, median * math.exp(-low), median * math.exp(high))
-
-
-def bootstrap(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Percentile-bootstrap interval of the median of ``values`` [n]."""
-    medians = np.median(values[_draws(len(values))], axis=1)
-    low, high = np.percentile(medians, _tails())
-    return float(low), float(high)
-
-
-def _draws(n: int) -> NDArray[np.int64]:
-    return np.random.default_rng(SEED).integers(0, n, (RESAMPLES, n))
-
-
-def _tails() -> tuple[float, float]:
-    return 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)
 
 
 def _by_sample(seconds: ArrayLike) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ def spec_for(system: nn.Module) -> ExportSpec:
 
 
 def multimodal(system: MultimodalSystem) -> ExportSpec:
-    """Up to three ragged towers (DESIGN section 4): ours, V2EM, FE2E and the hybrids."""
+    """Up to three ragged towers: ours, V2EM, FE2E and the hybrids."""
     face, mel, config = FaceSpec(), MelSpec(), system.config
     inputs = [name for modality in system.modalities for name in MODALITY_INPUTS[modality]]
     axes: dict[str, tuple[str, tuple[int | str, ...]]] = {

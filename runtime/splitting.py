@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Inputs = dict[str, NDArray]
 
-# The index table of each ragged input (see DESIGN, the graph contract): its rows say which rows belong to a sample.
+# The index table of each ragged input (the graph contract): its rows say which rows belong to a sample.
 RAGGED = {"faces": "face_index", "pieces": "piece_index"}
 TEXT = ("input_ids", "attention_mask")
 

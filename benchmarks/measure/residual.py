@@ -79,7 +79,7 @@ def race(merge: Run, keep: Run, rounds: int) -> dict[str, Any]:
     """Time two runs in turns.
 
     Returns:
-        ``merge_over_keep``, the median ratio over rounds and face counts with its bootstrap interval, and by number of
+        ``merge_over_keep``, the median ratio over rounds and face counts with its interval, and by number of
         faces the median milliseconds of each and their ratio.
     """
     seconds = np.zeros((len(FACES), rounds, 2))

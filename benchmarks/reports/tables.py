@@ -77,7 +77,7 @@ def _systems(report: Report, title: str, systems: tuple[str, ...]) -> Table:
         f"Seconds for the set of {report.workload.total}; here: {report.scope} scope, {threads} thread(s)"
         + (f", extrapolated (~) from {report.used} samples." if report.extrapolated else "."),
         f"Upstream-style: PyTorch eager, text padded to 100. Speed-ups: {TITLES['v2em']} so over this, both here, "
-        "with the 95 % bootstrap interval.",
+        "with the 95 % interval.",
     ]
     if any(report.row(f"{name}/{EAGER}/fp32") for name in ON_FEATURES if name in systems):
         notes.append(

@@ -1,4 +1,4 @@
-"""The synthetic test sets have the statistics DESIGN section 8 states, and a stratified part stands for the whole."""
+"""The synthetic test sets have the published sizes and durations, and a stratified part stands for the whole."""
 
 import numpy as np
 import pytest
