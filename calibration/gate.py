@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from mmx.evaluation.scores import decisions, flips, scorecard
 from mmx.evaluation.statistics import Ratio, speedup
 from mmx.evaluation.timing import interleave, warm_up
-from mmx.runtime.backends import MODULES, Backend
+from mmx.runtime.backends import MODULES
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
 from mmx.runtime.fusion import sigmoid
-from mmx.runtime.packing import pack
+from mmx.runtime.network import Network
 from mmx.runtime.precisions import BF16_BACKENDS
 from mmx.runtime.types import Sample
-from mmx.training.evaluate import fuse_batch
 
 CPU_ENGINES = ("onnxruntime", "openvino")
 MAX_LOSS = 0.005
@@ -133,15 +132,16 @@ class Judge:
     def __init__(self, bundle: Bundle, samples: Sequence[Sample], truths: NDArray[np.int64] | None) -> None:
         self._manifest = bundle.manifest
         self._samples = samples
-        with _loaded(bundle.graph_path(), CPU_ENGINES[0], "fp32") as backend:
-            self._exact = self._logits(backend)
+        self._bundle = bundle
+        with _network(bundle, bundle.graph_path(), CPU_ENGINES[0], "fp32") as network:
+            self._exact = self._logits(network)
         self._labelled = truths is not None
         self._truths = decisions(self._exact, self._manifest.thresholds).astype(np.int64) if truths is None else truths
 
     def accuracy(self, model: onnx.ModelProto, engine: str = CPU_ENGINES[0]) -> Accuracy:
         """How good an INT8 graph is beside FP32, as ``engine`` runs it."""
-        with _saved(model) as path, _loaded(path, engine, "int8") as backend:
-            logits = self._logits(backend)
+        with _saved(model) as path, _network(self._bundle, path, engine, "int8") as network:
+            logits = self._logits(network)
         if not np.isfinite(logits).all():
             logits = np.nan_to_num(logits, nan=-1e4, posinf=1e4, neginf=-1e4)  # as wrong as can be, and finite
         labels, thresholds = self._manifest.labels, self._manifest.thresholds
@@ -161,32 +161,25 @@ class Judge:
             decisions=logits.size,
         )
 
-    def _logits(self, backend: Backend) -> Logits:
+    def _logits(self, network: Network) -> Logits:
         """The fused logits [samples, labels], one sample at a time."""
-        rows = []
-        for sample in self._samples:
-            outputs = backend.run(pack([sample], self._manifest.preprocessing.text, backend.inputs).inputs)
-            each = {modality: outputs[f"logits_{modality}"] for modality in self._manifest.modalities}
-            rows.append(fuse_batch(each, [sample], self._manifest.fusion_weights))
-        return np.concatenate(rows)
+        return np.concatenate([network.fused([sample]) for sample in self._samples])
 
 
 class _Graph:
-    """A backend as something that can be timed."""
+    """A network as something that can be timed."""
 
-    def __init__(self, key: str, backend: Backend, bundle: Bundle) -> None:
+    def __init__(self, key: str, network: Network) -> None:
         self.key = key
-        self._text = bundle.manifest.preprocessing.text
-        self._backend = backend
+        self._network = network
 
     def run(self, samples: Sequence[Sample]) -> Logits:
         """The graph's fused logits."""
-        logits: Logits = self._backend.run(pack(samples, self._text, self._backend.inputs).inputs)["logits"]
-        return logits
+        return self._network.outputs(samples)["logits"]
 
     def close(self) -> None:
-        """Give the engine's memory back."""
-        self._backend.close()
+        """Give the backend's memory back."""
+        self._network.close()
 
 
 def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Sample], passes: int = 3) -> Speed:
@@ -199,12 +192,12 @@ def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Samp
             more = {"bf16": files["fp32"]} if engine in BF16_BACKENDS and "bf16" not in files else {}
             for precision, file in (files | more).items():
                 try:
-                    backend = opened.enter_context(_loaded(file, engine, precision))
+                    network = opened.enter_context(_network(bundle, file, engine, precision))
                 except (EnvironmentMissing, BadDataError):
                     if engine == CPU_ENGINES[0] and precision in ("fp32", "int8"):  # this one comes with mmx
                         raise
                 else:
-                    graphs.append(_Graph(f"{engine} {precision}", backend, bundle))
+                    graphs.append(_Graph(f"{engine} {precision}", network))
         costs = {graph.key: warm_up(graph, samples[0]) for graph in graphs}
         affordable = int(SPEED_S / ((passes + 1) * sum(costs.values())))
         places = np.linspace(0, len(samples) - 1, min(len(samples), max(FEWEST_TIMED, affordable))).round().astype(int)
@@ -213,9 +206,9 @@ def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Samp
     return Speed({key: result.seconds for key, result in timed.items()})
 
 
-def _loaded(path: Path, engine: str, precision: str) -> Backend:
-    backend: Backend = import_module(MODULES[engine]).load(path, precision, 1)
-    return backend
+def _network(bundle: Bundle, path: Path, backend: str, precision: str) -> Network:
+    """A graph of the bundle that need not be in it (yet)."""
+    return Network(bundle, import_module(MODULES[backend]).load(path, precision, 1))
 
 
 @contextmanager

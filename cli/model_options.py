@@ -34,6 +34,7 @@ backend = click.option(
     show_default=True,
     help="auto, onnxruntime, openvino, onnxruntime-cuda, tensorrt-rtx or tensorrt.",
 )
+device = click.option("--device", help="cpu, cuda, or cuda:1 for the second of several GPUs.")
 precision = click.option(
     "--precision", default="fp32", show_default=True, help="fp32, bf16, or another that the bundle holds."
 )

@@ -37,13 +37,13 @@ def profile(
     extracted features gets a row of noise for each of these. Rates are held against what this machine reaches in a
     large matrix product of the same engine, and in a large copy.
     """
-    from mmx.benchmarks.contenders.features import feature_sizes, pack_features, with_features
+    from mmx.benchmarks.contenders.features import with_features
     from mmx.benchmarks.profiling.profile import profile as measure
     from mmx.benchmarks.profiling.text import describe_profile
     from mmx.benchmarks.workload.utterances import make_sample, utterance_of
     from mmx.runtime.bundle import Bundle
     from mmx.runtime.files import write_text
-    from mmx.runtime.packing import pack
+    from mmx.runtime.packing import feature_sizes, pack, pack_features
 
     opened = Bundle.open(bundle)
     graph, utterance = opened.manifest.graphs["fp32"], utterance_of(duration)

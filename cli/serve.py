@@ -25,8 +25,11 @@ MB = 2**20
 @model.backend
 @model.precision
 @model.on_mismatch
-@click.option("--lanes", type=click.IntRange(min=1), help="Batches side by side; on CPUs one for each core, up to 4.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each lane; all together use all cores.")
+@model.device
+@click.option(
+    "--streams", "--lanes", type=click.IntRange(min=1), help="Batches side by side; on CPUs one for each core, up to 4."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each stream; all together use all cores.")
 @model.faces
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Decoding processes.")
 @click.option(
@@ -59,7 +62,8 @@ def serve(
     backend: str,
     precision: str,
     on_mismatch: str,
-    lanes: int | None,
+    device: str | None,
+    streams: int | None,
     threads: int | None,
     faces: str,
     workers: int,
@@ -90,7 +94,8 @@ def serve(
         bundle=bundle,
         backend=backend,
         precision=precision,
-        lanes=lanes,
+        device=device,
+        streams=streams,
         threads=threads,
         faces=faces,
         on_mismatch=on_mismatch,

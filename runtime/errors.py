@@ -44,6 +44,20 @@ class BadDataError(MmxError):
     exit_code = 5
 
 
+def as_error(error: Exception, where: str = "") -> MmxError:
+    """The error to report: a user's as it is; any other, a fault of mmx, with its name, and itself as the cause.
+
+    Args:
+        where: what it happened to, such as a file.
+    """
+    if isinstance(error, MmxError):
+        return error
+    said = f"{where}: {type(error).__name__}: {error}" if where else f"{type(error).__name__}: {error}"
+    reported = MmxError(said, "this is a fault of mmx; please report it")
+    reported.__cause__ = error
+    return reported
+
+
 def missing_extra(what: str, extra: str) -> EnvironmentMissing:
     """The error for an optional dependency that is not installed; names the pip command."""
     return EnvironmentMissing(f"{what} is not installed", f"pip install 'mmx[{extra}]'")

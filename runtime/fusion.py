@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.manifest import Manifest
+from mmx.runtime.types import Sample
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,21 @@ def fuse(logits: Mapping[str, NDArray[np.float32]], present: Collection[str], ma
         modality_logits={modality: _by_label(names, part) for modality, part in parts.items()},
         contributions={modality: _by_label(names, part) for modality, part in weighted.items()},
     )
+
+
+def fuse_batch(
+    logits: Mapping[str, NDArray[np.float32]], samples: Sequence[Sample], weights: Mapping[str, float]
+) -> NDArray[np.float32]:
+    """The fused logits of many samples: the sum of weight * logit over the modalities that each has.
+
+    Args:
+        logits: float32 [samples, labels] by modality.
+    """
+    total = np.zeros_like(next(iter(logits.values())), np.float64)
+    for name, values in logits.items():
+        present = np.array([name in sample.modalities for sample in samples])[:, None]
+        total += np.where(present, weights[name] * values.astype(np.float64), 0.0)
+    return total.astype(np.float32)
 
 
 def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

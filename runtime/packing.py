@@ -5,14 +5,15 @@ Nothing is computed for a face or a piece that is not there; only the text ids a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import UsageError
-from mmx.runtime.manifest import TextSpec
-from mmx.runtime.types import Batch, Sample
+from mmx.runtime.manifest import TensorSpec, TextSpec
+from mmx.runtime.types import Batch, FeatureSample, Sample
 
 MODALITY_INPUTS = {
     "text": ("input_ids", "attention_mask"),
@@ -59,20 +60,63 @@ def pack(samples: Sequence[Sample], text: TextSpec | None = None, inputs: Collec
     return Batch(packed, len(samples))
 
 
-def split(samples: Iterable[Sample], max_rows: int = 256, max_size: int = 32) -> Iterator[list[Sample]]:
-    """Cut samples, in their order, into lists of at most ``max_size`` with at most ``max_rows`` rows.
+def feature_sizes(inputs: Iterable[TensorSpec]) -> dict[str, int]:
+    """Features a row that a graph takes, by modality; empty for a graph that takes media."""
+    return {each.name: int(each.axes[-1]) for each in inputs if each.name in MODALITY_INPUTS}
+
+
+def pack_features(samples: Sequence[Sample], sizes: Mapping[str, int]) -> dict[str, NDArray]:
+    """The graph's inputs: each modality float32 [batch, longest, size], zeros past the end, and its int64 lengths.
+
+    Features beyond a system's own sizes are left off.
+    """
+    rows_of = [sample.features if isinstance(sample, FeatureSample) else {} for sample in samples]
+    packed: dict[str, NDArray] = {}
+    for name, size in sizes.items():
+        for number, features in enumerate(rows_of):
+            found = features.get(name)
+            if found is None or found.ndim != 2 or found.shape[1] < size:
+                shape = "missing" if found is None else f"of shape {list(found.shape)}"
+                raise UsageError(f"sample {number}: its features of {name} are {shape}, not [rows, {size}]")
+        each = [features[name][:, :size] for features in rows_of]
+        lengths = np.array([len(rows) for rows in each], np.int64)
+        padded = np.zeros((len(each), max(1, lengths.max()), size), np.float32)
+        for number, rows in enumerate(each):
+            padded[number, : len(rows)] = rows
+        packed[name], packed[f"{name}_len"] = padded, lengths
+    return packed
+
+
+Item = TypeVar("Item")
+
+
+def split(
+    items: Iterable[Item],
+    max_rows: int = 256,
+    max_size: int = 32,
+    sample_of: Callable[[Item], Sample] = lambda item: item,  # type: ignore[assignment,return-value]
+) -> Iterator[list[Item]]:
+    """Cut items, in their order, into batches: at most ``max_size`` samples with at most ``max_rows`` rows.
 
     Rows are what bounds memory: faces, pieces and padded tokens / 32. A sample that is over the budget alone
-    gets a list of its own.
+    gets a batch of its own. Sorted by ``length`` beforehand, they need the least padding.
+
+    Args:
+        sample_of: the sample of an item, where it is not one itself.
     """
-    group: list[Sample] = []
-    for sample in samples:
-        if group and (len(group) == max_size or rows([*group, sample]) > max_rows):
-            yield group
-            group = []
-        group.append(sample)
-    if group:
-        yield group
+    batch: list[Item] = []
+    for item in items:
+        if batch and (len(batch) == max_size or rows([sample_of(each) for each in [*batch, item]]) > max_rows):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def length(sample: Sample) -> tuple[int, int]:
+    """What to sort by: text is padded to the batch's longest, faces and pieces hardly cost padding."""
+    return 0 if sample.token_ids is None else len(sample.token_ids), len(sample.faces) + len(sample.pieces)
 
 
 def rows(samples: Sequence[Sample]) -> int:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mmx.runtime.backends import Backend, open_backend
+from mmx.runtime.backends import Backend
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import BadDataError, MmxError, UsageError
-from mmx.runtime.fusion import fuse
-from mmx.runtime.manifest import Manifest
-from mmx.runtime.packing import INPUTS, pack, rows
+from mmx.runtime.errors import MmxError, UsageError
+from mmx.runtime.network import Network, require_media
+from mmx.runtime.packing import rows
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
-from mmx.runtime.types import Sample, Span
+from mmx.runtime.types import Span
 
 MAX_ROWS = 512  # tower rows in one batch; one utterance of 120 s has 540
 
@@ -36,11 +31,11 @@ class Predictor:
             1 (then 2, 4, ...) while a file is read.
         utterances: about how many will be answered, see ``open_backend``.
         wait: False: do not wait for the network to be loaded; that goes on while the first file is read. Its errors
-            then come from ``backend``, and from the first answer.
+            then come from ``network``, and from the first answer.
 
-    Attributes: ``bundle``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
+    Attributes: ``bundle``, ``network``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
 
-    ``logits`` may be called from several threads; draw from one ``predict`` generator at a time.
+    Draw from one ``predict`` generator at a time; ``network`` may be used from several threads.
 
     Raises:
         MmxError: what ``Bundle.open`` and ``open_backend`` raise; UsageError for a system that does not take media.
@@ -62,23 +57,32 @@ class Predictor:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be 1 or more")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, beside=not wait)
-        if not set(self.bundle.manifest.graphs["fp32"].input_names) <= set(INPUTS):
-            raise UsageError(
-                f"{self.bundle.path} holds {self.bundle.manifest.system}, which takes features, not media files",
-                "run it with mmx bench",
-            )
+        require_media(self.bundle)
         loading = ThreadPoolExecutor(1, "mmx-load")
-        self._backend = loading.submit(open_backend, self.bundle, backend, precision, threads, on_mismatch, utterances)
+        self._network = loading.submit(
+            Network.open,
+            self.bundle,
+            backend,
+            precision,
+            threads=threads,
+            on_mismatch=on_mismatch,
+            utterances=utterances,
+        )
         loading.shutdown(wait=False)
         if wait:
-            self._backend.result()
+            self._network.result()
         self._batch_size = batch_size
         self._preprocessor = Preprocessor(self.bundle, threads=threads, faces=faces)
 
     @property
+    def network(self) -> Network:
+        """The network, once it is loaded; for samples that are there already. Raises what ``open_backend`` raises."""
+        return self._network.result()
+
+    @property
     def backend(self) -> Backend:
-        """The network, once it is loaded. Raises what ``open_backend`` raises."""
-        return self._backend.result()
+        """What the network runs on, once it is loaded."""
+        return self.network.backend
 
     def predict(
         self,
@@ -106,26 +110,10 @@ class Predictor:
         transcripts = one_each("transcript", transcript, paths)
         return self._predict_all(list(zip(paths, texts, transcripts, strict=True)), window, on_error)
 
-    def logits(self, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
-        """Run the network on samples: its outputs by name, float32 [samples, labels]. Thread-safe.
-
-        Raises:
-            UsageError: the samples do not fit the graph (see ``pack``). BadDataError: an output is not finite.
-        """
-        batch = pack(samples, self.bundle.manifest.preprocessing.text, self.backend.inputs)
-        outputs = self.backend.run(batch.inputs)
-        for name, values in outputs.items():
-            if not np.isfinite(values).all():
-                raise BadDataError(
-                    f"{self.bundle.path} gives {name} that are not finite numbers",
-                    f"try --precision fp32; this was {self.backend.precision} on {self.backend.name}",
-                )
-        return outputs
-
     def close(self) -> None:
         """Give the engine's memory back."""
-        if self._backend.exception() is None:  # which waits for it to be loaded
-            self._backend.result().close()
+        if self._network.exception() is None:  # which waits for it to be loaded
+            self._network.result().close()
 
     def __enter__(self) -> Self:
         return self
@@ -145,14 +133,14 @@ class Predictor:
             try:
                 segments = self._preprocessor.segments(file, text=text, transcript=transcript, window=window)
                 for group in self._groups(segments):
-                    yield from self.answer(group)
+                    yield from self._answered(group)
             except MmxError as e:
                 if on_error is None or isinstance(e, UsageError) or self._network_failed():
                     raise
                 on_error(str(file), e)
 
     def _network_failed(self) -> bool:
-        return self._backend.done() and self._backend.exception() is not None
+        return self._network.done() and self._network.exception() is not None
 
     def _groups(self, segments: Iterator[Segment]) -> Iterator[list[Segment]]:
         """Batches of 1, 2, 4, ... up to ``batch_size`` segments; what was read before a fault is still answered."""
@@ -171,51 +159,12 @@ class Predictor:
         if group:
             yield group
 
-    def answer(self, segments: Sequence[Segment]) -> Iterator[Prediction]:
-        """Run the network on the segments that have anything to run it on, and fuse each."""
-        runnable = [segment for segment in segments if segment.sample.modalities]
-        if runnable:
-            self._backend.result()  # loading counts for no batch
-        started = perf_counter()
-        outputs = self.logits([segment.sample for segment in runnable]) if runnable else {}
-        network_ms = (perf_counter() - started) * 1000 / max(len(runnable), 1)
-        row = {id(segment): number for number, segment in enumerate(runnable)}
-        for segment in segments:
-            number = row.get(id(segment))
-            own = None if number is None else {name: values[number] for name, values in outputs.items()}
-            yield prediction_of(segment, own, self.bundle.manifest, 0.0 if number is None else network_ms)
-
-
-def prediction_of(
-    segment: Segment, outputs: Mapping[str, NDArray[np.float32]] | None, manifest: Manifest, network_ms: float
-) -> Prediction:
-    """What the network says of one segment.
-
-    Args:
-        outputs: the graph's outputs for it, float32 [labels] by name; None if it has nothing to run the graph on.
-        network_ms: its share of the batch's time.
-    """
-    logits = {} if outputs is None else {name: outputs[f"logits_{name}"] for name in manifest.modalities}
-    timings = {**segment.timings_ms, "network": network_ms}
-    fused = fuse(logits, segment.sample.modalities if logits else (), manifest)
-    return Prediction(
-        file=segment.file,
-        start=segment.span.start,
-        end=segment.span.end,
-        probabilities=fused.probabilities,
-        labels=fused.labels,
-        logits=fused.logits,
-        modality_logits=fused.modality_logits,
-        contributions=fused.contributions,
-        modalities=fused.modalities,
-        left_out=segment.absent,
-        faces_found=len(segment.faces),
-        frames_seen=segment.frames_seen,
-        text=segment.span.text,
-        faces=segment.faces,
-        timings_ms={stage: round(ms, 3) for stage, ms in timings.items()},
-        flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
-    )
+    def _answered(self, segments: Sequence[Segment]) -> Iterator[Prediction]:
+        """The segments' predictions; raises the first error where the network has one."""
+        for answer in self.network.predict(segments):
+            if isinstance(answer, MmxError):
+                raise answer
+            yield answer
 
 
 def one_each(name: str, given: Any, files: Sequence[str | Path]) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,17 @@ TEXT = ("input_ids", "attention_mask")
 def batch_size(inputs: Inputs) -> int:
     """Samples in a packed batch."""
     return next(len(array) for name, array in inputs.items() if name not in RAGGED)
+
+
+def in_parts(inputs: Inputs, fits: Callable[[Inputs], bool], run: Callable[[Inputs], Inputs]) -> Inputs:
+    """The outputs of ``run`` for a batch; one that does not fit is cut in halves until its parts do.
+
+    A single sample that does not fit is run all the same: ``run`` says why it can't.
+    """
+    if batch_size(inputs) == 1 or fits(inputs):
+        return run(inputs)
+    first, second = (in_parts(half, fits, run) for half in halves(inputs))
+    return {name: np.concatenate([first[name], second[name]]) for name in first}
 
 
 def halves(inputs: Inputs) -> tuple[Inputs, Inputs]:

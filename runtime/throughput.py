@@ -18,7 +18,7 @@ from typing import Self
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError
 from mmx.runtime.machine import usable_cores
-from mmx.runtime.predictor import Predictor
+from mmx.runtime.network import Network, require_media
 from mmx.runtime.preprocess import Preprocessor
 from mmx.runtime.throughput_run import FileResult, Item, Run
 
@@ -41,7 +41,7 @@ class Pipeline:
         batch_size: segments that the network takes at once, at most.
         faces: see ``Predictor``.
 
-    Attributes: ``bundle``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
+    Attributes: ``bundle``, ``network``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
 
     Raises:
         MmxError: as ``Predictor``.
@@ -60,19 +60,13 @@ class Pipeline:
         on_mismatch: str = "error",
         faces: str = "exact",
     ) -> None:
-        for name, value in (("jobs", jobs), ("max_rows", max_rows)):
+        for name, value in (("jobs", jobs), ("max_rows", max_rows), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be 1 or more")
-        self._predictor = Predictor(
-            bundle,
-            backend=backend,
-            precision=precision,
-            threads=threads,
-            batch_size=batch_size,
-            on_mismatch=on_mismatch,
-        )
-        self.bundle = self._predictor.bundle
-        self.backend = self._predictor.backend
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        require_media(self.bundle)
+        self.network = Network.open(self.bundle, backend, precision, threads=threads, on_mismatch=on_mismatch)
+        self.backend = self.network.backend
         self._preprocessor = Preprocessor(self.bundle, threads=1, faces=faces)
         self._jobs = jobs or usable_cores()
         self._max_rows = max_rows
@@ -88,12 +82,12 @@ class Pipeline:
         Raises:
             Exception: what ``items`` raises.
         """
-        with Run(self._predictor, self._preprocessor, self._jobs, self._max_rows, self._batch_size) as run:
+        with Run(self.network, self._preprocessor, self._jobs, self._max_rows, self._batch_size) as run:
             yield from run.results(item if isinstance(item, Item) else Item(item) for item in items)
 
     def close(self) -> None:
         """Give the engine's memory back."""
-        self._predictor.close()
+        self.network.close()
 
     def __enter__(self) -> Self:
         return self

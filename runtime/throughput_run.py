@@ -18,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mmx.runtime.errors import MmxError
-from mmx.runtime.packing import rows, split
+from mmx.runtime.errors import MmxError, as_error
+from mmx.runtime.network import Network
+from mmx.runtime.packing import length, rows, split
 from mmx.runtime.prediction import Prediction
-from mmx.runtime.predictor import Predictor
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
 
 WINDOW = 2  # batches that are sorted together; another window is read meanwhile
@@ -80,20 +80,12 @@ class _Waiting:
     number: int
     segment: Segment
 
-    def length(self) -> tuple[int, int]:
-        """What to sort by: text is padded to the batch's longest, faces and pieces hardly cost padding."""
-        sample = self.segment.sample
-        tokens = 0 if sample.token_ids is None else len(sample.token_ids)
-        return tokens, len(sample.faces) + len(sample.pieces)
-
 
 class Run:
     """The threads of one run. Leaving the ``with`` stops them and waits for their end."""
 
-    def __init__(
-        self, predictor: Predictor, preprocessor: Preprocessor, jobs: int, max_rows: int, batch_size: int
-    ) -> None:
-        self._predictor, self._preprocessor = predictor, preprocessor
+    def __init__(self, network: Network, preprocessor: Preprocessor, jobs: int, max_rows: int, batch_size: int) -> None:
+        self._network, self._preprocessor = network, preprocessor
         self._max_rows, self._batch_size = max_rows, batch_size
         self._changed = threading.Condition()
         self._tasks: deque[_File] = deque()
@@ -168,7 +160,7 @@ class Run:
                         if not self._offer(file, segment):
                             return
             except Exception as e:
-                error = _as_error(e, item)
+                error = as_error(e, str(item.path))
             with self._changed:
                 file.read, file.error = True, error or file.error
                 self._reading -= 1
@@ -201,13 +193,14 @@ class Run:
     def _answer(self) -> None:
         """The answerer: segments in the pool -> predictions of their files."""
         while window := self._next_window():
-            ordered = deque(sorted(window, key=_Waiting.length))
-            window.clear()  # what is answered is not kept: the next window is being read
-            groups = split([waiting.segment.sample for waiting in ordered], self._max_rows, self._batch_size)
-            for size in [len(group) for group in groups]:
+            ordered = deque(sorted(window, key=lambda waiting: length(waiting.segment.sample)))
+            window.clear()
+            for group in split(
+                _popped(ordered), self._max_rows, self._batch_size, sample_of=lambda waiting: waiting.segment.sample
+            ):
                 if self._stopping.is_set():
                     return
-                self._settle([ordered.popleft() for _ in range(size)])
+                self._settle(group)
 
     def _next_window(self) -> list[_Waiting]:
         """Everything in the pool, once it is full or nothing is being read; nothing when the run stops."""
@@ -222,29 +215,19 @@ class Run:
             return window
 
     def _settle(self, group: Sequence[_Waiting]) -> None:
-        """Answer a batch. If it fails, each of its segments alone, so that the fault stays with its file."""
-        try:
-            answers = list(self._predictor.answer([waiting.segment for waiting in group]))
-        except Exception as e:
-            if len(group) > 1:
-                for waiting in group:
-                    self._settle([waiting])
-                return
-            with self._changed:
-                group[0].file.error = group[0].file.error or _as_error(e, group[0].file.item)
-            answers = []
+        """Answer a batch; a segment that fails is the fault of its file alone."""
+        answers = self._network.predict([waiting.segment for waiting in group])
         with self._changed:
-            for waiting in group:
+            for waiting, answer in zip(group, answers, strict=True):
                 waiting.file.settled += 1
-            for waiting, answer in zip(group, answers, strict=False):
-                waiting.file.answers[waiting.number] = answer
+                if isinstance(answer, MmxError):
+                    waiting.file.error = waiting.file.error or answer
+                else:
+                    waiting.file.answers[waiting.number] = answer
             self._changed.notify_all()
 
 
-def _as_error(error: Exception, item: Item) -> MmxError:
-    """The error that a file's result carries: a user's as it is, any other with its name, and itself as the cause."""
-    if isinstance(error, MmxError):
-        return error
-    carried = MmxError(f"{item.path}: {type(error).__name__}: {error}", "this is a fault of mmx; please report it")
-    carried.__cause__ = error
-    return carried
+def _popped(items: deque[_Waiting]) -> Iterator[_Waiting]:
+    """What is answered is not kept: the next window is being read."""
+    while items:
+        yield items.popleft()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,13 @@ class Sample:
         """The modalities this sample really has."""
         present = {"text": self.token_ids is not None, "visual": len(self.faces) > 0, "audio": len(self.pieces) > 0}
         return frozenset(name for name, there in present.items() if there)
+
+
+@dataclass(frozen=True)
+class FeatureSample(Sample):
+    """A sample for systems on extracted features: ``features`` float32 [rows, size] by modality, beside its media."""
+
+    features: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

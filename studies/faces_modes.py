@@ -192,7 +192,7 @@ def visual_logits(predictor: Predictor | None, crops: Sequence[FaceCrop]) -> NDA
     if predictor is None or not faces:
         return None
     silence = np.empty((0, *PIECE_SHAPE), np.float32)
-    return predictor.logits([Sample(None, np.stack(faces), silence)])["logits_visual"][0]
+    return predictor.network.logits([Sample(None, np.stack(faces), silence)])["logits_visual"][0]
 
 
 @click.command()

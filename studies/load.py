@@ -155,7 +155,7 @@ def make_requests(
                 asked.append((media(data, text), np.array(rows)))
         else:
             for sample in map(make_sample, stratified(synthetic("iemocap"), count).utterances):
-                asked.append((tensors(sample), predictor.logits([sample])["logits"].astype(np.float64)))
+                asked.append((tensors(sample), predictor.network.logits([sample])["logits"].astype(np.float64)))
     check_distinct([logits for _, logits in asked], tolerance)
     return [Request(options, logits, tolerance) for options, logits in asked], system
 

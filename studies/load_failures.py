@@ -130,7 +130,7 @@ def good_requests(predictor: Predictor, film: bytes) -> list[Request]:
     made.append(Request(media(film, window=1.0), alone(predictor, film, None, window=1.0)))
     for utterance in stratified(synthetic("iemocap"), 8).utterances:
         sample = make_sample(utterance)
-        made.append(Request(tensors(sample), predictor.logits([sample])["logits"].astype(np.float64)))
+        made.append(Request(tensors(sample), predictor.network.logits([sample])["logits"].astype(np.float64)))
     made.append(Request(media(b"no film at all"), "bad_media"))
     return made
 

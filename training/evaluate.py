@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,11 +21,12 @@ from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.backends import NAMES
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.fusion import fuse_batch
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
+from mmx.runtime.network import Network
 from mmx.runtime.packing import split as split_samples
 from mmx.runtime.precisions import precisions
-from mmx.runtime.predictor import Predictor
 from mmx.runtime.types import MODALITIES, Sample
 from mmx.training.session import face_nets
 from mmx.training.trainer import tensors
@@ -95,26 +96,15 @@ class BundleRunner:
 
     def __init__(self, bundle: Bundle, backend: str, precision: str, threads: int | None) -> None:
         self.key = f"{backend} {precision}"
-        self._predictor = Predictor(bundle, backend=backend, precision=precision, threads=threads)
-        self._weights = bundle.manifest.fusion_weights
+        self._network = Network.open(bundle, backend, precision, threads=threads)
 
     def run(self, samples: Sequence[Sample]) -> Logits:
         """Fused logits [samples, labels]."""
-        outputs = self._predictor.logits(samples)
-        return fuse_batch({name: outputs[f"logits_{name}"] for name in self._weights}, samples, self._weights)
+        return self._network.fused(samples)
 
     def close(self) -> None:
         """Give the engine's memory back."""
-        self._predictor.close()
-
-
-def fuse_batch(logits: Mapping[str, Logits], samples: Sequence[Sample], weights: Mapping[str, float]) -> Logits:
-    """The sum of weight * logit over the modalities that each sample has, as ``runtime.fusion`` says."""
-    total = np.zeros_like(next(iter(logits.values())), np.float64)
-    for name, values in logits.items():
-        there = np.array([name in sample.modalities for sample in samples])[:, None]
-        total += np.where(there, weights[name] * values.astype(np.float64), 0.0)
-    return total.astype(np.float32)
+        self._network.close()
 
 
 def utterances_for(

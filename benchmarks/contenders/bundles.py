@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.contenders.features import feature_sizes, pack_features
 from mmx.benchmarks.measure.single_stream import Opened
 from mmx.benchmarks.reports.report import EAGER, NO_TIME, UNAVAILABLE, Row
 from mmx.evaluation.timing import Contender
-from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError
-from mmx.runtime.packing import pack
+from mmx.runtime.network import Network
 from mmx.runtime.types import Sample
 
 
@@ -29,22 +27,15 @@ class BundleContender:
             MmxError: this backend or precision can't be had here (see ``open_backend``).
         """
         self.key = f"{system}/{backend}/{precision}"
-        self._backend = open_backend(bundle, backend, precision, threads)
-        self._text = bundle.manifest.preprocessing.text
-        self._features = feature_sizes(bundle.manifest.graphs["fp32"].inputs)
+        self._network = Network.open(bundle, backend, precision, threads=threads)
 
     def run(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Fused logits [samples, labels]."""
-        if self._features:
-            inputs = pack_features(samples, self._features)
-        else:
-            inputs = pack(samples, self._text, self._backend.inputs).inputs
-        logits: NDArray[np.float32] = self._backend.run(inputs)["logits"]
-        return logits
+        return self._network.outputs(samples)["logits"]
 
     def close(self) -> None:
-        """Give the engine's memory back."""
-        self._backend.close()
+        """Give the backend's memory back."""
+        self._network.close()
 
 
 def open_contenders(

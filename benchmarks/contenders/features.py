@@ -6,25 +6,12 @@ and each mel piece of the utterance, as the other systems get them. What extract
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from mmx.benchmarks.workload.utterances import SEED, Utterance
-from mmx.runtime.manifest import TensorSpec
-from mmx.runtime.types import Sample
+from mmx.runtime.types import FeatureSample, Sample
 
 WIDEST = {"text": 300, "audio": 144, "visual": 35}  # features a row; MulT takes 74 of audio
-
-
-@dataclass(frozen=True)
-class FeatureSample(Sample):
-    """A sample with ``features`` beside its media: float32 [rows, ``WIDEST``] by modality."""
-
-    features: Mapping[str, NDArray[np.float32]]
 
 
 def with_features(sample: Sample, utterance: Utterance) -> FeatureSample:
@@ -33,24 +20,3 @@ def with_features(sample: Sample, utterance: Utterance) -> FeatureSample:
     rows = {"text": utterance.words, "audio": utterance.pieces, "visual": utterance.faces}
     features = {name: random.standard_normal((rows[name], size), dtype=np.float32) for name, size in WIDEST.items()}
     return FeatureSample(sample.token_ids, sample.faces, sample.pieces, features)
-
-
-def feature_sizes(inputs: Iterable[TensorSpec]) -> dict[str, int]:
-    """Features a row that a graph takes, by modality; empty for a graph that takes media."""
-    return {each.name: int(each.axes[-1]) for each in inputs if each.name in WIDEST}
-
-
-def pack_features(samples: Sequence[Sample], sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
-    """The graph's inputs: each modality float32 [batch, longest, size], zeros past the end, and its int64 lengths.
-
-    Features beyond a system's own sizes are left off.
-    """
-    packed: dict[str, NDArray[Any]] = {}
-    for name, size in sizes.items():
-        rows = [sample.features[name][:, :size] for sample in samples if isinstance(sample, FeatureSample)]
-        lengths = np.array([len(each) for each in rows], np.int64)
-        padded = np.zeros((len(rows), lengths.max(), size), np.float32)
-        for i, each in enumerate(rows):
-            padded[i, : len(each)] = each
-        packed[name], packed[f"{name}_len"] = padded, lengths
-    return packed

@@ -27,13 +27,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmx.benchmarks.contenders.features import feature_sizes, pack_features
 from mmx.benchmarks.contenders.upstream import Inputs, upstream_inputs
 from mmx.benchmarks.reports.report import EAGER, PEERS
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
 from mmx.export.specs import spec_for
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
-from mmx.runtime.packing import INPUTS, pack
+from mmx.runtime.packing import INPUTS, feature_sizes, pack, pack_features
 from mmx.runtime.types import Sample
 
 Call = Callable[[Inputs], NDArray[np.float32]]

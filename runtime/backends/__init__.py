@@ -5,6 +5,7 @@ What is asked for by name is what runs, or an error says why it can't; only ``au
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from time import perf_counter
 from types import TracebackType
@@ -16,9 +17,11 @@ from mmx.runtime.backends.trial import Trial, race, recall, remember, setting_of
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import ENGINE_GRAPHS, EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.machine import usable_cores
 from mmx.runtime.manifest import GraphSpec
 
-# Each name's module has `load(path, precision, threads) -> Backend`; ONNX Runtime's also takes `packed`.
+# Each name's module has `load(path, precision, threads, streams=1) -> Backend`; ONNX Runtime's also takes `packed`,
+# that of a GPU `index`.
 MODULES = {
     "onnxruntime": "mmx.runtime.backends.onnxruntime",
     "openvino": "mmx.runtime.backends.openvino",
@@ -30,6 +33,8 @@ ON_GPU = (*ENGINES, "onnxruntime-cuda")  # the fastest first
 ON_CPU = ("openvino", "onnxruntime")  # which is faster depends on the machine: see trial. The last loads the soonest
 FEW = 20  # utterances that take less time than a trial
 ON_MISMATCH = ("error", "rebuild", "onnx")
+MOST_STREAMS = 4  # on a CPU, unless asked for
+DEVICES = "cpu, cuda, or cuda:N for one of several GPUs"
 
 
 class Backend(Protocol):
@@ -41,8 +46,9 @@ class Backend(Protocol):
         device: what it runs on, as the engine itself reports it.
         why: why this engine was taken.
         inputs, outputs: the graph's names, in its order.
+        streams: how many runs go on at the same time.
 
-    ``run`` may be called from several threads; an engine that can't do two at once makes them take turns.
+    ``run`` may be called from any number of threads; calls beyond the streams wait for one.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Backend(Protocol):
     why: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    streams: int
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """Run the graph on arrays of the dtypes and shapes of its ``GraphSpec``; the outputs are the caller's own."""
@@ -69,6 +76,31 @@ class Backend(Protocol):
         self.close()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What ``open_backend`` was asked for. ``index``: of the GPU; None: none in particular."""
+
+    precision: str
+    threads: int | None
+    on_mismatch: str
+    utterances: int | None
+    streams: int | None
+    index: int | None
+
+    @property
+    def few(self) -> bool:
+        return self.utterances is not None and self.utterances <= FEW
+
+    @property
+    def on_cpu(self) -> tuple[int, int | None]:
+        """Streams of a CPU backend, and the threads of each: together the cores there are, unless asked otherwise."""
+        if self.streams == 1:
+            return 1, self.threads
+        cores = usable_cores()
+        streams = self.streams or max(1, min(MOST_STREAMS, cores // (self.threads or 1)))
+        return streams, self.threads or max(1, cores // streams)
+
+
 def open_backend(
     bundle: Bundle,
     name: str = "auto",
@@ -76,6 +108,9 @@ def open_backend(
     threads: int | None = None,
     on_mismatch: str = "error",
     utterances: int | None = None,
+    *,
+    streams: int | None = 1,
+    device: str | None = None,
 ) -> Backend:
     """Load a bundle's graph or engine.
 
@@ -85,15 +120,20 @@ def open_backend(
             a short trial finds the faster. ``Backend.why`` says what was measured, and what kept the others.
         precision: ``fp32``, or another that the bundle has a graph or engine for; ``bf16`` on OpenVINO is the FP32
             graph computed in bfloat16, on CPUs that have it.
-        threads: CPU threads; None leaves it to the engine (all cores).
+        threads: CPU threads of each stream; None leaves it to the engine (all cores; with several streams, its share).
         on_mismatch: what to do when the engine is of another GPU, TensorRT or graph: ``error``, ``rebuild`` it here, or
             run the ``onnx`` graph instead.
         utterances: about how many will be answered; None: many. ``auto`` counts the time to load for as much, and
             holds no trial for ``FEW`` or fewer, whose answers would wait for it; ONNX Runtime then does not pack the
             weights, which takes longer than it saves them.
+        streams: concurrent copies of the network: so many runs go on side by side. On a CPU two streams of one thread
+            do more than one of two, which spends much of its time waiting for the slower thread. None: on a CPU one
+            for each core up to ``MOST_STREAMS``, on a GPU one.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None: the first that the backend runs on.
 
     Raises:
-        UsageError: an unknown name, no such graph or engine in the bundle, or fewer threads than one.
+        UsageError: an unknown name or device, no such graph or engine in the bundle, fewer threads or streams than
+            one, or a device that this backend does not run on.
         EnvironmentMissing: what was asked for is not installed, or can't have that precision here.
         BadDataError: the graph can't be loaded, or its names are not those of the manifest.
     """
@@ -101,38 +141,55 @@ def open_backend(
         raise UsageError(f"there is no backend {name!r}", f"choose one of: auto, {', '.join(NAMES)}")
     if on_mismatch not in ON_MISMATCH:
         raise UsageError(f"--on-mismatch {on_mismatch} is unknown", f"choose one of: {', '.join(ON_MISMATCH)}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}; it must be 1 or more")
+    for what, count in (("threads", threads), ("streams", streams)):
+        if count is not None and count < 1:
+            raise UsageError(f"{what} is {count}; it must be 1 or more")
+    kind, index = _device(device)
+    asked = _Asked(precision, threads, on_mismatch, utterances, streams, index)
     if name == "auto":
-        return _choose(bundle, ON_GPU, precision, threads, on_mismatch, utterances)
+        return _choose(bundle, ON_GPU if kind != "cpu" else (), asked, cpu=kind != "cuda")
+    if (kind == "cuda" and name in ON_CPU) or (kind == "cpu" and name in ON_GPU):
+        where, others = ("CPU", ON_GPU) if name in ON_CPU else ("GPU", ON_CPU)
+        raise UsageError(f"{name} runs on the {where}, not on {device}", f"--backend {' or '.join(others)}")
     try:
-        return _open(bundle, name, precision, threads, on_mismatch, few=_few(utterances))
+        return _open(bundle, name, asked)
     except EngineMismatch as e:
         if on_mismatch != "onnx":
             raise
-        backend = _choose(bundle, ("onnxruntime-cuda",), precision, threads, on_mismatch, utterances)
+        backend = _choose(bundle, ("onnxruntime-cuda",), asked, cpu=kind is None)
         backend.why = f"--on-mismatch onnx: {e.message}"
         return backend
 
 
-def _few(utterances: int | None) -> bool:
-    return utterances is not None and utterances <= FEW
+def _device(device: str | None) -> tuple[str | None, int | None]:
+    """The kind and the number that a device's name means."""
+    kind, colon, number = (device or "").partition(":")
+    if device is None or (kind in ("cpu", "cuda") and not colon):
+        return device, None
+    if kind == "cuda" and number.isascii() and number.isdigit():
+        return kind, int(number)
+    raise UsageError(f"there is no device {device!r}", f"--device can be {DEVICES}")
 
 
-def _open(
-    bundle: Bundle, name: str, precision: str, threads: int | None, on_mismatch: str = "error", *, few: bool = False
-) -> Backend:
+def _open(bundle: Bundle, name: str, asked: _Asked) -> Backend:
     backend: Backend
+    on_gpu = {"streams": asked.streams or 1, "index": asked.index or 0}
     if name in ENGINES:
         load = import_module("mmx.runtime.backends.tensorrt").load
-        backend = load(bundle, name, precision, rebuild=on_mismatch == "rebuild")
-    elif precision in ENGINE_GRAPHS.values():
-        raise EnvironmentMissing(f"{name} does not run {precision}, whose graph is for TensorRT", "--precision int8")
+        return load(bundle, name, asked.precision, rebuild=asked.on_mismatch == "rebuild", **on_gpu)
+    if asked.precision in ENGINE_GRAPHS.values():
+        message = f"{name} does not run {asked.precision}, whose graph is for TensorRT"
+        raise EnvironmentMissing(message, "--precision int8")
+    stored = _stored(name, asked.precision)
+    load = import_module(MODULES[name]).load
+    path = bundle.graph_path(stored)
+    if name in ON_GPU:
+        backend = load(path, asked.precision, asked.threads, **on_gpu)
     else:
-        stored = _stored(name, precision)
-        options = {"packed": not few} if name == "onnxruntime" else {}
-        backend = import_module(MODULES[name]).load(bundle.graph_path(stored), precision, threads, **options)
-        _check_names(backend, bundle.manifest.graphs[stored], str(bundle.graph_path(stored)))
+        streams, threads = asked.on_cpu
+        options = {"packed": not asked.few} if name == "onnxruntime" else {}
+        backend = load(path, asked.precision, threads, streams=streams, **options)
+    _check_names(backend, bundle.manifest.graphs[stored], str(path))
     return backend
 
 
@@ -141,54 +198,45 @@ def _stored(name: str, precision: str) -> str:
     return "fp32" if precision == "bf16" and name in ON_CPU else precision
 
 
-def _choose(
-    bundle: Bundle,
-    gpu: tuple[str, ...],
-    precision: str,
-    threads: int | None,
-    on_mismatch: str,
-    utterances: int | None,
-) -> Backend:
+def _choose(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, *, cpu: bool) -> Backend:
     """The first GPU backend that works, or else the fastest on the CPU; ``why`` says what is against the others."""
     passed: list[str] = []
     for name in gpu:
         try:
-            backend = _open(bundle, name, precision, threads, on_mismatch)
+            backend = _open(bundle, name, asked)
         except (EnvironmentMissing, UsageError) as e:
             passed.append(f"no {name}, {e.message}")
         else:
             backend.why = "auto: " + "; ".join([f"{name} works here", *passed])
             return backend
-    backend, why = _fastest_on_cpu(bundle, precision, threads, utterances, passed)
+    if not cpu:
+        raise EnvironmentMissing(f"nothing runs this bundle on the GPU: {'; '.join(passed)}", "--device cpu")
+    backend, why = _fastest_on_cpu(bundle, asked, passed)
     backend.why = "auto: " + "; ".join([why, *passed])
     return backend
 
 
-def _fastest_on_cpu(
-    bundle: Bundle, precision: str, threads: int | None, utterances: int | None, passed: list[str]
-) -> tuple[Backend, str]:
+def _fastest_on_cpu(bundle: Bundle, asked: _Asked, passed: list[str]) -> tuple[Backend, str]:
     """The winner of this setting's trial, which is held now if it never was; and what to say about it.
 
     Adds to ``passed`` why one does not work here.
     """
-    stored = _stored(ON_CPU[0], precision)
-    setting = setting_of(bundle, bundle.graph_path(stored), precision, threads)
-    few = _few(utterances)
+    stored = _stored(ON_CPU[0], asked.precision)
+    setting = setting_of(bundle, bundle.graph_path(stored), asked.precision, asked.on_cpu[1])
     result = recall(bundle, setting, ON_CPU)
     if result is not None:
-        backend = _open(bundle, result.winner(utterances), precision, threads, few=few)
-        return backend, f"measured before, {result}"
+        return _open(bundle, result.winner(asked.utterances), asked), f"measured before, {result}"
     opened: list[Backend] = []
     load_s: dict[str, float] = {}
-    for name in ON_CPU[:: -1 if few else 1]:
+    for name in ON_CPU[:: -1 if asked.few else 1]:
         started = perf_counter()
         try:
-            opened.append(_open(bundle, name, precision, threads, few=few))
+            opened.append(_open(bundle, name, asked))
         except EnvironmentMissing as e:
             passed.append(f"no {name}, {e.message}")
             missing = e
             continue
-        if few:
+        if asked.few:
             return opened[0], f"{name} loads sooner than others, and there is too little to do for a trial"
         load_s[name] = perf_counter() - started
     if not opened:
@@ -197,7 +245,7 @@ def _fastest_on_cpu(
         return opened[0], f"{opened[0].name} works here"
     result = Trial(race(opened, bundle.manifest.graphs[stored].inputs), load_s)
     remember(bundle, setting, result)
-    winner = result.winner(utterances)
+    winner = result.winner(asked.utterances)
     for backend in opened:
         if backend.name != winner:
             backend.close()

@@ -8,12 +8,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mmx.runtime.backends import Backend
+from mmx.runtime.backends.lending import Lent
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
 
 PROVIDER = "CPUExecutionProvider"
 
 
-def load(path: Path, precision: str = "fp32", threads: int | None = None, *, packed: bool = True) -> OnnxRuntimeBackend:
+def load(
+    path: Path, precision: str = "fp32", threads: int | None = None, *, streams: int = 1, packed: bool = True
+) -> OnnxRuntimeBackend:
     """Load the graph at ``path``; ``precision`` is that of the file.
 
     ``packed``: bring the weights into the order of the matrix kernels now. It makes loading take twice as long, and is
@@ -27,15 +30,19 @@ def load(path: Path, precision: str = "fp32", threads: int | None = None, *, pac
         raise EnvironmentMissing(
             "ONNX Runtime does not compute in bf16 on the CPU", "pip install 'mmx[openvino]', then --backend openvino"
         )
-    return OnnxRuntimeBackend(path, precision, threads, packed)
+    return OnnxRuntimeBackend(path, precision, threads, streams, packed)
 
 
 class OnnxRuntimeBackend(Backend):
-    """One InferenceSession. ``run`` is thread-safe: ONNX Runtime serves concurrent calls itself."""
+    """``streams`` runs at a time, each on ``threads`` threads; further calls wait.
+
+    A session of one thread works in the thread that calls it, so that all streams share one; otherwise each has its own
+    session, since a session has one pool of threads.
+    """
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, precision: str, threads: int | None, packed: bool) -> None:
+    def __init__(self, path: Path, precision: str, threads: int | None, streams: int, packed: bool) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0  # 0 = one per core
         options.inter_op_num_threads = 1
@@ -43,25 +50,31 @@ class OnnxRuntimeBackend(Backend):
         options.enable_mem_pattern = False  # each new shape would leave a plan and memory of its own behind
         if not packed:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        try:
-            session = ort.InferenceSession(path, options, providers=[PROVIDER])
-        except Exception as e:  # ONNX Runtime's errors share no other base class
-            raise BadDataError(f"ONNX Runtime cannot load {path}: {e}", "run mmx export again") from e
-        if PROVIDER not in session.get_providers():  # it would fall back without a word
-            raise EnvironmentMissing(f"ONNX Runtime did not give {PROVIDER}, only {session.get_providers()}")
-        self._session: ort.InferenceSession | None = session
+        first = _session(path, options)
+        alike = [first if threads == 1 else _session(path, options) for _ in range(streams - 1)]
+        self._sessions = Lent([first, *alike])
         self.precision = precision
         self.device = "CPU"
         self.why = "asked for"
-        self.inputs = tuple(node.name for node in session.get_inputs())
-        self.outputs = tuple(node.name for node in session.get_outputs())
+        self.inputs = tuple(node.name for node in first.get_inputs())
+        self.outputs = tuple(node.name for node in first.get_outputs())
+        self.streams = streams
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """See ``Backend.run``."""
-        if self._session is None:
-            raise RuntimeError("this backend is closed")
-        return dict(zip(self.outputs, self._session.run(list(self.outputs), inputs), strict=True))
+        with self._sessions.one() as session:
+            return dict(zip(self.outputs, session.run(list(self.outputs), inputs), strict=True))
 
     def close(self) -> None:
         """See ``Backend.close``."""
-        self._session = None
+        self._sessions.close()
+
+
+def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        session = ort.InferenceSession(path, options, providers=[PROVIDER])
+    except Exception as e:  # ONNX Runtime's errors share no other base class
+        raise BadDataError(f"ONNX Runtime cannot load {path}: {e}", "run mmx export again") from e
+    if PROVIDER not in session.get_providers():  # it would fall back without a word
+        raise EnvironmentMissing(f"ONNX Runtime did not give {PROVIDER}, only {session.get_providers()}")
+    return session

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from numpy.typing import NDArray
 
 from mmx.runtime.backends import Backend
+from mmx.runtime.backends.lending import Lent
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, missing_extra
 
 DEVICE = "CPU"
@@ -19,7 +19,7 @@ FIRST_RUN = threading.Lock()
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # int8: of what the graph does not quantise
 
 
-def load(path: Path, precision: str = "fp32", threads: int | None = None) -> OpenVinoBackend:
+def load(path: Path, precision: str = "fp32", threads: int | None = None, *, streams: int = 1) -> OpenVinoBackend:
     """Compile the graph at ``path``.
 
     Raises:
@@ -30,15 +30,15 @@ def load(path: Path, precision: str = "fp32", threads: int | None = None) -> Ope
         raise EnvironmentMissing(
             f"the OpenVINO backend computes in {' or '.join(HINTS)}, not {precision}", "use --backend onnxruntime"
         )
-    return OpenVinoBackend(path, precision, threads)
+    return OpenVinoBackend(path, precision, threads, streams)
 
 
 class OpenVinoBackend(Backend):
-    """One compiled model, and a request to it for each lane. ``run`` is thread-safe; calls beyond the lanes wait."""
+    """One compiled model, with weights that all streams share, and an inference request for each stream."""
 
     name = "openvino"
 
-    def __init__(self, path: Path, precision: str, threads: int | None, lanes: int = 1) -> None:
+    def __init__(self, path: Path, precision: str, threads: int | None, streams: int = 1) -> None:
         try:
             import openvino
         except ModuleNotFoundError as e:
@@ -53,47 +53,31 @@ class OpenVinoBackend(Backend):
         hint = HINTS[precision] if has_bf16 else "f32"
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads * lanes
-        if lanes > 1:
-            settings["NUM_STREAMS"] = lanes
+            settings["INFERENCE_NUM_THREADS"] = threads * streams
+        if streams > 1:
+            settings["NUM_STREAMS"] = streams
         try:
             compiled = core.compile_model(path, DEVICE, settings)
         except RuntimeError as e:
             raise BadDataError(f"OpenVINO cannot load {path}: {e}", "run mmx export again") from e
-        self._made_of = (path, precision, threads)
-        self._lanes = lanes
         self._has_run = False
-        self._free: SimpleQueue[Any] = SimpleQueue()  # requests; None where the backend is closed
-        for _ in range(lanes):
-            self._free.put(compiled.create_infer_request())
+        self._requests: Lent[Any] = Lent([compiled.create_infer_request() for _ in range(streams)])
+        self.streams = streams
         self.precision = precision
         self.device = str(core.get_property(DEVICE, "FULL_DEVICE_NAME"))
         self.why = "asked for"
         self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
         self.outputs = tuple(port.get_any_name() for port in compiled.outputs)
 
-    def with_lanes(self, lanes: int) -> OpenVinoBackend:
-        """The same graph compiled once for so many calls at a time, each on its ``threads``; this one is closed."""
-        why = self.why
-        self.close()
-        widened = OpenVinoBackend(*self._made_of, lanes)
-        widened.why = why
-        return widened
-
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """See ``Backend.run``."""
-        request = self._free.get()
-        try:
-            if request is None:
-                raise RuntimeError("this backend is closed")
+        with self._requests.one() as request:
             if self._has_run:
                 return self._infer(request, inputs)
             with FIRST_RUN:
                 outputs = self._infer(request, inputs)
                 self._has_run = True
                 return outputs
-        finally:
-            self._free.put(request)
 
     def _infer(self, request: Any, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         results = request.infer(inputs, share_inputs=True, share_outputs=False)
@@ -101,7 +85,4 @@ class OpenVinoBackend(Backend):
 
     def close(self) -> None:
         """See ``Backend.close``."""
-        for _ in range(self._lanes):
-            self._free.get()
-        for _ in range(self._lanes):
-            self._free.put(None)
+        self._requests.close()

@@ -1,7 +1,8 @@
 """TensorRT, full or for RTX, on a bundle's engine (``mmx build-engine``).
 
 One engine serves any number of threads: each ``run`` borrows a worker, which has its own execution context, stream and
-buffers. Workers are made when all others are busy, up to ``WORKERS``; further calls wait for one.
+buffers. Workers are made when all others are busy, up to ``WORKERS`` (or as many streams as were asked for);
+further calls wait.
 """
 
 from __future__ import annotations
@@ -35,18 +36,21 @@ from mmx.runtime.engines import (
     rebuild_command,
 )
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
-from mmx.runtime.splitting import batch_size, halves
+from mmx.runtime.splitting import Inputs, in_parts
 
 WORKERS = 4
 
 
-def load(bundle: Bundle, name: str, precision: str, rebuild: bool = False) -> TensorRtBackend:
+def load(
+    bundle: Bundle, name: str, precision: str, rebuild: bool = False, *, streams: int = 1, index: int = 0
+) -> TensorRtBackend:
     """Load the bundle's newest engine of a flavour and precision that fits this machine.
 
     Args:
         bundle: an opened bundle.
         name: tensorrt | tensorrt-rtx.
         rebuild: build the engine again if it does not fit (``--on-mismatch rebuild``).
+        streams: runs that go on side by side. index: of the GPU.
 
     Raises:
         EnvironmentMissing: not installed, no GPU, or no engine that fits; both sides and the command are named.
@@ -56,7 +60,7 @@ def load(bundle: Bundle, name: str, precision: str, rebuild: bool = False) -> Te
     version = kind.installed_version
     if version is None:
         kind.load()
-    device = open_device()
+    device = open_device(index=index)
     path, record, found = find_engine(bundle, kind, precision, str(version), device.capability)
     if found and rebuild:
         _rebuild(bundle, kind, precision)
@@ -64,7 +68,7 @@ def load(bundle: Bundle, name: str, precision: str, rebuild: bool = False) -> Te
     if found:
         raise mismatch_error(path, bundle.path, record, found)
     check_file(path, record)
-    return TensorRtBackend(path, record, kind, device)
+    return TensorRtBackend(path, record, kind, device, max(streams, WORKERS), streams)
 
 
 def find_engine(
@@ -101,7 +105,15 @@ def _rebuild(bundle: Bundle, kind: Flavour, precision: str) -> None:
 class TensorRtBackend(Backend):
     """One deserialised engine. ``run`` is thread-safe."""
 
-    def __init__(self, path: Path, record: EngineRecord, kind: Flavour, device: Device, workers: int = WORKERS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        record: EngineRecord,
+        kind: Flavour,
+        device: Device,
+        workers: int = WORKERS,
+        streams: int = 1,
+    ) -> None:
         trt = kind.load()
         self.name, self.precision, self.why = kind.name, record.precision, "asked for"
         self.device = f"{device.name} ({device.layer})"
@@ -121,6 +133,7 @@ class TensorRtBackend(Backend):
         _check_tensors(trt, self._engine, record, path)
         self._config, self._cache, self._cache_path = self._runtime_config(kind)
         self._free: deque[Worker] = deque()
+        self.streams = streams
         self._made, self._most, self._closed = 0, workers, False
         self._changed = threading.Condition()
 
@@ -128,20 +141,23 @@ class TensorRtBackend(Backend):
         """See ``Backend.run``. A batch that no profile takes is cut in halves until one does.
 
         Raises:
-            UsageError: a single sample is longer than every profile.
+            BadDataError: a single sample is longer than every profile.
         """
-        shapes = {name: inputs[name].shape for name in self.inputs}
+        return in_parts({name: inputs[name] for name in self.inputs}, self._fits, self._run)
+
+    def _fits(self, inputs: Inputs) -> bool:
+        return self.profile_for({name: array.shape for name, array in inputs.items()}) is not None
+
+    def _run(self, inputs: Inputs) -> Inputs:
+        shapes = {name: array.shape for name, array in inputs.items()}
         number = self.profile_for(shapes)
         if number is None:
-            if batch_size(inputs) == 1:
-                raise UsageError(
-                    f"no profile of the engine takes {_listed(shapes)}; its longest takes {self._limits()}",
-                    "shorten the segment (--window), or build an engine with --profiles FILE.json",
-                )
-            first, second = (self.run(half) for half in halves(inputs))
-            return {name: np.concatenate([first[name], second[name]]) for name in self.outputs}
+            raise BadDataError(
+                f"no profile of the engine takes {_listed(shapes)}; its longest takes {self._limits()}",
+                "shorten the segment (--window), or build an engine with --profiles FILE.json",
+            )
         with self._worker() as worker:
-            return worker.run({name: inputs[name] for name in self.inputs}, number)
+            return worker.run(inputs, number)
 
     def profile_for(self, shapes: dict[str, tuple[int, ...]]) -> int | None:
         """The smallest profile that takes these shapes, by number; None where none does."""

@@ -63,7 +63,7 @@ class Event(Protocol):
 
 
 class Device(Protocol):
-    """The first GPU.
+    """A GPU.
 
     CUDA's current device belongs to a thread: call ``use`` once in every thread before anything else.
 
@@ -108,20 +108,21 @@ class Device(Protocol):
         """Let go of the GPU."""
 
 
-def open_device(layer: str | None = None) -> Device:
-    """Open the first GPU through a layer: ``cuda`` (cuda-core, the default) or ``pycuda``.
+def open_device(layer: str | None = None, index: int = 0) -> Device:
+    """Open a GPU through a layer: ``cuda`` (cuda-core, the default) or ``pycuda``.
 
     Args:
         layer: None takes the environment variable ``MMX_CUDA``, or the default.
+        index: which GPU, as CUDA numbers them.
 
     Raises:
         UsageError: no such layer.
-        EnvironmentMissing: its packages are not installed, or there is no driver or no GPU.
+        EnvironmentMissing: its packages are not installed, or there is no driver or no such GPU.
     """
     name = layer or os.environ.get(VARIABLE, DEFAULT)
     if name not in LAYERS:
         raise UsageError(f"{VARIABLE}={name}: there is no such device layer", f"use {' or '.join(LAYERS)}")
-    device: Device = import_module(LAYERS[name]).open_first()
+    device: Device = import_module(LAYERS[name]).open_gpu(index)
     return device
 
 

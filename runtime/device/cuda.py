@@ -15,14 +15,14 @@ from mmx.runtime.device.probe import DriverProblem, ask_driver
 from mmx.runtime.errors import EnvironmentMissing, missing_extra
 
 
-def open_first() -> CudaDevice:
-    """Open GPU 0.
+def open_gpu(index: int = 0) -> CudaDevice:
+    """Open a GPU by its number.
 
     Raises:
         EnvironmentMissing: cuda-core is not installed, or the driver does not work.
     """
     try:
-        ask_driver()
+        ask_driver(index)
     except DriverProblem as e:
         raise no_gpu(str(e)) from e
     try:
@@ -30,17 +30,17 @@ def open_first() -> CudaDevice:
         from cuda.bindings import driver
     except ImportError as e:
         raise missing_extra("cuda-core", "tensorrt-rtx") from e
-    return CudaDevice(core, driver)
+    return CudaDevice(core, driver, index)
 
 
 class CudaDevice(Device):
-    """GPU 0 through its primary context, which it shares with other users of CUDA in the process."""
+    """A GPU through its primary context, which it shares with other users of CUDA in the process."""
 
     layer = "cuda"
 
-    def __init__(self, core: Any, driver: Any) -> None:
+    def __init__(self, core: Any, driver: Any, index: int = 0) -> None:
         self._core, self._driver = core, driver
-        self._device = core.Device(0)
+        self._device = core.Device(index)
         self._device.set_current()
         self.name = str(self._device.name)
         major, minor = self._device.compute_capability

@@ -12,7 +12,7 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAP
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU: its name, compute capability ("8.9"), memory in bytes, and the CUDA version of the driver."""
+    """A GPU: its name, compute capability ("8.9"), memory in bytes, and the CUDA version of the driver."""
 
     name: str
     capability: str
@@ -32,11 +32,11 @@ def find_gpu() -> Gpu | None:
         return None
 
 
-def ask_driver() -> Gpu:
-    """The first GPU that the driver knows.
+def ask_driver(index: int = 0) -> Gpu:
+    """A GPU that the driver knows, by its number.
 
     Raises:
-        DriverProblem: no driver library, it cannot start, or it has no device.
+        DriverProblem: no driver library, it cannot start, or it has no such device.
     """
     try:
         driver = ctypes.CDLL(_LIBRARY)
@@ -48,7 +48,9 @@ def ask_driver() -> Gpu:
     _check(driver, "cuDeviceGetCount", driver.cuDeviceGetCount(ctypes.byref(count)))
     if count.value == 0:
         raise DriverProblem("the NVIDIA driver has no device")
-    _check(driver, "cuDeviceGet", driver.cuDeviceGet(ctypes.byref(device), 0))
+    if index >= count.value:
+        raise DriverProblem(f"there is no GPU {index}, the driver has {count.value} (cuda:0 is the first)")
+    _check(driver, "cuDeviceGet", driver.cuDeviceGet(ctypes.byref(device), index))
     name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
     _check(driver, "cuDeviceGetName", driver.cuDeviceGetName(name, len(name), device))
     _check(driver, "cuDeviceTotalMem", driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device))

@@ -14,8 +14,8 @@ from mmx.runtime.device.base import Event as AnyEvent
 from mmx.runtime.errors import missing_extra
 
 
-def open_first() -> PycudaDevice:
-    """Open GPU 0.
+def open_gpu(index: int = 0) -> PycudaDevice:
+    """Open a GPU by its number.
 
     Raises:
         EnvironmentMissing: pycuda is not installed, or the driver does not work.
@@ -28,19 +28,21 @@ def open_first() -> PycudaDevice:
         raise no_gpu(f"pycuda cannot load the driver: {e}") from e
     try:
         driver.init()
-        return PycudaDevice(driver)
+        if index >= driver.Device.count():
+            raise no_gpu(f"there is no GPU {index}, the driver has {driver.Device.count()}")
+        return PycudaDevice(driver, index)
     except driver.Error as e:
         raise no_gpu(str(e)) from e
 
 
 class PycudaDevice(Device):
-    """GPU 0 through its primary context."""
+    """A GPU through its primary context."""
 
     layer = "pycuda"
 
-    def __init__(self, driver: Any) -> None:
+    def __init__(self, driver: Any, index: int = 0) -> None:
         self._driver = driver
-        device = driver.Device(0)
+        device = driver.Device(index)
         self._context = device.retain_primary_context()
         self._context.push()
         self.name = str(device.name())

@@ -21,10 +21,10 @@ from typing import Any
 import pyarrow as pa
 
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import EnvironmentMissing, MmxError, missing_extra
-from mmx.runtime.packing import rows, split
+from mmx.runtime.errors import EnvironmentMissing, MmxError, as_error, missing_extra
+from mmx.runtime.network import Network, require_media
+from mmx.runtime.packing import length, rows, split
 from mmx.runtime.prediction import Prediction
-from mmx.runtime.predictor import Predictor
 from mmx.runtime.preprocess import Preprocessor, Segment
 from mmx.serving.batch.chunks import Chunk, chunk_table, chunks_in, joined
 from mmx.serving.batch.fetch import Fetched, fetch
@@ -117,7 +117,7 @@ class Read:
                         yield Chunk(fetched.task, fetched.path, number, segments, None, last=False)
                         number, segments = number + 1, []
         except Exception as e:
-            error = _as_error(e, fetched.task)
+            error = as_error(e, fetched.task.path)
         yield Chunk(fetched.task, fetched.path, number, segments, error, last=True)
 
 
@@ -126,13 +126,14 @@ class Answer:
 
     def __init__(self, workers: Workers, attempts: Any) -> None:
         self._attempts = attempts
-        self._predictor = Predictor(
+        self._network = Network.open(
             workers.bundle,
-            backend=workers.backend,
-            precision=workers.precision,
+            workers.backend,
+            workers.precision,
             threads=workers.threads,
             on_mismatch=workers.on_mismatch,
         )
+        require_media(self._network.bundle)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Answer the segments of many files together; one file after another, if a worker has died with one of them."""
@@ -164,21 +165,11 @@ class Answer:
         return rows_of(chunk.task, [one for one in mine if isinstance(one, Prediction)], error, chunk.read_from)
 
     def _answer(self, segments: Sequence[Segment]) -> dict[int, Prediction | MmxError]:
-        ordered = sorted(segments, key=_length)
-        waiting = iter(ordered)
+        ordered = sorted(segments, key=lambda segment: length(segment.sample))
         answers: dict[int, Prediction | MmxError] = {}
-        for samples in split((segment.sample for segment in ordered), MAX_ROWS, BATCH_SIZE):
-            answers |= self._answer_group([next(waiting) for _ in samples])
+        for group in split(ordered, MAX_ROWS, BATCH_SIZE, sample_of=lambda segment: segment.sample):
+            answers |= zip(map(id, group), self._network.predict(group), strict=True)
         return answers
-
-    def _answer_group(self, group: Sequence[Segment]) -> dict[int, Prediction | MmxError]:
-        """If a batch fails, each of its segments alone, so that the fault stays with its file."""
-        try:
-            return {id(s): answer for s, answer in zip(group, self._predictor.answer(group), strict=True)}
-        except Exception as e:
-            if len(group) == 1:
-                return {id(group[0]): _as_error(e, Task(group[0].file))}
-            return {key: answer for s in group for key, answer in self._answer_group([s]).items()}
 
 
 def answer_on_ray(workers: Workers, address: str | None, tasks: Sequence[Task]) -> Answers:
@@ -266,17 +257,6 @@ def _reason(error: BaseException) -> str:
 
 def _deadly(task: Task) -> MmxError:
     return MmxError(f"{task.path}: {TRIES} workers died of it", "look at Ray's logs; mmx predict may tell more")
-
-
-def _length(segment: Segment) -> tuple[int, int]:
-    sample = segment.sample
-    return 0 if sample.token_ids is None else len(sample.token_ids), len(sample.faces) + len(sample.pieces)
-
-
-def _as_error(error: Exception, task: Task) -> MmxError:
-    if isinstance(error, MmxError):
-        return error
-    return MmxError(f"{task.path}: {type(error).__name__}: {error}", "this is a fault of mmx; please report it")
 
 
 def _import_ray() -> Any:

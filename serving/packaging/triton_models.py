@@ -10,23 +10,22 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as triton
-from numpy.typing import NDArray
 
+from mmx.runtime.backends import Backend
 from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
 from mmx.runtime.engines import Profile, read_record
 from mmx.runtime.errors import BadDataError, MmxError
-from mmx.runtime.manifest import TextSpec, read_manifest
+from mmx.runtime.manifest import read_manifest
 from mmx.runtime.media.transcript import read_transcript
-from mmx.runtime.packing import pack, split
+from mmx.runtime.network import Network
+from mmx.runtime.packing import split
 from mmx.runtime.prediction import Prediction
-from mmx.runtime.predictor import prediction_of
 from mmx.runtime.preprocess import Preprocessor, Segment
-from mmx.runtime.splitting import batch_size, halves
+from mmx.runtime.splitting import Inputs, in_parts
 from mmx.runtime.types import Span
 from mmx.serving.packaging.triton_config import CLIP, PARTS, WIRE
 from mmx.serving.segments import from_arrays, to_arrays
@@ -87,68 +86,61 @@ class Answer:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the manifest and, where the graph is an engine, the shapes it takes."""
         settings = _settings(args)
-        self._manifest = read_manifest(_folder(args) / MANIFEST)
-        self._graph, self._outputs = settings["graph"], settings["outputs"].split(",")
-        self._inputs = self._manifest.graphs["fp32"].input_names
+        bundle = Bundle(_folder(args), read_manifest(_folder(args) / MANIFEST))
         engines = [read_record(path) for path in (_folder(args) / ENGINES).glob("*.json")]
-        self._profiles: tuple[Profile, ...] = engines[0].profiles if engines else ()
+        profiles = engines[0].profiles if engines else ()
+        self._network = Network(
+            bundle, TritonGraph(bundle, settings["graph"], settings["outputs"].split(","), profiles)
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One response for each request. If the graph fails on a batch, those with a segment in it get the error."""
+        """One response for each request. What the graph fails on is the error of the request that it belongs to."""
         files = [
             from_arrays({name: triton.get_input_tensor_by_name(request, name).as_numpy()[0] for name in WIRE})
             for request in requests
         ]
-        runnable = [(number, s) for number, file in enumerate(files) for s in file if s.sample.modalities]
-        outputs_of: dict[int, dict[str, NDArray[np.float32]]] = {}
-        network_ms: dict[int, float] = {}
-        failed: dict[int, str] = {}
-        for group in _groups(runnable):
-            started = perf_counter()
-            try:
-                outputs = self._run(pack([s.sample for _, s in group], self._text_spec, self._inputs).inputs)
-            except triton.TritonModelException as e:
-                failed |= {number: str(e) for number, _ in group}
-                continue
-            each_ms = (perf_counter() - started) * 1000 / len(group)
-            for row, (_, segment) in enumerate(group):
-                outputs_of[id(segment)] = {name: values[row] for name, values in outputs.items()}
-                network_ms[id(segment)] = each_ms
-        return [
-            _failure(failed[number])
-            if number in failed
-            else _lines(
-                [prediction_of(s, outputs_of.get(id(s)), self._manifest, network_ms.get(id(s), 0.0)) for s in file]
-            )
-            for number, file in enumerate(files)
-        ]
+        answers: dict[int, Prediction | MmxError] = {}
+        everything = [segment for file in files for segment in file]
+        for group in split(everything, ROWS_AT_ONCE, sample_of=lambda segment: segment.sample):
+            answers |= zip(map(id, group), self._network.predict(group), strict=True)
+        return [_lines([answers[id(segment)] for segment in file]) for file in files]
 
-    @property
-    def _text_spec(self) -> TextSpec:
-        return self._manifest.preprocessing.text
 
-    def _run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
-        """Ask Triton to run ``mmx_graph``; a batch that no profile of an engine takes is cut in two."""
+class TritonGraph(Backend):
+    """The model ``mmx_graph``, which Triton runs, as a backend. ``profiles``: what an engine takes; () for a graph."""
+
+    name, device, why = "triton", "Triton's", "asked for"
+
+    def __init__(self, bundle: Bundle, model: str, outputs: Sequence[str], profiles: Sequence[Profile]) -> None:
+        self._model, self._profiles = model, profiles
+        graph = bundle.manifest.graphs["fp32"]
+        self.precision, self.streams = graph.precision, 1
+        self.inputs, self.outputs = graph.input_names, tuple(outputs)
+
+    def run(self, inputs: Inputs) -> Inputs:
+        """See ``Backend.run``. A batch that no profile of an engine takes is cut in two."""
+        return in_parts(inputs, self._fits, self._run)
+
+    def close(self) -> None:
+        """Nothing of its own."""
+
+    def _fits(self, inputs: Inputs) -> bool:
         shapes = {name: array.shape for name, array in inputs.items()}
-        fits = not self._profiles or any(profile.fits(shapes) for profile in self._profiles)
-        if not fits and batch_size(inputs) > 1:
-            first, second = (self._run(half) for half in halves(inputs))
-            return {name: np.concatenate([first[name], second[name]]) for name in first}
+        return not self._profiles or any(profile.fits(shapes) for profile in self._profiles)
+
+    def _run(self, inputs: Inputs) -> Inputs:
         response = triton.InferenceRequest(
-            model_name=self._graph,
-            requested_output_names=self._outputs,
+            model_name=self._model,
+            requested_output_names=list(self.outputs),
             inputs=[triton.Tensor(name, array) for name, array in inputs.items()],
             preferred_memory=triton.PreferredMemory(triton.TRITONSERVER_MEMORY_CPU, 0),
         ).exec()
         if response.has_error():
             raise triton.TritonModelException(response.error().message())
-        found = {
+        return {
             name: triton.get_output_tensor_by_name(response, name).as_numpy().astype(np.float32)
-            for name in self._outputs
+            for name in self.outputs
         }
-        if not all(np.isfinite(values).all() for values in found.values()):
-            raise triton.TritonModelException(f"{self._graph} gives logits that are not finite numbers")
-        return found
 
 
 def open_parts(folder: Path) -> Bundle:
@@ -162,13 +154,6 @@ def open_parts(folder: Path) -> Bundle:
         if name.startswith(PARTS) and sha256_of(folder / name) != digest:
             raise BadDataError(f"{folder / name} was changed", "run mmx package again")
     return Bundle(folder, manifest)
-
-
-def _groups(parts: Sequence[tuple[int, Segment]]) -> list[list[tuple[int, Segment]]]:
-    """Cut as ``packing.split`` cuts their samples."""
-    waiting = iter(parts)
-    sizes = [len(group) for group in split([segment.sample for _, segment in parts], max_rows=ROWS_AT_ONCE)]
-    return [[next(waiting) for _ in range(size)] for size in sizes]
 
 
 def _cues(text: str, scratch: Path) -> list[Span]:
@@ -202,6 +187,10 @@ def _failure(message: str) -> Any:
     return triton.InferenceResponse(output_tensors=[], error=triton.TritonError(message))
 
 
-def _lines(predictions: Sequence[Prediction]) -> Any:
-    lines = [prediction.to_json().encode() for prediction in predictions]
+def _lines(answers: Sequence[Prediction | MmxError]) -> Any:
+    lines = []
+    for answer in answers:
+        if isinstance(answer, MmxError):
+            return _failure(answer.message)
+        lines.append(answer.to_json().encode())
     return triton.InferenceResponse([triton.Tensor("PREDICTIONS", np.array([lines], np.object_))])

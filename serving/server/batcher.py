@@ -5,22 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mmx.runtime.errors import BadDataError
+from mmx.runtime.errors import MmxError
+from mmx.runtime.network import Network, Outputs
 from mmx.runtime.packing import rows
 from mmx.runtime.types import Sample
 from mmx.serving.server.metrics import Metrics
 
 MAX_ROWS = 256  # tower rows in one batch, about a dozen utterances; they are what bounds memory
-
-Outputs = dict[str, NDArray[np.float32]]
-Run = Callable[[Sequence[Sample]], Outputs]
 
 
 @dataclass(frozen=True)
@@ -43,27 +38,26 @@ class _Waiting:
 class Batcher:
     """Runs the network on samples as they come, several at once.
 
-    There are lanes, each of which runs one batch at a time. While all are busy samples wait; when one is free, it takes
-    the oldest and with it those whose text is most like it in length, since texts in a batch are padded to the longest.
-    It takes its share of what waits, and leaves the other lanes theirs: they will be free before a larger batch would
-    be done. Each answer goes to whoever asked for it.
+    Each stream runs one batch at a time. While all are busy samples wait; when one is free, it takes the oldest and
+    with it those whose text is most like it in length, since texts in a batch are padded to the longest. It takes its
+    share of what waits, and leaves the other streams theirs: they will be free before a larger batch would be done.
+    Each answer goes to whoever asked for it.
 
     Args:
-        runs: one for each lane: samples -> the graph's outputs, float32 [samples, labels] by name; called from threads
-            of the batcher's own.
+        network: called from threads of the batcher's own. streams: batches that run side by side.
         max_batch: samples at once, at most. max_wait_s: how long the oldest waits for company while the network idles.
     """
 
-    def __init__(self, runs: Sequence[Run], metrics: Metrics, *, max_batch: int, max_wait_s: float) -> None:
-        self._runs = runs
+    def __init__(self, network: Network, streams: int, metrics: Metrics, *, max_batch: int, max_wait_s: float) -> None:
+        self._network, self._count = network, streams
         self._turn = asyncio.Lock()
         self._metrics = metrics
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s if max_batch > 1 else 0.0
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
-        self._threads = ThreadPoolExecutor(len(runs), thread_name_prefix="network")
-        self._lanes: list[asyncio.Task[None]] = []
+        self._threads = ThreadPoolExecutor(streams, thread_name_prefix="network")
+        self._streams: list[asyncio.Task[None]] = []
 
     @property
     def waiting(self) -> int:
@@ -73,17 +67,17 @@ class Batcher:
     @property
     def alive(self) -> bool:
         """Whether samples are being taken."""
-        return bool(self._lanes) and not any(lane.done() for lane in self._lanes)
+        return bool(self._streams) and not any(stream.done() for stream in self._streams)
 
     def open(self) -> None:
         """Start taking samples."""
-        self._lanes = [asyncio.create_task(self._work(run)) for run in self._runs]
+        self._streams = [asyncio.create_task(self._work()) for _ in range(self._count)]
 
     async def close(self) -> None:
         """Stop; what is in the queue is not answered."""
-        for lane in self._lanes:
-            lane.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
+        for stream in self._streams:
+            stream.cancel()
+        await asyncio.gather(*self._streams, return_exceptions=True)
         for waiting in self._waiting:
             waiting.answer.cancel()
         self._threads.shutdown()
@@ -91,22 +85,22 @@ class Batcher:
     def submit(self, sample: Sample) -> asyncio.Future[Row]:
         """Put a sample in the queue. Cancelling the future takes it out again.
 
-        The future raises BadDataError where the network gives no finite numbers for this sample.
+        The future raises MmxError where the network fails on this sample.
         """
         answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(sample, answer, time.monotonic()))
         self._arrived.set()
         return answer
 
-    async def _work(self, run: Run) -> None:
-        """One lane."""
+    async def _work(self) -> None:
+        """One stream."""
         loop = asyncio.get_running_loop()
         while True:
             async with self._turn:
                 batch = await self._gather()
             try:
                 samples = [each.sample for each in batch]
-                rows_ = await loop.run_in_executor(self._threads, self._answers, run, samples)
+                rows_ = await loop.run_in_executor(self._threads, self._answers, samples)
             except asyncio.CancelledError:
                 for waiting in batch:
                     waiting.answer.cancel()
@@ -114,7 +108,7 @@ class Batcher:
             for waiting, row in zip(batch, rows_, strict=True):
                 if waiting.answer.done():
                     continue
-                if isinstance(row, Exception):
+                if isinstance(row, MmxError):
                     waiting.answer.set_exception(row)
                 else:
                     waiting.answer.set_result(row)
@@ -141,7 +135,7 @@ class Batcher:
         """The oldest, and those most like it in length of text, within the bounds."""
         oldest = self._waiting[0]
         batch = [oldest]
-        most = min(self._max_batch, math.ceil(len(self._waiting) / len(self._runs)))
+        most = min(self._max_batch, math.ceil(len(self._waiting) / self._count))
         for other in sorted(self._waiting[1:], key=lambda each: abs(_tokens(each) - _tokens(oldest))):
             if len(batch) == most:
                 break
@@ -155,23 +149,14 @@ class Batcher:
         self._metrics.batch(len(batch), rows([each.sample for each in batch]))
         return batch
 
-    def _answers(self, run: Run, samples: Sequence[Sample]) -> list[Row | Exception]:
-        """Each sample's row, or what is wrong with it; where a batch fails, each is tried alone."""
+    def _answers(self, samples: Sequence[Sample]) -> list[Row | MmxError]:
+        """Each sample's row, or what is wrong with it."""
         started = time.perf_counter()
-        try:
-            outputs = run(samples)
-        except Exception as e:  # whatever an engine raises: one request's fault must not be the others'
-            return [e] if len(samples) == 1 else [row for sample in samples for row in self._answers(run, [sample])]
+        answers = self._network.each(samples)
         took = time.perf_counter() - started
         self._metrics.stage("network", took)
         share_ms = took * 1000 / len(samples)
-        return [_row({name: values[i] for name, values in outputs.items()}, share_ms) for i in range(len(samples))]
-
-
-def _row(outputs: Outputs, share_ms: float) -> Row | Exception:
-    if not all(np.isfinite(values).all() for values in outputs.values()):
-        return BadDataError("the network gives no finite numbers for this input", "check that its values are in range")
-    return Row(outputs, share_ms)
+        return [each if isinstance(each, MmxError) else Row(each, share_ms) for each in answers]
 
 
 def _tokens(waiting: _Waiting) -> int:

@@ -8,16 +8,16 @@ from contextlib import suppress
 
 import numpy as np
 
+from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError
+from mmx.runtime.network import Network, prediction_of, require_media
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.prediction import Prediction
-from mmx.runtime.predictor import prediction_of
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.types import Sample, Span
 from mmx.serving.server.batcher import Batcher, Row
 from mmx.serving.server.decoders import Decoders, Job
 from mmx.serving.server.metrics import Metrics
-from mmx.serving.server.network import Network
 from mmx.serving.server.refusal import refusal_of
 from mmx.serving.server.settings import Settings
 
@@ -36,21 +36,35 @@ class Engine:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.network = Network(settings)
-        self.bundle, self.backend = self.network.bundle, self.network.backend
+        self.bundle = Bundle.open(settings.bundle)
+        require_media(self.bundle)
+        self.network = Network.open(
+            self.bundle,
+            settings.backend,
+            settings.precision,
+            threads=settings.threads,
+            on_mismatch=settings.on_mismatch,
+            streams=settings.streams,
+            device=settings.device,
+        )
+        self.backend = self.network.backend
         self._metrics = metrics
         self.decoders = Decoders(settings, metrics.replaced)
         self.batcher = Batcher(
-            self.network.runs(), metrics, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000
+            self.network,
+            self.backend.streams,
+            metrics,
+            max_batch=settings.max_batch,
+            max_wait_s=settings.max_wait_ms / 1000,
         )
 
     async def open(self) -> None:
-        """Start the processes and run the network once in each lane, so that the first request does not pay for it."""
+        """Start the processes and run the network once in each stream: the first request does not pay for it."""
         await self.decoders.open()
         self.batcher.open()
         faces, pieces = np.zeros((1, *FACE_SHAPE), np.float32), np.zeros((1, *PIECE_SHAPE), np.float32)
         warm_up = Sample(None, faces, pieces)
-        await asyncio.gather(*(self.batcher.submit(warm_up) for _ in range(self.network.lanes)))
+        await asyncio.gather(*(self.batcher.submit(warm_up) for _ in range(self.backend.streams)))
 
     async def close(self) -> None:
         """End the processes and give the network's memory back."""

@@ -39,7 +39,7 @@ class Settings:
 
     Attributes:
         bundle: the bundle's folder. backend, precision, on_mismatch, faces: as ``mmx predict`` has them.
-        lanes: batches that run side by side; threads: CPU threads of each. None: see ``network``.
+        streams: batches that run side by side; threads: CPU threads of each. None, device: see ``open_backend``.
         host, port: where it listens; port 0 lets the system choose one.
         workers: processes that decode uploads. worker_threads: CPU threads of each.
         max_batch: segments that the network takes at once, at most. max_wait_ms: how long the first of a batch waits
@@ -55,8 +55,9 @@ class Settings:
     bundle: Path
     backend: str = "auto"
     precision: str = "fp32"
-    lanes: int | None = None
+    streams: int | None = None
     threads: int | None = None
+    device: str | None = None
     on_mismatch: str = "error"
     faces: str = "exact"
     host: str = "127.0.0.1"

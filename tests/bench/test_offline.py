@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.contenders.features import WIDEST, feature_sizes, pack_features, with_features
+from mmx.benchmarks.contenders.features import WIDEST, with_features
 from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.upstream import upstream_module
 from mmx.benchmarks.measure.clock import EACH_S, ONCE_S, Clock
@@ -14,6 +14,7 @@ from mmx.benchmarks.workload.utterances import make_sample, synthetic
 from mmx.evaluation.statistics import Ratio, chained
 from mmx.export.specs import spec_for
 from mmx.models.registry import SYSTEMS
+from mmx.runtime.packing import feature_sizes, pack_features
 
 
 class Batched:

@@ -114,7 +114,7 @@ def test_a_batch_too_large_is_cut_and_put_together(opened: TensorRtBackend, bund
 def test_one_segment_too_long_is_refused_with_the_way_out(opened: TensorRtBackend, bundle: Bundle) -> None:
     (inputs,) = utterances(bundle.manifest, 1, 1)
     inputs["faces"] = np.zeros((2000, 3, 48, 48), np.float32)
-    with pytest.raises(UsageError, match="faces 2000x3x48x48") as refused:
+    with pytest.raises(BadDataError, match="faces 2000x3x48x48") as refused:
         opened.run(inputs)
     assert "--profiles" in refused.value.hint
 
@@ -210,7 +210,7 @@ def doctored(own: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = sidecar_path(engine).read_text()
     old = next(line for line in text.splitlines() if '"version"' in line)
     sidecar_path(engine).write_text(text.replace(old, '  "version": "1.0.0",'))
-    monkeypatch.setattr(tensorrt, "open_device", HostDevice)
+    monkeypatch.setattr(tensorrt, "open_device", lambda index: HostDevice())
     return own
 
 
@@ -253,7 +253,7 @@ def test_on_mismatch_rebuild_builds_for_this_machine(doctored: Path, monkeypatch
 
 
 def test_a_changed_engine_is_not_loaded(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "open_device", HostDevice)
+    monkeypatch.setattr(tensorrt, "open_device", lambda index: HostDevice())
     (engine,) = (own / "engines").glob("*.engine")
     engine.write_bytes(engine.read_bytes()[:-1] + b"?")
     with pytest.raises(BadDataError, match="not the file that was built"):
@@ -272,7 +272,7 @@ def test_asked_for_and_absent_is_an_error(bundle: Bundle, built, monkeypatch: py
     assert absent.value.hint == "pip install 'mmx[tensorrt]'"
     with pytest.raises(EnvironmentMissing, match="no CUDA provider"):
         open_backend(bundle, "onnxruntime-cuda")
-    monkeypatch.setattr(tensorrt, "open_device", HostDevice)
+    monkeypatch.setattr(tensorrt, "open_device", lambda index: HostDevice())
     with pytest.raises(UsageError, match="has no fp32 engine for tensorrt-rtx") as none:
         open_backend(bundle, "tensorrt-rtx")
     assert f"mmx build-engine --fp32 --flavour tensorrt-rtx {bundle.path}" in none.value.hint
@@ -288,7 +288,7 @@ def test_onnxruntime_that_offers_cuda_without_a_driver(bundle: Bundle, monkeypat
     from mmx.runtime.backends import onnxruntime_cuda
     from mmx.runtime.device.probe import DriverProblem
 
-    def refuse() -> Gpu:
+    def refuse(index: int) -> Gpu:
         raise DriverProblem("the NVIDIA driver says to cuInit: no CUDA-capable device is detected")
 
     monkeypatch.setattr(onnxruntime_cuda.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])

@@ -58,7 +58,16 @@ class FakePycuda:
     def init(self) -> None:
         self.log.append("init")
 
-    def Device(self, number: int) -> Any:
+    @property
+    def Device(self) -> Any:
+        def device(number: int) -> Any:
+            self.log.append(f"device {number}")
+            return self._device()
+
+        device.count = lambda: 2  # type: ignore[attr-defined]
+        return device
+
+    def _device(self) -> Any:
         context = SimpleNamespace(
             push=lambda: self.log.append("push"), pop=lambda: None, detach=lambda: self.log.append("detach")
         )
@@ -92,6 +101,15 @@ class FakePycuda:
         return SimpleNamespace(record=lambda stream: self.log.append(f"record {stream.handle}"))
 
 
+def test_pycuda_opens_the_gpu_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakePycuda()
+    monkeypatch.setattr(pycuda, "import_module", lambda name: fake)
+    open_device("pycuda", index=1)
+    assert "device 1" in fake.log
+    with pytest.raises(EnvironmentMissing, match="there is no GPU 2, the driver has 2"):
+        open_device("pycuda", index=2)
+
+
 def test_the_pycuda_adapter_copies_through_the_gpu_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakePycuda()
     monkeypatch.setattr(pycuda, "import_module", lambda name: fake)
@@ -110,4 +128,4 @@ def test_the_pycuda_adapter_copies_through_the_gpu_and_back(monkeypatch: pytest.
     memory.close()
     memory.close()
     device.close()
-    assert not fake.memory and fake.log == ["init", "push", "synchronize", "record 7", "detach"]
+    assert not fake.memory and fake.log == ["init", "device 0", "push", "synchronize", "record 7", "detach"]

@@ -68,7 +68,7 @@ def test_the_rest_answers_as_the_whole_system_does(
     expected = dict(zip(MODALITIES, whole(**inputs)[1:], strict=True))
     weights = dict(zip(MODALITIES, whole.weighted_fusion.weight[0], strict=True))
     with Predictor(bundle, threads=1) as predictor:
-        found = predictor.logits(samples())
+        found = predictor.network.logits(samples())
     assert set(found) == {"logits", *(f"logits_{modality}" for modality in kept)}
     for modality in kept:
         wanted = expected[modality].numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +125,13 @@ def test_batches_span_files_sorted_by_length_and_within_bounds(
     made_up(read)
     monkeypatch.setattr(run_module, "WINDOW", 4)
     batches: list[list[Sample]] = []
-    real = pipeline._predictor.answer
+    real = pipeline.network.predict
 
-    def answer(segments: list[Segment]) -> Iterator[Prediction]:
+    def predict(segments: Sequence[Segment]) -> list[Prediction | MmxError]:
         batches.append([segment.sample for segment in segments])
         return real(segments)
 
-    monkeypatch.setattr(pipeline._predictor, "answer", answer)
+    monkeypatch.setattr(pipeline.network, "predict", predict)
     assert [result.error for result in pipeline.run(items())] == [None] * 150
     assert sum(map(len, batches)) == 150 and max(map(rows, batches)) <= 40
     assert len(batches) < 150 / 4  # a batch holds about six of these
@@ -168,7 +168,7 @@ def test_memory_is_bounded_when_the_network_is_slow(
             yield str(number)
 
     made_up(read)
-    monkeypatch.setattr(pipeline._predictor, "answer", slow)
+    monkeypatch.setattr(pipeline.network, "predict", slow)
     for number, result in enumerate(pipeline.run(items()), 1):
         assert len(result.predictions) == 5
         assert drawn - number <= run_module.AHEAD
@@ -259,7 +259,7 @@ def test_a_file_in_the_middle_of_a_segment_is_left_too(
 def test_a_broken_machine_is_an_exception_and_no_silence(
     pipeline: Pipeline, made_up: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def split(*_: Any) -> Iterator[list[Sample]]:
+    def split(*_: Any, **options: Any) -> Iterator[list[Sample]]:
         raise MemoryError("no room to sort")
 
     made_up(lambda path: iter(segments_of((4, 1, 1))))

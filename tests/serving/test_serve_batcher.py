@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mmx.runtime.errors import BadDataError
+from mmx.runtime.errors import BadDataError, EnvironmentMissing
+from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.network import Network
 from mmx.runtime.types import Sample
 from mmx.serving.server.batcher import MAX_ROWS, Batcher
 from mmx.serving.server.metrics import Metrics
@@ -23,8 +26,13 @@ def sample(number: int, tokens: int = 3, faces: int = 0) -> Sample:
     return Sample(np.full(tokens, number), np.zeros((faces, 3, 48, 48), np.float32) if faces else NO_FACES, NO_PIECES)
 
 
-class Network:
-    """Answers each sample with its number, times ten for logits_text; keeps what it was given, and can be held up."""
+class Engine:
+    """A backend that answers each sample with its number, times ten for logits_text; keeps what it was given, and can
+    be held up. 13 makes it fail, 7 makes it give no number.
+    """
+
+    name, precision, device, why, streams = "made up", "fp32", "here", "", 1
+    inputs, outputs = ("input_ids", "attention_mask"), ("logits", "logits_text")
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -32,8 +40,8 @@ class Network:
         self.go.set()
         self.busy = threading.Event()
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-        numbers = [int(each.token_ids[0]) for each in samples if each.token_ids is not None]
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        numbers = inputs["input_ids"][:, 0].tolist()
         self.batches.append(numbers)
         self.busy.set()
         assert self.go.wait(60)
@@ -43,13 +51,18 @@ class Network:
         return {"logits": np.where(values == 7, np.nan, values), "logits_text": values * 10}
 
 
-def make(network: Network, max_batch: int = 4, max_wait_s: float = 0.0, lanes: int = 1) -> Batcher:
-    batcher = Batcher([network] * lanes, Metrics(), max_batch=max_batch, max_wait_s=max_wait_s)
+def make(engine: Engine, max_batch: int = 4, max_wait_s: float = 0.0, streams: int = 1) -> Batcher:
+    graph = SimpleNamespace(inputs=[])
+    manifest: Any = SimpleNamespace(
+        system="ours", labels=("hap",), graphs={"fp32": graph}, preprocessing=Preprocessing()
+    )
+    network = Network(SimpleNamespace(manifest=manifest), engine)  # type: ignore[arg-type]
+    batcher = Batcher(network, streams, Metrics(), max_batch=max_batch, max_wait_s=max_wait_s)
     batcher.open()
     return batcher
 
 
-async def hold(network: Network, batcher: Batcher) -> asyncio.Future:
+async def hold(network: Engine, batcher: Batcher) -> asyncio.Future:
     """Keep the network busy with sample 99."""
     network.go.clear()
     future = batcher.submit(sample(99))
@@ -59,7 +72,7 @@ async def hold(network: Network, batcher: Batcher) -> asyncio.Future:
 
 def test_what_waits_while_the_network_is_busy_goes_together_and_each_gets_its_own() -> None:
     async def run() -> None:
-        network = Network()
+        network = Engine()
         batcher = make(network, max_wait_s=0.0)
         first = await hold(network, batcher)
         futures = [
@@ -79,7 +92,7 @@ def test_what_waits_while_the_network_is_busy_goes_together_and_each_gets_its_ow
 
 def test_a_full_batch_does_not_wait_and_a_single_sample_waits_no_longer_than_allowed() -> None:
     async def run() -> None:
-        network = Network()
+        network = Engine()
         batcher = make(network, max_batch=2, max_wait_s=FOREVER_S)
         both = [batcher.submit(sample(number)) for number in (1, 2)]
         async with asyncio.timeout(60):
@@ -100,7 +113,7 @@ def test_a_full_batch_does_not_wait_and_a_single_sample_waits_no_longer_than_all
 
 def test_rows_bound_a_batch_but_a_sample_over_the_bound_still_goes_alone() -> None:
     async def run() -> None:
-        network = Network()
+        network = Engine()
         batcher = make(network)
         first = await hold(network, batcher)
         sizes = {1: MAX_ROWS // 2 + 1, 2: MAX_ROWS // 2, 3: MAX_ROWS // 4, 4: MAX_ROWS + 1}
@@ -115,7 +128,7 @@ def test_rows_bound_a_batch_but_a_sample_over_the_bound_still_goes_alone() -> No
 
 def test_one_samples_fault_is_its_own() -> None:
     async def run() -> None:
-        network = Network()
+        network = Engine()
         batcher = make(network)
         first = await hold(network, batcher)
         good, broken, last = (batcher.submit(sample(number)) for number in (1, 13, 2))
@@ -123,7 +136,7 @@ def test_one_samples_fault_is_its_own() -> None:
         network.go.set()
         await first
         assert (await good).outputs["logits"].tolist() == [1] and (await last).outputs["logits"].tolist() == [2]
-        with pytest.raises(RuntimeError, match="own exception"):
+        with pytest.raises(EnvironmentMissing, match="own exception"):
             await broken
         with pytest.raises(BadDataError, match="finite"):
             await not_finite
@@ -132,13 +145,13 @@ def test_one_samples_fault_is_its_own() -> None:
     asyncio.run(run())
 
 
-def test_a_lane_takes_its_share_of_what_waits_and_leaves_the_others_theirs() -> None:
+def test_a_stream_takes_its_share_of_what_waits_and_leaves_the_others_theirs() -> None:
     async def run() -> None:
-        network = Network()
-        batcher = make(network, lanes=2)
+        network = Engine()
+        batcher = make(network, streams=2)
         first = await hold(network, batcher)
         futures = [batcher.submit(sample(number)) for number in (1, 2, 3, 4)]
-        while len(network.batches) < 2:  # the free lane does not wait for the busy one
+        while len(network.batches) < 2:  # the free stream does not wait for the busy one
             await asyncio.sleep(0.01)
         network.go.set()
         await asyncio.gather(first, *futures)
@@ -150,7 +163,7 @@ def test_a_lane_takes_its_share_of_what_waits_and_leaves_the_others_theirs() -> 
 
 def test_who_went_away_is_not_computed() -> None:
     async def run() -> None:
-        network = Network()
+        network = Engine()
         batcher = make(network)
         first = await hold(network, batcher)
         gone, stays = batcher.submit(sample(1)), batcher.submit(sample(2))

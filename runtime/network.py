@@ -1,0 +1,217 @@
+"""``Network``: a bundle on a backend. Samples -> logits -> predictions; every use of a graph in mmx goes through it.
+
+samples -> pack -> backend -> checked: there, of the right shape, finite -> by sample -> fused -> Prediction
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.runtime.backends import Backend, open_backend
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError, as_error
+from mmx.runtime.fusion import fuse, fuse_batch
+from mmx.runtime.manifest import Manifest
+from mmx.runtime.packing import INPUTS, feature_sizes, pack, pack_features
+from mmx.runtime.prediction import Prediction
+from mmx.runtime.preprocess import Segment
+from mmx.runtime.types import Sample
+
+Outputs = dict[str, NDArray[np.float32]]
+"""The graph's outputs by name, float32: [samples, labels], or [labels] of one sample."""
+
+
+class Network:
+    """A bundle on a backend, which it closes. Thread-safe; as many calls run at once as the backend has streams.
+
+    Attributes: ``bundle``, ``backend``.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle, self.backend = bundle, backend
+        self._manifest = bundle.manifest
+        self._features = feature_sizes(bundle.manifest.graphs["fp32"].inputs)
+
+    @classmethod
+    def open(
+        cls, bundle: Bundle | str | Path, backend: str = "auto", precision: str = "fp32", **options: Any
+    ) -> Network:
+        """Open a bundle on a backend.
+
+        Args:
+            bundle: a bundle folder, or one that is open.
+            backend, precision, options: see ``open_backend``.
+
+        Raises:
+            MmxError: what ``Bundle.open`` and ``open_backend`` raise.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        return cls(opened, open_backend(opened, backend, precision, **options))
+
+    def pack(self, samples: Sequence[Sample]) -> dict[str, NDArray]:
+        """The graph's inputs for these samples, in their order.
+
+        Raises:
+            UsageError: the samples do not fit the graph (see ``packing.pack``).
+        """
+        if self._features:
+            return pack_features(samples, self._features)
+        return pack(samples, self._manifest.preprocessing.text, self.backend.inputs).inputs
+
+    def outputs(self, samples: Sequence[Sample]) -> Outputs:
+        """Run the graph on samples: its outputs, float32 [samples, labels] by name, finite or not.
+
+        Raises:
+            UsageError: the samples do not fit the graph.
+            EnvironmentMissing: the backend failed while it ran, for want of memory for instance.
+            BadDataError: an output is missing, or is not [samples, labels].
+        """
+        inputs = self.pack(samples)
+        try:
+            outputs = self.backend.run(inputs)
+        except MmxError:
+            raise
+        except Exception as e:  # what a backend raises has no common base class
+            raise self._failed(e, len(samples)) from e
+        shape = (len(samples), len(self._manifest.labels))
+        for name in self.backend.outputs:
+            found = None if name not in outputs else outputs[name].shape
+            if found != shape:
+                raise BadDataError(
+                    f"{self._ran} gives {name} of shape {found and list(found)}, not {list(shape)}",
+                    "run mmx export (and mmx build-engine) again",
+                )
+        return outputs
+
+    def logits(self, samples: Sequence[Sample]) -> Outputs:
+        """``outputs``, all of them finite.
+
+        Raises:
+            MmxError: see ``outputs``; BadDataError where a value is not a finite number.
+        """
+        outputs = self.outputs(samples)
+        if unusable := self._not_finite(outputs):
+            raise unusable
+        return outputs
+
+    def fused(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """The fused logits [samples, labels] over the modalities each sample has, finite or not. See ``outputs``."""
+        outputs = self.outputs(samples)
+        weights = self._manifest.fusion_weights
+        return fuse_batch({name: outputs[f"logits_{name}"] for name in weights}, samples, weights)
+
+    def each(self, samples: Sequence[Sample]) -> list[Outputs | MmxError]:
+        """Each sample's outputs, [labels] by name, or what went wrong with it. Raises nothing.
+
+        If a batch fails, or gives a sample what is not finite, its samples (or that one) run again alone: a fault
+        stays with its sample.
+        """
+        try:
+            together = self.outputs(samples)
+        except Exception as e:
+            if len(samples) == 1:
+                return [as_error(e)]
+            return [self.each([sample])[0] for sample in samples]
+        answers: list[Outputs | MmxError] = []
+        for number, sample in enumerate(samples):
+            row = {name: values[number] for name, values in together.items()}
+            unusable = self._not_finite(row)
+            if unusable and len(samples) > 1:
+                answers += self.each([sample])
+            else:
+                answers.append(unusable or row)
+        return answers
+
+    def predict(self, segments: Sequence[Segment]) -> list[Prediction | MmxError]:
+        """Each segment's prediction, or what went wrong with it; see ``each``. A segment without any modality has a
+        prediction too, which says so.
+        """
+        runnable = [segment for segment in segments if segment.sample.modalities]
+        started = perf_counter()
+        rows = self.each([segment.sample for segment in runnable]) if runnable else []
+        each_ms = (perf_counter() - started) * 1000 / max(len(runnable), 1)
+        row_of = dict(zip(map(id, runnable), rows, strict=True))
+        answers: list[Prediction | MmxError] = []
+        for segment in segments:
+            row = row_of.get(id(segment))
+            if not isinstance(row, MmxError):
+                answers.append(prediction_of(segment, row, self._manifest, 0.0 if row is None else each_ms))
+            else:
+                answers.append(row)
+        return answers
+
+    def close(self) -> None:
+        """Give the backend's memory back."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _ran(self) -> str:  # no path: a server's clients read it
+        return f"{self._manifest.system} on {self.backend.name} ({self.backend.precision})"
+
+    def _not_finite(self, outputs: Outputs) -> BadDataError | None:
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                return BadDataError(f"{self._ran} gives {name} that are not finite numbers", "try --precision fp32")
+        return None
+
+    def _failed(self, error: Exception, count: int) -> MmxError:
+        said = str(error).strip().splitlines()
+        reason = said[0] if said else type(error).__name__
+        hint = "give it smaller batches (--batch-size) or shorter segments (--window), or another --backend"
+        return EnvironmentMissing(f"{self._ran} failed on {count} segment{'s' * (count > 1)}: {reason}", hint)
+
+
+def require_media(bundle: Bundle) -> None:
+    """Raise UsageError for a system on extracted features: no media file can be made into its inputs."""
+    if not set(bundle.manifest.graphs["fp32"].input_names) <= set(INPUTS):
+        raise UsageError(
+            f"{bundle.path} holds {bundle.manifest.system}, which takes features, not media files",
+            "run it with mmx bench",
+        )
+
+
+def prediction_of(
+    segment: Segment, outputs: Mapping[str, NDArray[np.float32]] | None, manifest: Manifest, network_ms: float
+) -> Prediction:
+    """What the network says of one segment.
+
+    Args:
+        outputs: the graph's outputs for it, float32 [labels] by name; None if it has nothing to run the graph on.
+        network_ms: its share of the batch's time.
+    """
+    logits = {} if outputs is None else {name: outputs[f"logits_{name}"] for name in manifest.modalities}
+    timings = {**segment.timings_ms, "network": network_ms}
+    fused = fuse(logits, segment.sample.modalities if logits else (), manifest)
+    return Prediction(
+        file=segment.file,
+        start=segment.span.start,
+        end=segment.span.end,
+        probabilities=fused.probabilities,
+        labels=fused.labels,
+        logits=fused.logits,
+        modality_logits=fused.modality_logits,
+        contributions=fused.contributions,
+        modalities=fused.modalities,
+        left_out=segment.absent,
+        faces_found=len(segment.faces),
+        frames_seen=segment.frames_seen,
+        text=segment.span.text,
+        faces=segment.faces,
+        timings_ms={stage: round(ms, 3) for stage, ms in timings.items()},
+        flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
+    )
