@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmx.models.description import read_description
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.packing import INPUTS
 
 if TYPE_CHECKING:
     from mmx.export.exporter import ExportReport, Progress
     from mmx.models.folding import Residual
+    from mmx.models.network_tensors import Weights
 
 
 @click.command()
@@ -37,6 +39,25 @@ if TYPE_CHECKING:
     help="Folder with ALBERT's spiece.model or tokenizer.json. Default: beside the checkpoint, then the Hugging Face "
     "cache.",
 )
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(path_type=Path),
+    help="File with what the outputs are called: one label a line, or JSON with labels and thresholds.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="JSON or TOML file with what the tensors do not tell, such as heads; it may be partial (docs/checkpoints.md).",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "ema", "raw"]),
+    default="auto",
+    show_default=True,
+    help="Averaged or raw weights, where the checkpoint has both. auto: the averaged ones.",
+)
 @click.option("--dataset", help="iemocap or mosei: what the labels are, where the checkpoint does not say.")
 @click.option("--system", help="Which system it is, where the checkpoint does not tell (see mmx systems).")
 @click.option("-v", "--verbose", is_flag=True, help="Also print every fold, parity case and what was not folded, why.")
@@ -46,6 +67,9 @@ def export(
     residual: Residual,
     modalities: str | None,
     tokenizer: Path | None,
+    labels_file: Path | None,
+    config_file: Path | None,
+    weights: Weights,
     dataset: str | None,
     system: str | None,
     verbose: bool,
@@ -53,6 +77,7 @@ def export(
     """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and prove that it gives the same answers."""
     if not checkpoint.exists():  # said before PyTorch takes seconds to start
         raise BadDataError(f"{checkpoint} does not exist", "check the path")
+    described = read_description(labels_file, config_file)
     with _progress() as progress:
         progress("start PyTorch", None)
         start = time.perf_counter()
@@ -67,6 +92,8 @@ def export(
             tokenizer=tokenizer,
             dataset=dataset,
             system=system,
+            weights=weights,
+            described=described,
             progress=progress,
         )
     click.echo("\n".join([*(details(report) if verbose else ()), *summary(report)]))

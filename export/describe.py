@@ -63,6 +63,7 @@ def describe(
                 "sha256": checkpoint.sha256,
                 "bytes": checkpoint.path.stat().st_size,
                 "notes": list(checkpoint.notes),
+                "assumptions": checkpoint.assumptions,
             },
             "thresholds": "default" if set(checkpoint.thresholds) == {0.5} else "checkpoint",
             "counts": {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -21,11 +22,12 @@ from mmx.export.specs import spec_for
 from mmx.models.checkpoint import Checkpoint, load_checkpoint
 from mmx.models.folding import Residual
 from mmx.models.multimodal import MultimodalSystem
+from mmx.models.network_tensors import Weights
 from mmx.models.registry import get_system
 from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import Manifest
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 STAGES = ("load the checkpoint", "fold", "export the graph", "write the graph", "prove parity", "finish the bundle")
 
 Progress = Callable[[str, float | None], None]
@@ -71,6 +73,8 @@ def export_bundle(
     tokenizer: Path | str | None = None,
     dataset: str | None = None,
     system: str | None = None,
+    weights: Weights = "auto",
+    described: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle, and prove that the bundle's graph gives the checkpoint's answers.
@@ -82,7 +86,7 @@ def export_bundle(
         modalities: those to keep (text, visual, audio); None: all. The graph has no inputs, tower or logits of the
             others, and its fused logits are the sum over those kept.
         tokenizer: a folder with ``spiece.model`` or ``tokenizer.json``; if None they are looked for.
-        dataset, system: what the checkpoint is, where it does not say.
+        dataset, system, weights, described: what the checkpoint is, where it does not say; see ``load_checkpoint``.
         progress: see ``Progress``.
 
     Raises:
@@ -97,6 +101,7 @@ def export_bundle(
         "modalities": ",".join(modalities) if modalities else None,
         "dataset": dataset,
         "system": system,
+        "weights": weights if weights != "auto" else None,
     }
     seconds: dict[str, float] = {}
 
@@ -110,7 +115,7 @@ def export_bundle(
         say(name, seconds[name])
 
     with stage("load the checkpoint"):
-        loaded = load_checkpoint(checkpoint, system=system, dataset=dataset)
+        loaded = load_checkpoint(checkpoint, system=system, dataset=dataset, weights=weights, described=described)
         notes = [*loaded.notes, *choose_modalities(loaded, modalities)]
         spec = spec_for(loaded.module)
         media = get_system(loaded.system).inputs == "media"

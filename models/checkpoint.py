@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mmx.models.config import to_dict
 from mmx.models.detect import untold
 from mmx.models.fitting import find_system, fitting
 from mmx.models.labels import DATASETS, labels_for
+from mmx.models.network_tensors import Weights, network_tensors
 from mmx.models.read_tensors import read_checkpoint_file
 from mmx.models.registry import get_system
 from mmx.runtime.errors import BadDataError, UsageError
@@ -35,6 +36,8 @@ class Checkpoint:
         labels, thresholds: in the order of the logits; thresholds are 0.5 where the file has none.
         module: eval mode, float32, weights in.
         notes: what was dropped, converted or assumed, one sentence each.
+        assumptions: what neither the file nor its tensors tell, by path in the config (``text.heads``), with the value
+            that was assumed. Another value would give other answers from the same weights.
     """
 
     path: Path
@@ -47,32 +50,54 @@ class Checkpoint:
     module: nn.Module
     sha256: str
     notes: tuple[str, ...] = ()
+    assumptions: dict[str, Any] = field(default_factory=dict)
 
 
-def load_checkpoint(path: Path | str, *, system: str | None = None, dataset: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: Path | str,
+    *,
+    system: str | None = None,
+    dataset: str | None = None,
+    weights: Weights = "auto",
+    described: Mapping[str, Any] | None = None,
+) -> Checkpoint:
     """Read a checkpoint, tell its system and form, and load it strictly.
+
+    Modalities of which the file has no tensor at all are left out of the module.
 
     Args:
         path: a bare state dict, or a dictionary with ``state_dict`` and any of ``config``, ``system``, ``dataset``,
-            ``labels``, ``thresholds``.
+            ``labels``, ``thresholds``; or a safetensors file (docs/checkpoints.md).
         system, dataset: what the file is, where it does not say or says it wrongly.
+        weights: averaged (ema) or raw, where the file has both; auto: averaged.
+        described: ``config``, ``labels`` and ``thresholds`` from elsewhere; they go before the file's own. A config may
+            be partial: what it leaves out is told by the tensors, or as in the file's own.
 
     Raises:
         BadDataError: the file is no such checkpoint; the message lists what does not fit.
-        UsageError: ``system`` is not in the registry.
+        UsageError: ``system`` is not in the registry; ``weights`` that the file does not have.
     """
     path = Path(path)
-    tensors, extra, notes = read_checkpoint_file(path)
-    tensors = _without_strangers(tensors, notes)
+    network = network_tensors(path, read_checkpoint_file(path), weights)
+    extra, notes = {**network.extra}, network.notes
+    tensors = _without_strangers(network.tensors, notes)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     spec = find_system(path, shapes, system, extra.get("system"))
-    given = extra.get("config") if extra.get("system") in (None, spec.name) else None  # else it is another system's
-    config, module = fitting(path, spec, shapes, given)
-    if given is None and config not in [replace(p, labels=config.labels) for p in spec.presets.values()]:
-        assumed = ", ".join(untold(to_dict(config))) or "nothing"
-        notes.append(f"its sizes are of no published system; assumed what shapes do not tell: {assumed}")
+    configs = [extra.get("config") if extra.get("system") in (None, spec.name) else None]  # else it is another system's
+    configs.append((described or {}).get("config"))
+    config, module = fitting(path, spec, shapes, configs)
+    kept = getattr(module, "modalities", spec.modalities)
+    if absent := [name for name in spec.modalities if name not in kept]:
+        _drop_fusion_weights(tensors, [spec.modalities.index(name) for name in kept], len(spec.modalities))
+        notes.append(f"it has no weights of {' and '.join(absent)}: that modality is left out")
+    assumptions = untold(to_dict(config), [given for given in configs if given is not None], tensors)
+    if assumptions:
+        listed = ", ".join(f"{name} = {value}" for name, value in assumptions.items())
+        notes.append(f"assumed what neither the file nor its tensors say: {listed}; --config FILE says otherwise")
     module.load_state_dict(_values(path, tensors, module, notes), strict=True, assign=True)
-    name, labels = _labels(path, dataset, extra, config.labels, notes)
+    said = {**extra, **{k: v for k, v in (described or {}).items() if k in ("labels", "thresholds")}}
+    asked = None if described and "labels" in described else dataset
+    name, labels = _labels(path, asked, said, config.labels, notes)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Checkpoint(
@@ -80,13 +105,21 @@ def load_checkpoint(path: Path | str, *, system: str | None = None, dataset: str
         system=spec.name,
         form=config.form,
         config=to_dict(config),
-        dataset=name,
+        dataset=dataset or name,
         labels=labels,
-        thresholds=_thresholds(path, extra.get("thresholds"), config.labels),
+        thresholds=_thresholds(path, said.get("thresholds"), config.labels),
         module=module.eval().requires_grad_(False),
         sha256=digest,
         notes=tuple(notes),
+        assumptions=assumptions,
     )
+
+
+def _drop_fusion_weights(tensors: dict[str, Tensor], kept: list[int], columns: int) -> None:
+    """Keep these of the fusion's columns, where it still has all of them."""
+    fusion = tensors.get("weighted_fusion.weight")
+    if fusion is not None and fusion.shape == (1, columns):
+        tensors["weighted_fusion.weight"] = fusion[:, kept]
 
 
 def save_checkpoint(

@@ -246,6 +246,13 @@ class MultConfig:
             raise BadDataError(f"MultConfig.width is {self.width}", "positions need a width of 4 or more")
 
 
+PARTS = {
+    "text": ("T", "t_out"),
+    "visual": ("normalise", "V", "v_flatten", "v_transformer", "v_out"),
+    "audio": ("A", "a_flatten", "a_transformer", "a_out"),
+}
+"""The modules that belong to one modality alone."""
+
 AUDIO_KINDS = {"conv": ConvTrunkConfig, "nest": NestConfig, "focalnet": FocalNetConfig}
 
 

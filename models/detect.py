@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from mmx.models.config import (
     FORMS,
     MAX_DEPTH,
     MAX_SIZE,
+    PARTS,
     AlbertConfig,
     ConvTrunkConfig,
     EncoderConfig,
@@ -37,7 +38,15 @@ _TRUNKS = {
     "v2em-visual+focal": ("repvgg", "focalnet"),
     "rfam+nest": ("rfam", "nest"),
 }
-_UNTOLD = ("heads", "future_mask", "text.heads", "text.layers", "encoder.heads", "audio.heads")
+_UNTOLD = (
+    "heads",
+    "future_mask",
+    "text.heads",
+    "text.layers",
+    "encoder.heads",
+    "audio.heads",
+    "visual.simam",
+)
 _FEATURES = {"rnns.": "lf-lstm", "transformers.": "lf-trans", "trans_l_with_a.": "mult"}
 
 
@@ -58,6 +67,8 @@ def detect(names: Mapping[str, Any]) -> str | None:
         for name, trunks in _TRUNKS.items():
             if found != (None, None) and fits(trunks):
                 return name
+    if any(name.startswith("T.albert.") for name in names):  # of text alone, which all of them have alike
+        return next(iter(_TRUNKS))
     return None
 
 
@@ -79,13 +90,34 @@ def candidates(system: System, shapes: Shapes) -> Iterator[Any]:
         yield infer(preset, shapes) if isinstance(preset, MultimodalConfig) else _features(preset, shapes)
 
 
-def untold(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """What of a config (plain data) leaves no trace in the shapes, such as ``text.heads = 12``."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from untold(value, f"{where}{name}.")
-        elif f"{where}{name}" in _UNTOLD or (name == "simam" and config["block"] == "rfam"):
-            yield f"{where}{name} = {value}"
+def missing_modalities(system: System, shapes: Shapes) -> list[str]:
+    """The modalities of a three-tower system of which there is no tensor at all; none where there is nothing of any."""
+    if system.inputs != "media":
+        return []
+    present = {name.partition(".")[0] for name in shapes}
+    missing = [name for name in system.modalities if not present & set(PARTS[name])]
+    return missing if len(missing) < len(system.modalities) else []
+
+
+def untold(config: Mapping[str, Any], given: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, Any]:
+    """What of a config leaves no trace in the shapes, with its value, such as ``text.heads``: 12.
+
+    Args:
+        config: as plain data. given: configs (they may be partial) that somebody wrote down: not assumed.
+        names: of the tensors; nothing is assumed of a modality that has none.
+    """
+    present = {name.partition(".")[0] for name in names}
+    parts = {"text": "T", "visual": "V", "audio": "A"}
+    found = {}
+    for path in _UNTOLD:
+        part, _, leaf = path.rpartition(".")
+        holder = config.get(part) if part else config
+        if not isinstance(holder, Mapping) or leaf not in holder or (part in parts and parts[part] not in present):
+            continue
+        idle = leaf == "simam" and holder["block"] != "rfam"
+        if not idle and not any(leaf in (each.get(part, {}) if part else each) for each in given):
+            found[path] = holder[leaf]
+    return found
 
 
 def _features(base: Any, shapes: Shapes) -> Any:
@@ -125,7 +157,11 @@ def infer(base: MultimodalConfig, shapes: Shapes) -> MultimodalConfig:
 
 
 def _labels(default: int, shapes: Shapes) -> int:
-    heads = (shapes[name] for name in ("t_out.weight", "affines.t.2.weight", "out_layer.weight") if name in shapes)
+    heads = (
+        shapes[name]
+        for name in ("t_out.weight", "v_out.weight", "a_out.weight", "affines.t.2.weight", "out_layer.weight")
+        if name in shapes
+    )
     rows = (*next(heads, ()), 0)[0]
     return rows if 0 < rows < MAX_SIZE else default
 
@@ -204,6 +240,7 @@ def _albert(base: AlbertConfig, shapes: Shapes) -> AlbertConfig:
 
 
 def _encoder(base: EncoderConfig, shapes: Shapes) -> EncoderConfig:
-    feed_forward, width = shapes["v_transformer.encoder.layers.0.linear1.weight"]
-    layers = _depth(shapes, r"v_transformer\.encoder\.layers\.(\d+)\.")
+    tower = "v" if "v_transformer.encoder.layers.0.linear1.weight" in shapes else "a"
+    feed_forward, width = shapes[f"{tower}_transformer.encoder.layers.0.linear1.weight"]
+    layers = _depth(shapes, rf"{tower}_transformer\.encoder\.layers\.(\d+)\.")
     return replace(base, width=width, feed_forward=feed_forward, layers=layers)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mmx.models.detect import Shapes, candidates, detect, forms_of
+from mmx.models.config import from_dict
+from mmx.models.detect import Shapes, candidates, detect, forms_of, missing_modalities
+from mmx.models.multimodal import MultimodalSystem
 from mmx.models.registry import SYSTEMS, System, get_system
 from mmx.runtime.errors import BadDataError
 
@@ -39,27 +41,31 @@ def find_system(path: Path, shapes: Shapes, asked: str | None, named: Any) -> Sy
     return get_system(found)
 
 
-def fitting(path: Path, spec: System, shapes: Shapes, config: Any) -> tuple[Any, nn.Module]:
+def fitting(path: Path, spec: System, shapes: Shapes, configs: Sequence[Any]) -> tuple[Any, nn.Module]:
     """The config whose module has exactly these tensors; built on ``meta``, so without memory.
+
+    Args:
+        configs: plain data that says some of it or all, a later one before an earlier one; None says nothing.
 
     Raises:
         BadDataError: none fits; lists what is wrong with the one that comes closest.
     """
-    if config is not None:
-        try:
-            options: Iterable[Any] = forms_of(spec.config(config))
-        except BadDataError as e:
-            raise BadDataError(f"{path}: {e.message}", e.hint) from e
-    else:
-        options = candidates(spec, shapes)
+    given = [config for config in configs if config is not None]
+    missing = missing_modalities(spec, shapes)
     best: tuple[int, str, str] | None = None
-    for option in options:
+    for option in _options(path, spec, shapes, given):
         try:
             with torch.device("meta"):
                 module = spec.build(option)
+                fusion = tuple(module.state_dict().get("weighted_fusion.weight", torch.empty(0)).shape)
+                if missing:
+                    assert isinstance(module, MultimodalSystem)
+                    module.keep([name for name in spec.modalities if name not in missing])
         except RuntimeError:  # sizes that not even a tensor without memory can have
             continue
         wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        if missing and shapes.get("weighted_fusion.weight") == fusion:
+            wanted["weighted_fusion.weight"] = fusion  # its columns of what is missing are left out later
         count, problems = _compare(wanted, shapes)
         if not count:
             return option, module
@@ -68,11 +74,26 @@ def fitting(path: Path, spec: System, shapes: Shapes, config: Any) -> tuple[Any,
     if best is None:
         raise BadDataError(f"{path}: no {spec.name} can have tensors of these sizes")
     hint = "mmx systems lists the systems; a config in the file says what shapes do not tell, such as heads"
-    if config is not None:
+    if given:
         hint = (
             "the sizes are those that its config says (what it leaves out is as published): correct it, or leave it out"
         )
     raise BadDataError(f"{path} does not fit {spec.name} ({best[2]} form): {best[1]}", hint)
+
+
+def _options(path: Path, spec: System, shapes: Shapes, given: Sequence[Any]) -> Iterator[Any]:
+    """The candidates, with what was given written over each."""
+    tried = []
+    for option in candidates(spec, shapes):
+        for config in given:
+            try:
+                option = from_dict(type(option), config, option)
+            except BadDataError as e:
+                raise BadDataError(f"{path}: {e.message}", e.hint) from e
+        for form in forms_of(option) if given else [option]:
+            if form not in tried:
+                tried.append(form)
+                yield form
 
 
 def _compare(wanted: Shapes, found: Shapes) -> tuple[int, str]:

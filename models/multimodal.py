@@ -12,20 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mmx.models.albert import TextTower
-from mmx.models.config import ConvTrunkConfig, FocalNetConfig, MultimodalConfig, NestConfig
+from mmx.models.config import PARTS, ConvTrunkConfig, FocalNetConfig, MultimodalConfig, NestConfig
 from mmx.models.encoder import SequenceEncoder
 from mmx.models.focalnet import FocalNet
 from mmx.models.nest import Nest
 from mmx.models.vgg import conv_trunk
 from mmx.runtime.manifest import FaceSpec, MelSpec
 from mmx.runtime.types import MODALITIES
-
-PARTS = {
-    "text": ("T", "t_out"),
-    "visual": ("normalise", "V", "v_flatten", "v_transformer", "v_out"),
-    "audio": ("A", "a_flatten", "a_transformer", "a_out"),
-}
-"""The modules that belong to one modality alone."""
 
 
 class Normalise(nn.Module):

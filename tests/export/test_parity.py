@@ -92,6 +92,23 @@ def test_without_a_fault_the_same_path_passes(as_exported: Callable[..., None], 
     assert record["tolerance"] == 2e-5
 
 
+def test_what_was_assumed_and_said_is_in_the_manifest(
+    as_exported: Callable[..., None], tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """A bare state dict tells no heads: the export says what it assumed, and which option says otherwise."""
+    as_exported(None)
+    bare, labels, config = tmp_path / "bare.pt", tmp_path / "labels.txt", tmp_path / "config.toml"
+    torch.save(load_checkpoint(tiny_checkpoint).module.state_dict(), bare)
+    labels.write_text("\n".join("abcdef"))
+    config.write_text("[text]\nheads = 4\nlayers = 2\n")
+    assert main(["export", str(bare), "--labels", str(labels), "--config", str(config)]) == 0
+    assert "assumed what neither" in capsys.readouterr().err
+    manifest = Bundle.open(tmp_path / "bare.mmx").manifest
+    assert manifest.labels == tuple("abcdef")
+    assert manifest.provenance["checkpoint"]["assumptions"] == {"encoder.heads": 4, "visual.simam": "reference"}
+    assert main(["export", str(bare), "--config", str(tmp_path / "missing.json")]) == 5
+
+
 def test_a_breach_keeps_the_old_bundle(
     as_exported: Callable[..., None], tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
 ):

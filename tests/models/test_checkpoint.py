@@ -99,7 +99,16 @@ def test_the_tensors_decide_the_form(path):
 
 @pytest.mark.parametrize(
     ("key", "prefix"),
-    [("state_dict", "module."), ("state_dict", "model."), ("model", "_orig_mod."), ("model", "module._orig_mod.")],
+    [
+        ("state_dict", "module."),
+        ("state_dict", "model."),
+        ("model", "_orig_mod."),
+        ("model", "module._orig_mod."),
+        ("net", "net."),
+        ("state_dict", "model.net.module."),
+        ("model_state_dict", "somebodys_own_name."),
+        ("state_dict", "net._fsdp_wrapped_module."),
+    ],
 )
 def test_wrapped_modules(state, path, key, prefix):
     torch.save({key: OrderedDict((prefix + name, t) for name, t in state.items()), "epoch": 3}, path)
@@ -127,7 +136,9 @@ def test_everything_halved_and_averaged(state, path):
 def test_what_shapes_do_not_tell_is_said(path):
     config = get_system("mult").config({"width": 20, "heads": 4}, "tiny")
     torch.save(seeded_module("mult", config).state_dict(), path)
-    assert "heads = 5, future_mask = True" in load_checkpoint(path).notes[0]
+    bare = load_checkpoint(path)
+    assert "heads = 5, future_mask = True" in bare.notes[0]
+    assert bare.assumptions == {"heads": 5, "future_mask": True}
     save_checkpoint(path, seeded_module("mult", config), "mult", config, dataset="mosei")
     assert load_checkpoint(path).notes == () and load_checkpoint(path).config["heads"] == 4
 
@@ -281,6 +292,7 @@ def test_flipped_bytes_in_the_pickle_never_escape(state, path):
         (b"epoch,loss\n1,0.5\n", "no PyTorch checkpoint but a text file"),
         (b"\x08\x0a\x12\x07pytorch\x1a\x06", "no PyTorch checkpoint but an ONNX graph"),
         (b'\x40\x00\x00\x00\x00\x00\x00\x00{"__metadata__"', "no PyTorch checkpoint but looks like safetensors"),
+        (b'\x10\x00\x00\x00\x00\x00\x00\x00{"V.0.weight":' + bytes(40), "truncated or damaged"),
         (bytes(range(256)) * 4, "no PyTorch checkpoint"),
     ],
 )
