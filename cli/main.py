@@ -37,6 +37,8 @@ ENTRIES = {
     "predict": Entry("Tell the emotions in video files, from a bundle alone."),
     "serve": Entry("Answer over HTTP, for many people at once.", "serve", ("fastapi", "uvicorn")),
     "batch": Entry("Answer for thousands of files, here or on Ray; write Parquet.", "batch", ("pyarrow", "fsspec")),
+    "transcribe": Entry("Recognise what is said in a video; write subtitles.", "asr", ("faster_whisper",)),
+    "asr": Entry("List the speech models on this machine, or fetch one.", "asr", ("faster_whisper",)),
     "doctor": Entry("Try what this machine can run; say what to install."),
     "systems": Entry("List the systems that mmx knows."),
     "synth": Entry("Make a synthetic data set to train, score and calibrate on."),

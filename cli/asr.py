@@ -1,0 +1,61 @@
+"""``mmx asr``: the speech models of this machine, and the only command that fetches one."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from mmx.runtime.errors import EnvironmentMissing, missing_extra
+
+FILES = ["*.bin", "*.json", "*.txt", "*.onnx", "*.onnx.data"]  # what the recognisers read
+
+
+@click.group()
+def asr() -> None:
+    """List the speech models on this machine, or fetch one."""
+
+
+@asr.command("list")
+def list_models() -> None:
+    """Say which models are here, and which one --asr auto takes."""
+    from mmx.runtime.speech.find import VARIABLE, automatic, cached_models
+
+    for name in cached_models():
+        click.echo(name)
+    chosen = automatic()
+    source = f" ({VARIABLE})" if os.environ.get(VARIABLE) else ""
+    click.echo(f"--asr auto takes {chosen}{source}" if chosen else "--asr auto finds none: mmx asr pull small")
+
+
+@asr.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def pull(name: str, yes: bool) -> None:
+    """Download a model from the Hugging Face Hub into its cache, after showing size and licence.
+
+    \b
+    mmx asr pull small            multilingual Whisper; also tiny, base, medium, large-v3, tiny.en, ...
+    mmx asr pull OWNER/NAME       any CTranslate2 Whisper or onnx-asr model
+    """
+    from mmx.runtime.speech.find import repository_of
+
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as e:
+        raise missing_extra("huggingface_hub", "asr") from e
+    repository = repository_of(name)
+    try:
+        info = HfApi().model_info(repository, files_metadata=True)
+        size = sum(file.size or 0 for file in info.siblings or [])
+        licence = getattr(info.card_data, "license", None) or "not stated"
+        click.echo(f"{repository} at {info.sha}: {size / 1e6:.0f} MB, licence: {licence}")
+        if not yes:
+            click.confirm("Download it?", abort=True)
+        folder = snapshot_download(repository, revision=info.sha, allow_patterns=FILES)
+        snapshot_download(repository, allow_patterns=FILES)  # the same files under the name main, where --asr looks
+    except (HfHubHTTPError, OSError, ValueError) as e:
+        reason = str(e).splitlines()[0]
+        raise EnvironmentMissing(f"{repository} cannot be fetched: {reason}", "check its name and the network") from e
+    click.echo(f"{folder}\nmmx predict ... --asr {name}")
