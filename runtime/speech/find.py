@@ -13,7 +13,7 @@ from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
 from mmx.runtime.speech.recogniser import Recogniser
 
 VARIABLE = "MMX_ASR"
-ENTRY_POINTS = "mmx.recognisers"
+ENTRY_POINTS = "mmx_recognisers"
 """Group of other packages' recognisers: a name -> a callable that takes ``device`` and ``threads``."""
 
 BEST_FIRST = ("large-v3-turbo", "large-v3", "medium", "small", "base", "tiny")

@@ -31,7 +31,7 @@ class Language:
 
 
 class Recogniser(Protocol):
-    """Speech -> words. Other packages offer theirs through the entry point group ``mmx.recognisers``.
+    """Speech -> words. Other packages offer theirs through the entry point group ``mmx_recognisers``.
 
     Attributes:
         name: of the model, as results name it.
