@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mmx.calibration.gate import Accuracy, Judge, Speed, measure_speed
+from mmx.calibration.gate import CPU_ENGINES, Accuracy, Judge, Speed, measure_speed
 from mmx.calibration.layers import Layer, find_layers
-from mmx.calibration.quantize import quantise
+from mmx.calibration.quantize import WEIGHT_BITS, quantise
 from mmx.calibration.ranges import SCHEMA_VERSION, Inputs, Record, measure_limits, read_record
 from mmx.calibration.sensitivity import layer_sqnr
 from mmx.export.precision.variant import add_graph, locked
@@ -50,7 +50,10 @@ Say = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Try:
-    """One round of the sweep: the layers kept in FP32, and what came of it. The last may be in a second engine."""
+    """One round of the sweep: the layers kept in FP32, and what came of it.
+
+    Each is judged in the graph's own arithmetic; what holds, also in the engines that would run it here.
+    """
 
     kept: tuple[str, ...]
     accuracy: Accuracy
@@ -90,6 +93,7 @@ class Calibration:
             "refusal": self.refusal,
             "method": self.record.method,
             "samples": self.record.samples,
+            "weight_bits": WEIGHT_BITS,
             "layers": len(self.layers),
             "sqnr_db": self.sqnr,
             "tries": [asdict(each) for each in self.tries],
@@ -157,7 +161,7 @@ def calibrate(
         else:
             say("speed", 0)
             speed = measure_speed(bundle, int8, _spread(samples, SPEED_SAMPLES))
-            if (engine := speed.fastest.split()[0]) != tries[-1].accuracy.engine:  # it computes the rest its own way
+            if (engine := speed.fastest.split()[0]) != tries[-1].accuracy.engine:
                 tries += (Try(tries[-1].kept, judge.accuracy(int8, engine)),)
             if not tries[-1].accuracy.holds:
                 refusal = tries[-1].accuracy.refusal
@@ -208,6 +212,8 @@ def _sweep(
         say(f"gate, {count} layers kept", count / max(len(worst), 1))
         int8 = quantise(model, layers, limits, kept)
         tries.append(Try(kept, judge.accuracy(int8)))
+        if tries[-1].accuracy.holds:  # here it is run by an engine, which may add up otherwise
+            tries.append(Try(kept, judge.accuracy(int8, CPU_ENGINES[0])))
         count = max(1, 2 * count)
         if tries[-1].accuracy.holds or count >= len(worst):
             return tuple(tries), int8

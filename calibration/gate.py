@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from mmx.evaluation.scores import decisions, flips, scorecard
 from mmx.evaluation.statistics import Ratio, speedup
 from mmx.evaluation.timing import interleave, warm_up
-from mmx.runtime.backends import MODULES
+from mmx.export.precision.session import cpu_session
+from mmx.runtime.backends import MODULES, Backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
@@ -26,6 +27,9 @@ from mmx.runtime.precisions import BF16_BACKENDS
 from mmx.runtime.types import Sample
 
 CPU_ENGINES = ("onnxruntime", "openvino")
+AS_WRITTEN = "as written"
+"""In place of an engine: the graph's own arithmetic, which is the same on every machine."""
+
 MAX_LOSS = 0.005
 """Mean F1 and mean accuracy may each lose half a point."""
 
@@ -42,7 +46,7 @@ Logits = NDArray[np.float32]
 class Accuracy:
     """INT8 against FP32 on held-out samples; shares 0..1, means over the emotions.
 
-    ``engine``: what ran INT8. ``labelled``: whether the truth is known; if not, FP32's answers stand in for it.
+    ``engine``: what ran INT8, or ``AS_WRITTEN``. ``labelled``: whether the truth is known; if not, FP32's answers stand in for it.
     ``f1``, ``accuracy``: (FP32's, INT8's). ``error``: largest difference of a fused logit; ``relative``: that over the
     largest logit; ``shift``: the largest of a probability. ``flips``: labels that changed, of ``decisions``.
     """
@@ -138,10 +142,13 @@ class Judge:
         self._labelled = truths is not None
         self._truths = decisions(self._exact, self._manifest.thresholds).astype(np.int64) if truths is None else truths
 
-    def accuracy(self, model: onnx.ModelProto, engine: str = CPU_ENGINES[0]) -> Accuracy:
-        """How good an INT8 graph is beside FP32, as ``engine`` runs it."""
-        with _saved(model) as path, _network(self._bundle, path, engine, "int8") as network:
-            logits = self._logits(network)
+    def accuracy(self, model: onnx.ModelProto, engine: str = AS_WRITTEN) -> Accuracy:
+        """How good an INT8 graph is beside FP32, as ``engine`` runs it here, or in its own arithmetic."""
+        if engine == AS_WRITTEN:
+            logits = self._logits(Network(self._bundle, _AsWritten(model)))
+        else:
+            with _saved(model) as path, _network(self._bundle, path, engine, "int8") as network:
+                logits = self._logits(network)
         if not np.isfinite(logits).all():
             logits = np.nan_to_num(logits, nan=-1e4, posinf=1e4, neginf=-1e4)  # as wrong as can be, and finite
         labels, thresholds = self._manifest.labels, self._manifest.thresholds
@@ -164,6 +171,25 @@ class Judge:
     def _logits(self, network: Network) -> Logits:
         """The fused logits [samples, labels], one sample at a time."""
         return np.concatenate([network.fused([sample]) for sample in self._samples])
+
+
+class _AsWritten(Backend):
+    """An INT8 graph in its own arithmetic: floats between the quantisers."""
+
+    name = AS_WRITTEN
+    precision, device, why = "int8", "CPU", "asked for"
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._session = cpu_session(model, as_written=True)
+        self.inputs = tuple(node.name for node in self._session.get_inputs())
+        self.outputs = tuple(node.name for node in self._session.get_outputs())
+
+    def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
+        """See ``Backend.run``."""
+        return dict(zip(self.outputs, self._session.run(list(self.outputs), inputs), strict=True))
+
+    def close(self) -> None:
+        """It goes with the object."""
 
 
 class _Graph:

@@ -1,7 +1,7 @@
-"""FP32 graph + limits -> QDQ graph: INT8 weights per output channel, symmetric INT8 activations, biases in FP32.
+"""FP32 graph + limits -> QDQ graph: 7-bit weights per output channel, symmetric INT8 activations, biases in FP32.
 
-What ``onnxruntime.quantization.quantize_static`` does with QDQ, QInt8, symmetric, per-channel, QuantizeBias=False and
-MatMulConstBOnly; written out because the same nodes are also needed beside the FP32 layers, to measure each by itself
+What ``onnxruntime.quantization.quantize_static`` does with QDQ, QInt8, symmetric, per-channel, reduce_range,
+QuantizeBias=False and MatMulConstBOnly; written out because the same nodes are also needed beside the FP32 layers, to measure each by itself
 (``sensitivity``), and because a convolution alone needs its result quantised. A test compares the two.
 """
 
@@ -17,6 +17,14 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from mmx.calibration.layers import Layer
 from mmx.calibration.ranges import LEVELS
 from mmx.export.precision.view import GraphView, label
+
+
+WEIGHT_BITS = 7
+"""Of the eight that a weight is stored in. Two products of an unsigned byte with a weight then fit the 16-bit sums of
+CPUs without VNNI (2 * 255 * 64 = 32640); with all eight, ONNX Runtime and OpenVINO saturate there, and a graph has other
+answers on other machines. What the bit costs is in ``benchmarks/NOTES.md``."""
+
+WEIGHT_LEVELS = 2 ** (WEIGHT_BITS - 1)  # -64..64, as onnxruntime.quantization's reduce_range
 
 
 class Quantiser:
@@ -72,14 +80,14 @@ class Quantiser:
 
 
 def quantised_weight(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """INT8 values of the weight's shape, and the scale of each channel along ``axis``."""
+    """Values of the weight's shape, -WEIGHT_LEVELS..WEIGHT_LEVELS, and the scale of each channel along ``axis``."""
     others = tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values).max(axis=others)
-    scales = (np.where(largest > 0, largest, 1.0) / LEVELS).astype(np.float32)
+    scales = (np.where(largest > 0, largest, 1.0) / WEIGHT_LEVELS).astype(np.float32)
     shape = [1] * values.ndim
     shape[axis] = -1
     rounded = np.rint(values / scales.reshape(shape))
-    return np.clip(rounded, -LEVELS, LEVELS).astype(np.int8), scales
+    return np.clip(rounded, -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
 
 
 def quantise(

@@ -11,17 +11,22 @@ import onnxruntime as ort
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
-def cpu_session(model: onnx.ModelProto, *, in_order: bool = False, basic: bool = False) -> ort.InferenceSession:
+def cpu_session(
+    model: onnx.ModelProto, *, in_order: bool = False, basic: bool = False, as_written: bool = False
+) -> ort.InferenceSession:
     """Load ``model``; graphs over protobuf's 2 GB go through a temporary file with external weights.
 
     ``in_order`` runs nodes as soon as they can, not when an output needs them, so that values are freed early.
     ``basic`` leaves out what pays only where a session runs often, and what computes FP8 graphs wrongly (ONNX Runtime
-    1.32 from its extended level on: ``tests/precision/test_fp8.py``).
+    1.32 from its extended level on: ``tests/precision/test_fp8.py``). ``as_written`` changes nothing at all: a quantised
+    graph is then computed in floats between its quantisers, which is what it means, on every CPU.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False  # it keeps what the longest utterance took, a GB and more for v2em
-    if basic:
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    elif basic:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
