@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CODE   := cli models export runtime datasets evaluation benchmarks training calibration serving view
+# Tests whose results come from a CPU's own arithmetic.
+NUMERIC := $(addprefix tests/,calibration export folding media models precision runtime training)
 SOURCE := $(CODE) demo studies docs/site_hook.py tests
 
 .PHONY: demo test test-all lint types docs bench clean
@@ -25,6 +27,8 @@ test-all: lint
 	# Ray is 80 MB that the quick tests do without.
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest
+	# The numeric part again as on a CPU with AVX2 alone (75: this machine cannot stand for one, and said why).
+	$(BIN)/python tests/older_cpu/run.py $(BIN)/python -m pytest -m "not slow" $(NUMERIC) || test $$? = 75
 
 lint: $(VENV)/.installed types
 	$(BIN)/ruff check $(SOURCE)

@@ -1,8 +1,9 @@
 """FP32 graph + limits -> QDQ graph: 7-bit weights per output channel, symmetric INT8 activations, biases in FP32.
 
 What ``onnxruntime.quantization.quantize_static`` does with QDQ, QInt8, symmetric, per-channel, reduce_range,
-QuantizeBias=False and MatMulConstBOnly; written out because the same nodes are also needed beside the FP32 layers, to measure each by itself
-(``sensitivity``), and because a convolution alone needs its result quantised. A test compares the two.
+QuantizeBias=False and MatMulConstBOnly; written out because the same nodes are also needed beside the FP32 layers, to
+measure each by itself (``sensitivity``), and because a convolution alone needs its result quantised. A test compares
+the two.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from mmx.calibration.layers import Layer
 from mmx.calibration.ranges import LEVELS
 from mmx.export.precision.view import GraphView, label
 
-
 WEIGHT_BITS = 7
 """Of the eight that a weight is stored in. Two products of an unsigned byte with a weight then fit the 16-bit sums of
-CPUs without VNNI (2 * 255 * 64 = 32640); with all eight, ONNX Runtime and OpenVINO saturate there, and a graph has other
-answers on other machines. What the bit costs is in ``benchmarks/NOTES.md``."""
+CPUs without VNNI (2 * 255 * 64 = 32640); with all eight, ONNX Runtime and OpenVINO saturate there, and a graph has
+other answers on other machines. What the bit costs is in ``benchmarks/NOTES.md``."""
 
 WEIGHT_LEVELS = 2 ** (WEIGHT_BITS - 1)  # -64..64, as onnxruntime.quantization's reduce_range
 

@@ -18,8 +18,8 @@ def cpu_session(
 
     ``in_order`` runs nodes as soon as they can, not when an output needs them, so that values are freed early.
     ``basic`` leaves out what pays only where a session runs often, and what computes FP8 graphs wrongly (ONNX Runtime
-    1.32 from its extended level on: ``tests/precision/test_fp8.py``). ``as_written`` changes nothing at all: a quantised
-    graph is then computed in floats between its quantisers, which is what it means, on every CPU.
+    1.32 from its extended level on: ``tests/precision/test_fp8.py``). ``as_written`` changes nothing at all: a
+    quantised graph is then computed in floats between its quantisers, which is what it means, on every CPU.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3

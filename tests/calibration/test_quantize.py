@@ -148,7 +148,7 @@ def test_no_cpu_saturates(engine: str, sign: int, tmp_path: Path) -> None:
     _, limits, _ = measure_limits(model, layers, lambda: [x], "minmax")
     onnx.save(quantise(model, layers, limits), tmp_path / "model.onnx")
     with import_module(MODULES[engine]).load(tmp_path / "model.onnx", "int8", 1) as backend:
-        np.testing.assert_allclose(backend.run(x)["y"], exact, rtol=0.02)  # a step of INT8, and bfloat16 where it is used
+        np.testing.assert_allclose(backend.run(x)["y"], exact, rtol=0.02)  # a step of INT8, and bfloat16 where it is
 
 
 def test_a_whole_system(tiny_bundle: Path) -> None:

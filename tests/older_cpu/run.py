@@ -2,8 +2,8 @@
 
     python tests/older_cpu/run.py python -m pytest tests/calibration
 
-The command sees through CPUID what such a CPU would answer (older_cpu.c), and so does every library in it. Exits 75 with
-the reason where this machine cannot do that; otherwise with the command's own status.
+The command sees through CPUID what such a CPU would answer (older_cpu.c), and so does every library in it. Exits 75
+with the reason where this machine cannot do that; otherwise with the command's own status.
 """
 
 from __future__ import annotations
