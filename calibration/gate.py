@@ -46,8 +46,8 @@ Logits = NDArray[np.float32]
 class Accuracy:
     """INT8 against FP32 on held-out samples; shares 0..1, means over the emotions.
 
-    ``engine``: what ran INT8, or ``AS_WRITTEN``. ``labelled``: whether targets are known; if not, FP32's labels stand in
-    for them.
+    ``engine``: what ran INT8, or ``AS_WRITTEN``. ``labelled``: whether targets are known; if not, FP32's labels stand
+    in for them.
     ``f1``, ``accuracy``: (FP32's, INT8's). ``error``: largest difference of a fused logit; ``relative``: that over the
     largest logit; ``shift``: the largest of a probability. ``flips``: labels that changed, of ``decisions``.
     """
