@@ -178,7 +178,7 @@ class _AsWritten(Backend):
     """An INT8 graph in its own arithmetic: floats between the quantisers."""
 
     name = AS_WRITTEN
-    precision, device, why = "int8", "CPU", "asked for"
+    precision, device, why, streams = "int8", "CPU", "asked for", 1
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._session = cpu_session(model, as_written=True)
