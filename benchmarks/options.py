@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmx.benchmarks.reports.paper import ABLATION, DATASETS
-from mmx.benchmarks.reports.report import PEERS
+from mmx.benchmarks.paper import ABLATION, DATASETS
+from mmx.benchmarks.results import PEERS
 from mmx.models.registry import get_system
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import UsageError

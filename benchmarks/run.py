@@ -12,10 +12,10 @@ from mmx.benchmarks.contenders.prepare import Prepared, prepare_all
 from mmx.benchmarks.measure import extras
 from mmx.benchmarks.measure.clock import Clock
 from mmx.benchmarks.measure.rounds import Display, Rounds
-from mmx.benchmarks.measure.single_stream import BASELINE, MOST
+from mmx.benchmarks.measure.single_stream import MOST
 from mmx.benchmarks.options import FULLY_COMPARED, Options
 from mmx.benchmarks.profiling.profile import ENGINES
-from mmx.benchmarks.reports.report import SCHEMA_VERSION, Report, Row, WorkloadInfo, best_rows
+from mmx.benchmarks.results import BASELINE, SCHEMA_VERSION, Report, Row, WorkloadInfo, best_rows
 from mmx.benchmarks.workload.clips import clip_folder, make_clip, source_video
 from mmx.benchmarks.workload.sources import Source, processed_source, synthetic_source
 from mmx.benchmarks.workload.utterances import Workload, stratified

@@ -19,8 +19,8 @@ from mmx.benchmarks.options import (
     SCOPES,
     Options,
 )
-from mmx.benchmarks.reports.paper import DATASETS
-from mmx.benchmarks.reports.report import PEERS, UNAVAILABLE, Report
+from mmx.benchmarks.paper import DATASETS
+from mmx.benchmarks.results import PEERS, UNAVAILABLE, Report
 from mmx.cli.out_file import OutFile
 from mmx.models.registry import SYSTEMS
 from mmx.runtime.backends import MODULES, NAMES

@@ -133,3 +133,19 @@ def test_the_runtime_imports_no_torch_and_no_onnx() -> None:
     for path in (ROOT / "runtime").rglob("*.py"):
         used = {name.split(".")[0] for name in named(path.read_text(encoding="utf-8"))}
         assert not used & heavy, path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("folder", BELOW)
+def test_the_parts_of_a_package_have_no_cycle(folder: str) -> None:
+    """Its sub-packages, and the modules beside them, can be put in an order in which each uses only earlier ones."""
+    uses: dict[str, set[str]] = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        part = path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
+        named_parts = {
+            name.split(".")[2] for name in named(path.read_text("utf-8")) if name.startswith(f"mmx.{folder}.")
+        }
+        uses.setdefault(part, set()).update(named_parts - {part})
+    uses = {part: used & set(uses) for part, used in uses.items() if part != "__init__"}
+    while free := {part for part, used in uses.items() if not used}:
+        uses = {part: used - free for part, used in uses.items() if part not in free}
+    assert not uses, f"these use each other: {uses}"

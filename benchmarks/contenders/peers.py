@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmx.benchmarks.contenders.upstream import Inputs, upstream_inputs
-from mmx.benchmarks.reports.report import EAGER, PEERS
+from mmx.benchmarks.results import EAGER, PEERS
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
 from mmx.export.specs import spec_for
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmx.benchmarks.contenders.facenet import load_mtcnn
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.contenders.upstream import upstream_inputs, upstream_module
-from mmx.benchmarks.reports.report import EAGER, Row, best_rows
+from mmx.benchmarks.results import EAGER, Row, best_rows
 from mmx.benchmarks.workload.clips import Clip
 from mmx.evaluation.timing import Contender
 from mmx.runtime.bundle import Bundle

@@ -15,14 +15,14 @@ import torch
 from mmx.benchmarks.contenders.peers import Peer
 from mmx.benchmarks.contenders.pipeline import MmxPipeline
 from mmx.benchmarks.contenders.prepare import Prepared
-from mmx.benchmarks.measure.offline import BATCHES, VISITS, Offline, offline, race
+from mmx.benchmarks.measure.offline import BATCHES, VISITS, offline, race
 from mmx.benchmarks.measure.parity import agrees, parity
-from mmx.benchmarks.measure.server import Server, server
+from mmx.benchmarks.measure.server import server
 from mmx.benchmarks.measure.single_stream import MOST, Measured
 from mmx.benchmarks.measure.whole_program import Job, run_job
+from mmx.benchmarks.paper import PARAMETERS
 from mmx.benchmarks.profiling.profile import PARTS, TOWERS, Profile, profile
-from mmx.benchmarks.reports.paper import PARAMETERS
-from mmx.benchmarks.reports.report import PEERS, Row, WholeProgram
+from mmx.benchmarks.results import PEERS, Offline, Row, Server, WholeProgram
 from mmx.benchmarks.workload.sources import Source
 from mmx.benchmarks.workload.utterances import Workload, stratified
 from mmx.evaluation.scores import scorecard

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.benchmarks.measure.parity import agrees, parity
-from mmx.evaluation.statistics import Ratio, total_speedup
+from mmx.benchmarks.results import Offline
+from mmx.evaluation.statistics import total_speedup
 from mmx.evaluation.timing import Contender, timed
 from mmx.runtime.types import Sample
 
 BATCHES = (1, 2, 4, 8, 16)
 GROUP = max(BATCHES)  # samples that every batch size runs before the next group's turn
 VISITS = 2
-
-
-@dataclass(frozen=True)
-class Offline:
-    """All samples as fast as they will go.
-
-    Attributes:
-        samples_per_second: by batch size; a size whose answers were not those of single samples is left out.
-        best_batch: the fastest of them. gain: how many times faster it is than single samples.
-        vs_own_conversion: than OpenVINO's own conversion in the same precision and batches.
-        vs_baseline, vs_own, vs_plain: than V2EM upstream-style, this system upstream-style, and its plain export in
-            ONNX Runtime, which all run one sample at a time: their single-stream ratios times ``gain``.
-    """
-
-    samples_per_second: dict[int, float]
-    best_batch: int
-    gain: Ratio | None = None
-    vs_own_conversion: Ratio | None = None
-    vs_baseline: Ratio | None = None
-    vs_own: Ratio | None = None
-    vs_plain: Ratio | None = None
-    samples: int = 0
 
 
 def offline(

@@ -8,19 +8,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from mmx.benchmarks.contenders.bundles import BundleContender, open_contenders
+from mmx.benchmarks.contenders.bundles import BundleContender
 from mmx.benchmarks.contenders.features import with_features
+from mmx.benchmarks.contenders.opening import Opened, open_contenders
 from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.pipeline import MmxPipeline, pipeline_makers, pipeline_stages
 from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.benchmarks.contenders.upstream import upstream_module
 from mmx.benchmarks.measure import extras
 from mmx.benchmarks.measure.clock import OPENING_S, SLACK_S, Clock
-from mmx.benchmarks.measure.offline import Offline
-from mmx.benchmarks.measure.server import Server
-from mmx.benchmarks.measure.single_stream import BASELINE, Measured, Opened, measure
+from mmx.benchmarks.measure.single_stream import Measured, measure
 from mmx.benchmarks.options import FULLY_COMPARED, Options
-from mmx.benchmarks.reports.report import EAGER, PEERS, Row, best_rows
+from mmx.benchmarks.results import BASELINE, EAGER, PEERS, Offline, Row, Server, best_rows
 from mmx.benchmarks.workload.sources import Source
 from mmx.evaluation.timing import Contender
 from mmx.models.registry import get_system

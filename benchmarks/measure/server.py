@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.benchmarks.results import Server
 from mmx.benchmarks.workload.utterances import SEED
 from mmx.evaluation.timing import Contender
 from mmx.runtime.types import Sample
@@ -16,23 +16,6 @@ from mmx.runtime.types import Sample
 ARRIVALS = 2000  # of the simulated queue
 SEARCH_STEPS = 40
 PLAYS, STEP_DOWN = 6, 0.8
-
-
-@dataclass(frozen=True)
-class Server:
-    """Poisson arrivals at one worker without batching: the highest rate whose p99 latency stays under a bound.
-
-    Attributes:
-        bound_ms: the bound. rate: arrivals a second that were played and kept it (0: none did).
-        simulated_rate: what a simulated queue with the measured service times promised.
-        arrivals, p99_ms: of the last rate that was played, waiting included.
-    """
-
-    bound_ms: float
-    rate: float
-    simulated_rate: float
-    arrivals: int = 0
-    p99_ms: float = 0.0
 
 
 def queue_latencies(arrivals: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:

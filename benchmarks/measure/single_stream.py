@@ -9,24 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from mmx.benchmarks.contenders.opening import Opened
 from mmx.benchmarks.measure.parity import FP32_TOLERANCE, SHIFT_TOLERANCE, agrees, parity
-from mmx.benchmarks.reports.report import EAGER, OK, PARITY_FAILED, Row
+from mmx.benchmarks.results import BASELINE, EAGER, OK, PARITY_FAILED, Row
 from mmx.benchmarks.workload.utterances import Workload, stratified
 from mmx.evaluation.statistics import latency, speedup, total_speedup
-from mmx.evaluation.timing import SHAPE_WARM_UP_BELOW_S, Contender, Timings, interleave, warm_up
+from mmx.evaluation.timing import SHAPE_WARM_UP_BELOW_S, Timings, interleave, warm_up
 
-BASELINE = f"v2em/{EAGER}/fp32"
 FEWEST, MOST = 5, 64  # samples, when their number follows from the time there is
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A contender that is ready, and the seconds it took to get there."""
-
-    contender: Contender
-    load_s: float
 
 
 @dataclass(frozen=True)

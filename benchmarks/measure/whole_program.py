@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmx.benchmarks.reports.report import PEERS, WholeProgram
+from mmx.benchmarks.results import PEERS, WholeProgram
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.evaluation.environment import peak_rss_mb
 from mmx.evaluation.timing import Contender, timed

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from mmx.benchmarks.reports.paper import ABLATION, COMPARISON, PUBLISHED, TITLES
-from mmx.benchmarks.reports.report import EAGER, PEERS, Report, Row
+from mmx.benchmarks.paper import ABLATION, COMPARISON, PUBLISHED, TITLES
 from mmx.benchmarks.reports.svg import Bar, Line, Strip, bars, lines, stacked, strips
 from mmx.benchmarks.reports.tables import ON_FEATURES, Table, seconds, tables
 from mmx.benchmarks.reports.text import header
+from mmx.benchmarks.results import EAGER, PEERS, Report, Row
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --paper: #ffffff; --soft: #667085; --rule: #e4e7ec; --card: #f8f9fb;

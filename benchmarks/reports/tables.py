@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmx.benchmarks.measure.single_stream import BASELINE
-from mmx.benchmarks.reports.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, PUBLISHED, TITLES
-from mmx.benchmarks.reports.report import EAGER, NO_TIME, OK, PEERS, UNAVAILABLE, Report, Row
+from mmx.benchmarks.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, PUBLISHED, TITLES
+from mmx.benchmarks.results import BASELINE, EAGER, NO_TIME, OK, PEERS, UNAVAILABLE, Report, Row
 
 NONE = "-"
 ON_FEATURES = ("lf-lstm", "lf-trans", "mult")

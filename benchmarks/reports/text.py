@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmx.benchmarks.reports.report import Report
 from mmx.benchmarks.reports.tables import Table, tables
 from mmx.benchmarks.reports.text_table import text_table
+from mmx.benchmarks.results import Report
 
 
 def header(report: Report) -> list[str]:

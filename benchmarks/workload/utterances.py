@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.benchmarks.reports.paper import DATASETS, SAMPLES
+from mmx.benchmarks.paper import DATASETS, SAMPLES
 from mmx.export.durations import PERCENT, QUANTILES_S
 from mmx.export.precision.samples import FIRST_WORD, mel_powers, pictures
 from mmx.runtime.errors import UsageError

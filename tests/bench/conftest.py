@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.measure.offline import Offline
-from mmx.benchmarks.measure.server import Server
-from mmx.benchmarks.reports.report import OK, PARITY_FAILED, UNAVAILABLE, Report, Row, WholeProgram, WorkloadInfo
+from mmx.benchmarks.results import (
+    OK,
+    PARITY_FAILED,
+    UNAVAILABLE,
+    Offline,
+    Report,
+    Row,
+    Server,
+    WholeProgram,
+    WorkloadInfo,
+)
 from mmx.benchmarks.workload.utterances import stratified, synthetic
 from mmx.evaluation.environment import describe
 from mmx.evaluation.statistics import Ratio, latency, total_speedup

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mmx.benchmarks.contenders.bundles import open_contenders
-from mmx.benchmarks.measure.single_stream import BASELINE, FEWEST, Opened, affordable, measure
-from mmx.benchmarks.reports.report import OK, PARITY_FAILED, UNAVAILABLE
+from mmx.benchmarks.contenders.opening import Opened, open_contenders
+from mmx.benchmarks.measure.single_stream import FEWEST, affordable, measure
+from mmx.benchmarks.results import BASELINE, OK, PARITY_FAILED, UNAVAILABLE
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
 from mmx.evaluation import timing
 from mmx.evaluation.timing import interleave, warm_up

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmx.benchmarks.measure.offline import Offline
-from mmx.benchmarks.measure.server import Server
 from mmx.evaluation.environment import Environment
 from mmx.evaluation.statistics import Latency, Ratio
 from mmx.runtime.errors import BadDataError
@@ -17,7 +15,47 @@ from mmx.runtime.errors import BadDataError
 SCHEMA_VERSION = 1
 OK, PARITY_FAILED, UNAVAILABLE, NO_TIME = "ok", "parity failed", "not available", "not run"
 EAGER = "eager"  # PyTorch as upstream runs it: the reference of every parity check, and V2EM's is the baseline
+BASELINE = f"v2em/{EAGER}/fp32"
 PEERS = (EAGER, "compile", "plain-onnx", "openvino-own")  # see contenders.peers
+
+
+@dataclass(frozen=True)
+class Offline:
+    """All samples as fast as they will go.
+
+    Attributes:
+        samples_per_second: by batch size; a size whose answers were not those of single samples is left out.
+        best_batch: the fastest of them. gain: how many times faster it is than single samples.
+        vs_own_conversion: than OpenVINO's own conversion in the same precision and batches.
+        vs_baseline, vs_own, vs_plain: than V2EM upstream-style, this system upstream-style, and its plain export in
+            ONNX Runtime, which all run one sample at a time: their single-stream ratios times ``gain``.
+    """
+
+    samples_per_second: dict[int, float]
+    best_batch: int
+    gain: Ratio | None = None
+    vs_own_conversion: Ratio | None = None
+    vs_baseline: Ratio | None = None
+    vs_own: Ratio | None = None
+    vs_plain: Ratio | None = None
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Server:
+    """Poisson arrivals at one worker without batching: the highest rate whose p99 latency stays under a bound.
+
+    Attributes:
+        bound_ms: the bound. rate: arrivals a second that were played and kept it (0: none did).
+        simulated_rate: what a simulated queue with the measured service times promised.
+        arrivals, p99_ms: of the last rate that was played, waiting included.
+    """
+
+    bound_ms: float
+    rate: float
+    simulated_rate: float
+    arrivals: int = 0
+    p99_ms: float = 0.0
 
 
 @dataclass(frozen=True)
