@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from mmx.calibration.layers import Layer
 from mmx.export.precision.session import cpu_session
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.files import write_text
 from mmx.runtime.manifest import from_plain
 
 METHODS = ("minmax", "entropy", "percentile", "mse")
@@ -51,9 +52,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Save it; the file is whole or not there."""
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def read_record(path: Path, weights: str, data: str, method: str) -> Record:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from mmx.datasets.processed import Item
 from mmx.datasets.reading import read_utterance
 from mmx.runtime.bundle import sha256_of
+from mmx.runtime.files import whole_file
 from mmx.runtime.machine import user_cache
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.faces import FaceDetector
@@ -113,11 +113,5 @@ def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
 
 
 def _write(path: Path, arrays: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, faces=arrays[0], pieces=arrays[1])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("wb") as file:
+        np.savez(file, faces=arrays[0], pieces=arrays[1])

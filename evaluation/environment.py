@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +32,10 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Environment:
-    """CPU model, flags that matter, cores this process may use, memory, versions, and the load when the run began."""
+    """CPU model, flags that matter, cores this process may use, memory, versions, and the load when the run began.
+
+    ``commit``: what ``git describe`` calls the checkout that mmx runs from ("" where it is none).
+    """
 
     cpu: str
     flags: tuple[str, ...]
@@ -41,15 +45,17 @@ class Environment:
     python: str
     versions: dict[str, str]
     load_1min: float | None
+    commit: str = ""
 
     def lines(self) -> list[str]:
         """The block as a report prints it."""
         packages = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        commit = f" (commit {self.commit})" if self.commit else ""
         load = "" if self.load_1min is None else f", load {self.load_1min:.2f} at the start"
         return [
             f"{self.cpu}, {self.cores} cores usable, {self.memory_gb:.0f} GB{load}",
             f"instruction sets: {' '.join(self.flags) or 'none of those that matter'}",
-            f"{self.system}, Python {self.python}, {packages}",
+            f"{self.system}, Python {self.python}, {packages}{commit}",
         ]
 
 
@@ -65,6 +71,7 @@ def describe() -> Environment:
         python=platform.python_version(),
         versions={name: number for name in PACKAGES if (number := _version(name))},
         load_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        commit=_commit(),
     )
 
 
@@ -85,6 +92,18 @@ def peak_rss_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _commit() -> str:
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--tags", "--abbrev=12"]
+    try:
+        done = subprocess.run(describe, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _memory_gb() -> float:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mmx.runtime.errors import BadDataError, ParityError
+from mmx.runtime.files import write_bytes
 
 Array = NDArray[np.float64]
 Affine = tuple[Array, Array]  # weight and bias
@@ -57,15 +58,12 @@ def build_face_nets(source: dict[str, Path], out: Path) -> dict[str, Path]:
         BadDataError: a source file is missing or is not the net it should be.
         ParityError: a rewritten net does not give what its source gives.
     """
-    out.mkdir(parents=True, exist_ok=True)
     built = {}
     for name in SIZES:
         model = _rewrite(name, _read(name, source[name]))
         _check(name, source[name], model)
         built[name] = out / f"{name}.onnx"
-        partial = built[name].with_suffix(".partial")
-        partial.write_bytes(model.SerializeToString())
-        partial.replace(built[name])
+        write_bytes(built[name], model.SerializeToString())
     return built
 
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError
@@ -33,15 +33,21 @@ def whole_file(path: Path) -> Iterator[Path]:
             _sync(part)
             part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no such folder, or no such file any more
+            part.unlink()
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """An empty folder to fill, which becomes ``path`` when the block ends, and goes away if it fails.
 
+    Args:
+        path: not there, or an empty folder.
+        sync: wait until every file's data are on the disk; costs milliseconds a file.
+
     Raises:
-        EnvironmentMissing: the disk is full. BadDataError: the place cannot be written, or ``path`` exists.
+        FileExistsError: ``path`` holds something when the block ends.
+        EnvironmentMissing: the disk is full. BadDataError: the place cannot be written.
     """
     part = _part_of(path)
     try:
@@ -49,10 +55,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.mkdir()
             yield part
-            for file in part.rglob("*"):
+            for file in part.rglob("*") if sync else ():
                 if file.is_file():
                     _sync(file)
-            part.rename(path)
+        _rename_folder(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -62,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file whole or not at all; raises as ``whole_file`` does."""
     with whole_file(path) as part:
         part.write_bytes(data)
@@ -77,17 +83,26 @@ def write_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except MmxError:
-        raise
     except OSError as e:
         raise write_error(path, e) from e
 
 
-def write_error(path: Path, error: OSError) -> MmxError:
-    """The error that says why ``path`` could not be written."""
-    if error.errno in _NO_ROOM:
-        return EnvironmentMissing(f"{path} cannot be written: {os.strerror(error.errno)}", "free some space")
-    return BadDataError(f"{path} cannot be written: {error.strerror or error}", "choose another place")
+def write_error(path: Path, error: Exception) -> MmxError:
+    """Why ``path`` could not be written; ``error``: an OSError, or a library's with an ``errno``."""
+    number = getattr(error, "errno", None)
+    if number in _NO_ROOM:
+        return EnvironmentMissing(f"{path} cannot be written: {os.strerror(number)}", "free some space")
+    reason = getattr(error, "strerror", None) or error
+    return BadDataError(f"{path} cannot be written: {reason}", "choose another place")
+
+
+def _rename_folder(part: Path, path: Path) -> None:
+    try:
+        part.rename(path)
+    except OSError as e:
+        if path.exists():
+            raise FileExistsError(e.errno, os.strerror(e.errno or 0), str(path)) from e
+        raise write_error(path, e) from e
 
 
 def _part_of(path: Path) -> Path:

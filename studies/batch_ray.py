@@ -24,6 +24,7 @@ from typing import Any
 import click
 
 from mmx.evaluation.environment import describe
+from mmx.runtime.files import write_text
 
 
 @click.command()
@@ -51,7 +52,7 @@ def main(bundle: Path, clip: Path, copies: int, out: Path) -> None:
         "rounds": rounds,
         "environment": asdict(describe()),
     }
-    out.write_text(json.dumps(report, indent=2) + "\n")
+    write_text(out, json.dumps(report, indent=2) + "\n")
     click.echo(json.dumps({"ray_over_here": round(ratio, 3), "last": found}, indent=2))
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mmx.evaluation.environment import describe
 from mmx.evaluation.statistics import Latency, Ratio, latency, speedup
+from mmx.runtime.files import write_text
 from mmx.runtime.manifest import VideoSpec
 from mmx.runtime.media.container import probe
 from mmx.runtime.media.decode import VideoTrack, upright_rgb
@@ -125,7 +126,7 @@ def main(videos: tuple[Path, ...], threads: tuple[int, ...], passes: int, out: P
             click.echo(results[-1].line())
     if out:
         report = {"environment": asdict(describe()), "results": [asdict(result) for result in results]}
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from mmx.evaluation.environment import describe
 from mmx.evaluation.statistics import Latency, Ratio, latency, speedup
 from mmx.export.assets import find_face_nets
 from mmx.export.face_nets import build_face_nets
+from mmx.runtime.files import write_text
 from mmx.runtime.manifest import FaceSpec, Preprocessing
 from mmx.runtime.media.faces import FaceCrop, FaceDetector
 from mmx.runtime.media.reader import Frame, read_segments
@@ -230,7 +231,7 @@ def main(videos: tuple[Path, ...], count: int, passes: int, bundle: Path | None,
             "logits_deviation": deviation,
             "results": [asdict(result) for result in results],
         }
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(report, indent=2) + "\n")
 
 
 def _frames(video: Path, count: int) -> Frames:

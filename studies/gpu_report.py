@@ -11,6 +11,7 @@ from typing import Any
 
 from mmx.evaluation import environment
 from mmx.runtime.errors import MmxError
+from mmx.runtime.files import write_text
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,7 @@ def write(report: Report, out: Path, seconds: float) -> None:
     lines = ["# GPU check", "", f"`{command.strip()}`", "", *here.lines(), ""]
     lines += ["| part | what | status | seen |", "|---|---|---|---|"]
     lines += [f"| {f.part} | {f.name} | {f.status} | {f.detail.replace('|', '/')} |" for f in report.findings]
-    out.parent.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(data, indent=2) + "\n"), (".md", "\n".join(lines) + "\n")):
         path = out.with_name(out.name + suffix)
-        new = path.with_name(path.name + ".tmp")
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        write_text(path, text)
         print(f"  wrote {path}")

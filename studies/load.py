@@ -31,6 +31,7 @@ from load_server import serving
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.evaluation.environment import describe
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.files import write_text
 from mmx.runtime.predictor import Predictor
 
 CLIENTS = 32  # of the closed loop that finds how much a server can do
@@ -133,9 +134,7 @@ def main(
     click.echo(table(load))
     if json_path:
         text = json.dumps({"environment": asdict(describe()), **asdict(load)}, indent=2) + "\n"
-        partial = json_path.with_suffix(".part")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(json_path)
+        write_text(json_path, text)
 
 
 def make_requests(

@@ -32,6 +32,7 @@ from load_server import ServerProcess, serving
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.evaluation.environment import describe
 from mmx.runtime.errors import BadDataError, MmxError
+from mmx.runtime.files import write_text
 from mmx.runtime.predictor import Predictor
 
 SEED = 11
@@ -118,9 +119,7 @@ def main(
         click.echo(line(results[-1]))
     if json_path:
         text = json.dumps({"environment": asdict(describe()), "results": [asdict(each) for each in results]}, indent=2)
-        partial = json_path.with_suffix(".part")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(json_path)
+        write_text(json_path, text + "\n")
     raise SystemExit(not all(each.passed for each in results))
 
 

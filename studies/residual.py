@@ -16,6 +16,7 @@ import torch
 from mmx.benchmarks.measure.residual import Run, eager, in_onnxruntime, in_openvino, race, to_onnx, visual_trunk
 from mmx.evaluation.environment import describe
 from mmx.export.folding.fold import fold
+from mmx.runtime.files import write_text
 
 
 @click.command()
@@ -44,9 +45,7 @@ def main(rounds: int, out: Path | None) -> None:
             "environment": asdict(environment),
             "engines": measured,
         }
-        partial = out.with_name(f"{out.name}.partial")
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        partial.replace(out)
+        write_text(out, json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

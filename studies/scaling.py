@@ -24,6 +24,7 @@ import click
 from mmx.benchmarks.workload.clips import make_clip, source_video
 from mmx.benchmarks.workload.utterances import utterance_of
 from mmx.evaluation.environment import describe, peak_rss_mb
+from mmx.runtime.files import write_text
 from mmx.runtime.machine import user_cache
 from mmx.runtime.throughput import Item, Pipeline
 
@@ -125,7 +126,7 @@ def main(
             "costs": [asdict(cost) for costs in found.values() for cost in costs],
             "environment": asdict(describe()),
         }
-        json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

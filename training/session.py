@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,7 @@ from mmx.models.read_tensors import read_checkpoint_file
 from mmx.models.registry import get_system
 from mmx.runtime.bundle import FACE_NETS, sha256_of
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.files import whole_folder, write_text
 from mmx.runtime.machine import user_cache
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
@@ -154,11 +155,8 @@ def face_nets() -> dict[str, Path]:
     key = "".join(sha256_of(source[net])[:8] for net in FACE_NETS)
     folder = user_cache(f"face-nets-{key}-{version('mmx')}")
     if not folder.is_dir():
-        part = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        build_face_nets(source, part)
-        part.rename(folder)
+        with suppress(FileExistsError), whole_folder(folder) as part:  # another process may have made it by now
+            build_face_nets(source, part)
     return {net: folder / f"{net}.onnx" for net in FACE_NETS}
 
 
@@ -267,6 +265,4 @@ def _write_record(path: Path, trainer: Trainer, about: dict[str, Any], data: Dat
         "epochs": [asdict(epoch) for epoch in trainer.history],
         "versions": {package: version(package) for package in ("mmx", "torch", "numpy")},
     }
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
 
 from mmx.runtime.errors import BadDataError
+from mmx.runtime.files import write_bytes
 
 
 def train_tokenizer(texts: Sequence[str], folder: Path) -> Path:
@@ -38,8 +38,5 @@ def train_tokenizer(texts: Sequence[str], folder: Path) -> Path:
         )
     except RuntimeError as e:
         raise BadDataError(f"no tokenizer can be learned from {len(texts)} texts: {e}", "give --tokenizer") from e
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".spiece.{os.getpid()}.part"
-    part.write_bytes(model.getvalue())
-    part.replace(folder / "spiece.model")
+    write_bytes(folder / "spiece.model", model.getvalue())
     return folder

@@ -7,7 +7,7 @@ that is read back without unpickling objects.
 from __future__ import annotations
 
 import copy
-import os
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -23,6 +23,7 @@ from mmx.datasets.samples import Utterances
 from mmx.evaluation.scores import choose_thresholds, scorecard
 from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.files import write_bytes
 from mmx.runtime.packing import pack, split
 from mmx.runtime.types import MODALITIES, Sample
 from mmx.training.recipe import Recipe
@@ -169,13 +170,9 @@ class Trainer:
             "best_thresholds": list(self.best_thresholds),
             "random": torch.get_rng_state(),
         }
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                torch.save(content, file)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        data = io.BytesIO()
+        torch.save(content, data)
+        write_bytes(path, data.getbuffer())
 
     def load(self, path: Path, about: dict[str, Any]) -> None:
         """Go on where the state at ``path`` stopped.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mmx.runtime.errors import BadDataError
+from mmx.runtime.files import whole_file, write_error
 from mmx.runtime.media.container import audio_stream, open_media, probe
 from mmx.runtime.media.decode import VideoTrack, upright_rgb
 from mmx.runtime.prediction import Prediction, SeenFace
@@ -37,21 +37,17 @@ def burn(source: Path, out: Path, predictions: Sequence[Prediction], thresholds:
         thresholds: by label; a label over its own is drawn in yellow.
 
     Raises:
-        BadDataError: the file has no picture, or cannot be read or written.
+        BadDataError: the file has no picture, or cannot be read or written. EnvironmentMissing: the disk is full.
     """
     info = probe(source)
     if not info.has_video:
         raise BadDataError(f"{source} has no picture to draw on", "mmx predict --html shows sound, too")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with whole_file(out) as part:
         try:
-            with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
                 _encode(source, container, info.has_audio, round(info.fps or 25), _Drawing(predictions, thresholds))
-        except (FFmpegError, OSError) as e:
-            raise BadDataError(f"{out} cannot be written: {e.strerror or e}", "choose another place for it") from e
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        except FFmpegError as e:
+            raise write_error(out, e) from e
 
 
 def face_at(faces: Sequence[SeenFace], time: float) -> Box | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from mmx.runtime.files import write_text
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.prediction import Prediction
 
@@ -55,12 +56,7 @@ def write_report(out: Path, manifest: Manifest, answers: Sequence[FileAnswers]) 
     html = (STANDALONE / "report.html").read_text(encoding="utf-8")
     for part in (PAGE / "view.css", PAGE / "view.js", STANDALONE / "report.js"):
         html = html.replace(f"/*{{{part.name}}}*/", part.read_text(encoding="utf-8"))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        temporary.write_text(html.replace("{report}", _json_in_script(report)), encoding="utf-8")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(out, html.replace("{report}", _json_in_script(report)))
 
 
 def _json_in_script(value: object) -> str:

@@ -32,6 +32,7 @@ from mmx.benchmarks.results import EAGER, PEERS
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
 from mmx.export.specs import spec_for
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
+from mmx.runtime.files import whole_file
 from mmx.runtime.packing import INPUTS, feature_sizes, pack, pack_features
 from mmx.runtime.types import Sample
 
@@ -153,8 +154,6 @@ def _plain_onnx(module: nn.Module, threads: int, path: Path) -> Call:
 
 def export_plainly(module: nn.Module, path: Path) -> None:
     """``torch.onnx.export`` as its documentation shows it, under a temporary name until it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name("unfinished.onnx")
     axes = {name: {axis: torch.export.Dim.DYNAMIC} for name, axis in RAGGED_AXES.items()}
     shapes = {name: axes.get(name, {}) for name in INPUTS}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists what of torchvision is not installed
@@ -164,8 +163,8 @@ def export_plainly(module: nn.Module, path: Path) -> None:
             module, kwargs=_tensors(_example()), dynamic_shapes=shapes, input_names=list(INPUTS), verbose=False
         )
         assert program is not None
-        program.save(str(unfinished), external_data=False)
-    unfinished.replace(path)
+        with whole_file(path) as part:
+            program.save(str(part), external_data=False)
 
 
 def convert_by_openvino(module: nn.Module, path: Path) -> None:
@@ -175,17 +174,15 @@ def convert_by_openvino(module: nn.Module, path: Path) -> None:
         EnvironmentMissing: OpenVINO is not installed, or can't convert the module.
     """
     openvino = _openvino()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             model = openvino.convert_model(module, example_input=_tensors(_example()))
         except Exception as e:  # whatever its converter stumbles over
             raise EnvironmentMissing(f"OpenVINO's own conversion failed: {_first_line(e)}") from e
-    unfinished = path.with_name("unfinished.xml")
-    openvino.save_model(model, unfinished, compress_to_fp16=False)
-    unfinished.with_suffix(".bin").replace(path.with_suffix(".bin"))
-    unfinished.replace(path)
+    with whole_file(path) as part, whole_file(path.with_suffix(".bin")) as weights:
+        openvino.save_model(model, part, compress_to_fp16=False)
+        part.with_suffix(".bin").replace(weights)
 
 
 def _openvino_own(module: nn.Module, threads: int, path: Path) -> tuple[Call, str]:

@@ -23,6 +23,7 @@ from mmx.benchmarks.workload.utterances import Utterance, Workload
 from mmx.benchmarks.workload.vocabulary import speech
 from mmx.runtime.bundle import sha256_of
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.files import whole_file
 
 VERSION = "1"  # of how a clip is made
 WIDTH, FPS, SOUND_RATE = 640, 25, 16000
@@ -87,15 +88,13 @@ def make_clip(source: Path, folder: Path, utterance: Utterance) -> Clip:
     """
     path = folder / f"{utterance.index:05d}.mp4"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        try:
-            _encode(source, unfinished, utterance.duration)
-            unfinished.replace(path)
-        except (av.FFmpegError, IndexError) as e:
-            raise BadDataError(f"{source} can't be cut into clips: {e}", "give a video with picture and sound") from e
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with whole_file(path) as part:
+            try:
+                _encode(source, part, utterance.duration)
+            except (av.FFmpegError, IndexError) as e:
+                raise BadDataError(
+                    f"{source} can't be cut into clips: {e}", "give a video with picture and sound"
+                ) from e
     return Clip(path, speech(utterance.words))
 
 

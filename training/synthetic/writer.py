@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import wave
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,6 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import mkdtemp
 
 import av
 import numpy as np
@@ -30,6 +28,7 @@ from numpy.typing import NDArray
 from mmx.datasets.dataset import SYNTHETIC_MARKER
 from mmx.datasets.processed import LABELS
 from mmx.runtime.errors import UsageError
+from mmx.runtime.files import whole_folder
 from mmx.training.synthetic.emotions import EXPRESSIONS, PROSODIES
 from mmx.training.synthetic.face import Person, View, draw
 from mmx.training.synthetic.ideal import FIDELITY, expressed, ideal
@@ -111,9 +110,7 @@ def write_synthetic(
         raise UsageError(f"--samples {samples} is too few", hint)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root} exists and is not empty", "name a new folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(mkdtemp(prefix=f"{root.name}.tmp-", dir=root.parent))
-    try:
+    with whole_folder(root, sync=False) as part:
         names = _write_utterances(part, samples, seed, jobs, progress) if samples else {}
         for number in range(clips * len(EMOTIONS)):
             write_clip(part / "clips", EMOTIONS[number % len(EMOTIONS)], number // len(EMOTIONS), seed)
@@ -127,12 +124,6 @@ def write_synthetic(
             "fidelity": FIDELITY,
         }
         (part / SYNTHETIC_MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
-        part.chmod(0o755)
-        if root.exists():
-            root.rmdir()
-        part.rename(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return {split: len(mine) for split, mine in names.items()}
 
 
