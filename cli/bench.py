@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,41 +24,6 @@ from mmx.cli.out_file import OutFile
 from mmx.models.registry import SYSTEMS
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
-
-LINE_EVERY_S = 15.0
-
-
-class Terminal:
-    """Progress on stderr: a line that rewrites itself on a terminal, now and then a line elsewhere."""
-
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._open = False
-        self._last = 0.0
-        self._began = time.monotonic()
-
-    def say(self, message: str) -> None:
-        """Say what is being done."""
-        self._close()
-        click.echo(f"[{time.monotonic() - self._began:4.0f} s] {message}", err=True)
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Say how far it is."""
-        now = time.monotonic()
-        text = f"[{now - self._began:4.0f} s] {what}: {done} of {total}"
-        if self._live:
-            click.echo(f"\r{text}", nl=False, err=True)
-            self._open = True
-            if done == total:
-                self._close()
-        elif done in (0, total) or now - self._last > LINE_EVERY_S:
-            self._last = now
-            click.echo(text, err=True)
-
-    def _close(self) -> None:
-        if self._open:
-            click.echo(err=True)
-            self._open = False
 
 
 def names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
@@ -211,6 +175,7 @@ def bench(
     from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
     from mmx.runtime.files import write_text
+    from mmx.view.terminal import Progress
 
     source = click.get_current_context().get_parameter_source
     if compare is None and source("fail_if_slower") is not ParameterSource.DEFAULT:
@@ -229,7 +194,7 @@ def bench(
     options.check()
     if compare:
         earlier_rows(compare, dataset)
-    terminal = Terminal()
+    terminal = Progress()
     if first:
         terminal.say(f"{first[0]} runs as well: {', '.join(scenarios)} cannot be told without its times")
     report = run(options, command_line(), terminal)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,10 +122,11 @@ def build_engine(
         problem = f"an engine has one precision, not {' and '.join(asked)}" if asked else "no precision was asked for"
         raise UsageError(problem, "mmx build-engine --fp16 (or --fp32, --bf16, --int8, --fp8)")
     from mmx.export.engine.build import Settings, build_engine
+    from mmx.view.terminal import Progress
 
     path = source or bundle_here(Path.cwd())
     started = time.perf_counter()
-    with _progress() as report:
+    with Progress() as shown:
         built = build_engine(
             path,
             asked[0],
@@ -142,7 +141,7 @@ def build_engine(
             max_flips=max_flips,
             inputs=inputs,
             force=force,
-            report=report,
+            report=shown.share,
         )
     if verbose:
         click.echo("\n".join([*_reasons(built), ""]))
@@ -227,25 +226,3 @@ def _reasons(built: Built) -> Iterator[str]:
 
     for name, kind, why in reasons(read_graph(built.source.graph)):
         yield f"  {kind:20} {name}: {why}"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
-    """One line on stderr that is rewritten on a terminal; elsewhere a line for each new thing that is done."""
-    terminal, started, last = sys.stderr.isatty(), time.monotonic(), ""
-
-    def show(what: str, share: float) -> None:
-        nonlocal last
-        if terminal:
-            filled = round(20 * min(share, 1))
-            bar = "#" * filled + "." * (20 - filled)
-            click.echo(f"\r\033[K  [{bar}] {time.monotonic() - started:4.0f} s  {what}", err=True, nl=False)
-        elif (kind := what.split(",")[0]) != last:
-            click.echo(f"  {time.monotonic() - started:4.0f} s  {kind}", err=True)
-            last = kind
-
-    try:
-        yield show
-    finally:
-        if terminal:
-            click.echo("\r\033[K", err=True, nl=False)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmx.calibration.gate import Accuracy
     from mmx.datasets.samples import Utterances
     from mmx.runtime.bundle import Bundle
+    from mmx.view.terminal import Progress
 
 SYNTHETIC_SAMPLES = 90
 NOISE_HELD_OUT = 16
@@ -74,14 +75,16 @@ def calibrate(
     from mmx.calibration.noise import Noise
     from mmx.runtime.bundle import Bundle
     from mmx.runtime.files import write_text
+    from mmx.view.terminal import Progress
 
     bundle = Bundle.open(path)
     with ExitStack() as stack:
+        shown = stack.enter_context(Progress(quiet_elsewhere=True))
         pair: Sequence[Data]
         if noise:
             pair, labelled = [Noise(bundle.manifest, samples, 0), Noise(bundle.manifest, NOISE_HELD_OUT, 1)], False
         else:
-            folder, own = stack.enter_context(_folder(data))
+            folder, own = stack.enter_context(_folder(data, shown))
             pair, labelled = _splits(bundle, folder, own or cache, dataset, {"train": samples, held_out: None}, synth)
         result = run(
             bundle,
@@ -90,7 +93,7 @@ def calibrate(
             labelled=labelled,
             fresh=fresh or synth,
             require_speed=not any_speed,
-            say=_say,
+            say=shown.share,
         )
     if report:
         write_text(report, json.dumps(result.to_dict(), indent=2) + "\n")
@@ -158,13 +161,8 @@ def _try(kept: int, a: Accuracy) -> str:
     return f"  {kept:<12}{scores}{a.error:13.1e}{a.relative:10.1e}{a.flips:6}/{a.decisions}  {a.engine}"
 
 
-def _say(what: str, share: float) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K  {what} {share:.0%}", err=True, nl=what == "speed")
-
-
 @contextmanager
-def _folder(data: Path | None) -> Iterator[tuple[Path, Path | None]]:
+def _folder(data: Path | None, shown: Progress) -> Iterator[tuple[Path, Path | None]]:
     """The data set, or one made for the moment, with a cache that goes with it."""
     if data is not None:
         yield data, None
@@ -173,5 +171,5 @@ def _folder(data: Path | None) -> Iterator[tuple[Path, Path | None]]:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "synthetic"
-        write_synthetic(folder, SYNTHETIC_SAMPLES, progress=lambda done, total: _say("drawing", done / total))
+        write_synthetic(folder, SYNTHETIC_SAMPLES, progress=partial(shown.update, "drawing"))
         yield folder, Path(scratch) / "cache"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -60,18 +59,14 @@ def eval(
     from mmx.datasets.dataset import find_dataset
     from mmx.runtime.backends import NAMES
     from mmx.training.evaluate import evaluate, open_both
+    from mmx.view.terminal import Progress
 
     found = find_dataset(dataset, data) if dataset else find_dataset(data)
     checkpoint, bundle = open_both(path)
-    terminal = sys.stderr.isatty()
-
-    def tick(what: str, done: int, total: int) -> None:
-        if terminal:
-            click.echo(f"\r\x1b[K  {what} {done}/{total}", err=True, nl=done == total)
-
     if variants and bundle is None:
         raise UsageError(f"{path} has no bundle to make variants of", f"mmx export {path}")
-    with with_variants(bundle, found, cache) if variants and bundle else nullcontext(bundle) as bundle:
+    made = with_variants(bundle, found, cache) if variants and bundle else nullcontext(bundle)
+    with made as bundle, Progress(quiet_elsewhere=True) as shown:
         result = evaluate(
             checkpoint,
             bundle,
@@ -82,7 +77,7 @@ def eval(
             speed=speed,
             samples=samples,
             cache=cache,
-            tick=tick,
+            tick=shown.update,
         )
     click.echo(to_json(result) if as_json else render(result))
 
@@ -122,37 +117,40 @@ def to_json(result: Evaluation) -> str:
 
 
 def render(result: Evaluation) -> str:
-    """The table of ways to run it, and the first one's emotions."""
-    width = max(len(row.name) for row in result.rows) + 2
-    head = "".join(f"{title:>8}" for _, title in COLUMNS)
-    lines = [f"{result.data}, {result.split} split, {result.samples} utterances; means over the emotions"]
+    """The table of ways to run it, and the first one's labels."""
+    from mmx.view.terminal import text_table
+
+    first = result.rows[0]
+    lines = [f"{result.data}, {result.split} split, {result.samples} utterances; means over the labels"]
     if result.data == "synthetic":
         lines.append("a made-up test bed: these figures say nothing about people")
     timed = any(row.milliseconds for row in result.rows)
-    timing = f"{'ms':>8}{'speed':>7}" if timed else ""
-    lines += ["", f"{'':{width}}{head}{'MB':>9}{'logit error':>13}{'flips':>7}{timing}"]
-    lines += [_line(row, result.rows[0], width) for row in result.rows]
-    card = result.rows[0].card
-    if card is not None:
-        lines += ["", f"{result.rows[0].name + ', by emotion':{width + 10}}{head}{'threshold':>13}"]
-        for place, label in enumerate(card.labels):
-            values = "".join(_percent(getattr(card, metric)[place]) for metric, _ in COLUMNS)
-            lines.append(f"{label:{width + 10}}{values}{result.thresholds[place]:13.2f}")
+    scores = [title for _, title in COLUMNS]
+    header = ["run by", *scores, "MB", "logit error", "flips", *(["ms", "speed"] if timed else [])]
+    lines += ["", text_table(header, [_cells(row, first, timed) for row in result.rows if row.card])]
+    lines += [f"not available: {row.name}: {row.problem}" for row in result.rows if row.card is None]
+    if first.card is not None:
+        by_label = [
+            (label, *(_percent(getattr(first.card, metric)[i]) for metric, _ in COLUMNS), f"{result.thresholds[i]:.2f}")
+            for i, label in enumerate(first.card.labels)
+        ]
+        lines += ["", text_table([f"{first.name}, by label", *scores, "threshold"], by_label)]
     lines += ["", "Errors and flips: against the first row.", *(f"note: {note}" for note in result.notes)]
     if timed:
         lines.append("ms: median of one utterance of 24, shortest to longest; single-threaded, interleaved.")
     return "\n".join(lines)
 
 
-def _line(row: Row, first: Row, width: int) -> str:
-    if row.card is None:
-        return f"{row.name:{width}}  not here: {row.problem}"
-    values = "".join(_percent(row.card.mean(metric)) for metric, _ in COLUMNS)
-    figures = f"{row.megabytes:9.1f}{row.error:13.1e}{row.flips:7}"
-    if row.milliseconds and first.milliseconds:
-        figures += f"{row.milliseconds:8.2f}{first.milliseconds / row.milliseconds:6.2f}x"
-    return f"{row.name:{width}}{values}{figures}"
+def _cells(row: Row, first: Row, timed: bool) -> list[str]:
+    assert row.card is not None
+    scores = [_percent(row.card.mean(metric)) for metric, _ in COLUMNS]
+    cells = [row.name, *scores, f"{row.megabytes:.1f}", f"{row.error:.1e}", str(row.flips)]
+    if not timed:
+        return cells
+    if not (row.milliseconds and first.milliseconds):
+        return [*cells, "-", "-"]
+    return [*cells, f"{row.milliseconds:.2f}", f"{first.milliseconds / row.milliseconds:.2f}x"]
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:8.2f}" if share == share else f"{'-':>8}"
+    return f"{100 * share:.2f}" if share == share else "-"

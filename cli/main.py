@@ -59,6 +59,7 @@ EXTRA_OF = {
     "onnxscript": "export",
     "scipy": "export",
     "sklearn": "export",
+    "matplotlib": "bench",
     "mtcnnruntime": "export",
     "openvino": "openvino",
     "tensorrt_rtx": "tensorrt-rtx",

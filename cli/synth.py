@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -27,14 +27,11 @@ def synth(folder: Path, samples: int, seed: int, clips: int) -> None:
     from mmx.runtime.machine import usable_cores
     from mmx.training.synthetic.ideal import ideal
     from mmx.training.synthetic.writer import EMOTIONS, NOTE, write_synthetic
+    from mmx.view.terminal import Progress
 
-    terminal = sys.stderr.isatty()
-
-    def show(done: int, total: int) -> None:
-        if terminal:
-            click.echo(f"\r\x1b[K  drawing {done}/{total}", err=True, nl=done == total)
-
-    counts = write_synthetic(folder, samples, seed, clips=clips, jobs=usable_cores(), progress=show)
+    with Progress(quiet_elsewhere=True) as shown:
+        tick = partial(shown.update, "drawing")
+        counts = write_synthetic(folder, samples, seed, clips=clips, jobs=usable_cores(), progress=tick)
     best = ideal()
     made = [f"{count} {split}" for split, count in counts.items()] + [f"{len(EMOTIONS) * clips} clips"] * bool(clips)
     click.echo(f"{folder}: {', '.join(made)}")

@@ -30,18 +30,11 @@ def _record(system: System) -> dict[str, object]:
 
 
 def _table() -> str:
-    header = ("system", "made of", "inputs", *PARTS)
-    rows = [header, *(_row(system) for system in SYSTEMS.values())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    numbers = len(header) - len(PARTS)
+    from mmx.view.terminal import text_table
 
-    def line(row: tuple[str, ...]) -> str:
-        cells = (c.rjust(w) if i >= numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        return "  ".join(cells).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
+    table = text_table(("system", "made of", "inputs", *PARTS), [_row(system) for system in SYSTEMS.values()])
     below = ["Parameters count unused heads, as the paper does.", *filter(None, map(_others, SYSTEMS.values()))]
-    return "\n".join([line(header), rule, *map(line, rows[1:]), "", *below])
+    return "\n".join([table, "", *below])
 
 
 def _others(system: System) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +66,7 @@ def train(
     from mmx.datasets.dataset import find_dataset
     from mmx.training.recipe import recipe_for
     from mmx.training.session import Plan, train_system
+    from mmx.view.terminal import Progress
 
     if threads:
         torch.set_num_threads(threads)
@@ -87,9 +86,18 @@ def train(
         **{name: value for name, value in given.items() if value is not None},
     )
     plan = Plan(system, preset, form, tokenizer, init, device, save_every)
-    line = _Line()
     click.echo(f"{system} ({preset}) on {found.name}: {recipe}", err=True)
-    trained = train_system(found, out, plan, recipe, resume=resume, cache=cache, tick=line.tick, report=line.epoch)
+    with Progress(quiet_elsewhere=True) as shown:
+        trained = train_system(
+            found,
+            out,
+            plan,
+            recipe,
+            resume=resume,
+            cache=cache,
+            tick=shown.update,
+            report=lambda epoch: shown.say(_describe(epoch)),
+        )
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
     best = max(trained.history, key=lambda epoch: (epoch.best, epoch.number))
@@ -100,23 +108,9 @@ def train(
     click.echo(f"\nnext:\n  mmx eval {trained.checkpoint} --data {found.root}\n  mmx export {trained.checkpoint}")
 
 
-class _Line:
-    """Progress on stderr: one line that is written over on a terminal, and one for each epoch."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._terminal = sys.stderr.isatty()
-
-    def tick(self, what: str, done: int, total: int) -> None:
-        """Show how far it is."""
-        if self._terminal:
-            click.echo(f"\r\x1b[K  {what} {done}/{total}", err=True, nl=False)
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Say what an epoch came to."""
-        start = "\r\x1b[K" if self._terminal else ""
-        click.echo(
-            f"{start}  epoch {epoch.number:3}  loss {epoch.loss:.4f}  validation F1 {epoch.f1:.3f}  "
-            f"accuracy {epoch.accuracy:.3f}  {time.perf_counter() - self._start:6.0f} s{'  best' * epoch.best}",
-            err=True,
-        )
+def _describe(epoch: Epoch) -> str:
+    """What an epoch came to."""
+    return (
+        f"epoch {epoch.number:3}  loss {epoch.loss:.4f}  validation F1 {epoch.f1:.3f}  "
+        f"accuracy {epoch.accuracy:.3f}{'  best' * epoch.best}"
+    )

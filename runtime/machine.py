@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from mmx.runtime.errors import EnvironmentMissing
 
@@ -41,16 +42,8 @@ def cache_folder() -> Path | None:
     """
     if given := os.environ.get("MMX_CACHE"):
         return Path(given)
-    try:
-        if sys.platform == "win32":
-            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / "Library" / "Caches")
-        else:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return base / "mmx"
+    folder = user_cache_path("mmx", appauthor=False)
+    return folder if folder.is_absolute() else None  # "~/.cache" where nothing says what ~ is
 
 
 def user_cache(name: str) -> Path:

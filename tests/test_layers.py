@@ -22,7 +22,7 @@ BELOW = {
     "export": {"runtime", "models"},
     "training": {"runtime", "models", "export", "datasets", "evaluation"},
     "calibration": {"runtime", "models", "export", "datasets", "evaluation", "training"},
-    "benchmarks": {"runtime", "models", "export", "datasets", "evaluation"},
+    "benchmarks": {"runtime", "view", "models", "export", "datasets", "evaluation"},
     "serving": {
         "runtime",
         "view",

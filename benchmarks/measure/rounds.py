@@ -33,7 +33,7 @@ class Display(Protocol):
 
     def say(self, message: str) -> None: ...
 
-    def progress(self, what: str, done: int, total: int) -> None: ...
+    def update(self, what: str, done: int, total: int) -> None: ...
 
 
 class Rounds:
@@ -95,7 +95,7 @@ class Rounds:
             samples=self._options.samples,
             passes=self._options.passes,
             seconds=self._seconds(threads),
-            progress=partial(self._show.progress, what),
+            progress=partial(self._show.update, what),
             known=self._cost,
         )
         self._cost = {key: cost for key, cost in measured.costs.items() if key == BASELINE}
@@ -171,7 +171,7 @@ class Rounds:
             self._show.say(f"server: {best.key}")
             self.server[best.key] = extras.server_of(by_key[best.key], samples, measured, options.bound_ms)
         if source.truths is not None and name in options.checkpoints:
-            tell = partial(self._show.progress, f"scoring {name}", total=len(source.workload.utterances))
+            tell = partial(self._show.update, f"scoring {name}", total=len(source.workload.utterances))
             self.scores[name] = extras.scores_of(by_key[best.key], prepared, source, tell)
 
     def _side_by_side(self, rows: Sequence[Row], contenders: Sequence[Contender], measured: Measured) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmx.benchmarks.profiling.layers import Layer
 from mmx.benchmarks.profiling.profile import Profile
-from mmx.benchmarks.reports.text_table import text_table
+from mmx.view.terminal import text_table
 
 NAME_WIDTH = 58
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmx.benchmarks.reports.text_table import text_table
 from mmx.benchmarks.results import OK, Report, read_rows
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.view.terminal import text_table
 
 RATIOS = ("vs_baseline", "vs_own")  # the second where a run had no baseline
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmx.benchmarks.reports.tables import Table, tables
-from mmx.benchmarks.reports.text_table import text_table
 from mmx.benchmarks.results import Report
+from mmx.view.terminal import text_table
 
 
 def header(report: Report) -> list[str]:
