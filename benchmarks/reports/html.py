@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
+from matplotlib.figure import Figure
+
 from mmx.benchmarks.paper import ABLATION, COMPARISON, PUBLISHED, TITLES
-from mmx.benchmarks.reports.svg import Bar, Line, Strip, bars, lines, stacked, strips
+from mmx.benchmarks.reports.charts import Bar, Line, Strip, bars, inline_svg, lines, stacked, strips
 from mmx.benchmarks.reports.tables import ON_FEATURES, Table, seconds, tables
 from mmx.benchmarks.reports.text import header
 from mmx.benchmarks.results import EAGER, PEERS, Report, Row
@@ -25,12 +27,8 @@ th, td { padding: .32rem .7rem; text-align: left; border-bottom: 1px solid var(-
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
 figure { margin: 0; background: var(--card); border-radius: 8px; padding: 1rem; overflow-x: auto; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; }
-svg { width: 100%; min-width: 860px; height: auto; }
-svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg text.axis, svg text.value { fill: var(--soft); }
-svg text.inside { fill: #ffffff; font-weight: 600; } svg .grid { stroke: var(--rule); } svg .tick { stroke: var(--ink);
-  stroke-width: 2; } svg .thick { stroke-width: 5; stroke-opacity: .45; } svg .dot { fill-opacity: .5; }
-svg polyline { fill: none; stroke-width: 1.6; }
-""" + "".join(f".c{i} {{ fill: var(--c{i}); }} .l{i} {{ stroke: var(--c{i}); }} " for i in range(5))
+svg { width: 100%; min-width: 860px; height: auto; } svg text { font-family: system-ui, sans-serif !important; }
+"""
 
 
 def as_html(report: Report) -> str:
@@ -146,8 +144,9 @@ def _by_batch(report: Report) -> str:
     )
 
 
-def _figure(title: str, chart: str, caption: str) -> str:
-    return f"<h2>{escape(title)}</h2>\n<figure>\n{chart}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+def _figure(title: str, chart: Figure, caption: str) -> str:
+    svg = inline_svg(chart, title)
+    return f"<h2>{escape(title)}</h2>\n<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
 
 
 def _table(table: Table) -> str:
