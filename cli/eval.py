@@ -37,6 +37,11 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
 )
 @click.option("--speed/--no-speed", default=True, help="Also time 24 of them, one at a time.  [default: yes]")
 @click.option("--samples", type=click.IntRange(min=1), help="Only the split's first utterances.")
+@click.option(
+    "--compat",
+    type=click.Choice(["default", "upstream"]),
+    help="upstream: read the data set as the public loader does. Default: what the bundle or the checkpoint says.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the tables.")
 def eval(
@@ -49,6 +54,7 @@ def eval(
     variants: bool,
     speed: bool,
     samples: int | None,
+    compat: str | None,
     cache: Path | None,
     as_json: bool,
 ) -> None:
@@ -76,6 +82,7 @@ def eval(
             choose=choose_thresholds,
             speed=speed,
             samples=samples,
+            compat=compat,
             cache=cache,
             tick=shown.update,
         )

@@ -60,6 +60,12 @@ if TYPE_CHECKING:
 )
 @click.option("--dataset", help="iemocap or mosei: what the labels are, where the checkpoint does not say.")
 @click.option("--system", help="Which system it is, where the checkpoint does not tell (see mmx systems).")
+@click.option(
+    "--compat",
+    type=click.Choice(["default", "upstream"]),
+    help="upstream: media and data sets are read as the public code reads them, for a public checkpoint. Default: what "
+    "the checkpoint says.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Also print every fold, parity case and what was not folded, why.")
 def export(
     checkpoint: Path,
@@ -72,6 +78,7 @@ def export(
     weights: Weights,
     dataset: str | None,
     system: str | None,
+    compat: str | None,
     verbose: bool,
 ) -> None:
     """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and prove that it gives the same answers."""
@@ -94,6 +101,7 @@ def export(
             system=system,
             weights=weights,
             described=described,
+            compat=compat,
             progress=progress,
         )
     click.echo("\n".join([*(details(report) if verbose else ()), *summary(report)]))

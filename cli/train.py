@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 @click.option("--modalities", help="Those that take part, such as text,audio. Default: all three.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder with spiece.model or tokenizer.json.")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from the tensors of this file that fit.")
+@click.option(
+    "--compat",
+    type=click.Choice(["default", "upstream"]),
+    default="default",
+    show_default=True,
+    help="upstream: read the data set as the public loader does.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a training in --out stopped.")
 @click.option("--save-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps, for --resume.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -43,6 +50,7 @@ def train(
     modalities: str | None,
     tokenizer: Path | None,
     init: Path | None,
+    compat: str,
     resume: bool,
     save_every: int,
     seed: int,
@@ -85,7 +93,7 @@ def train(
         mixed=(on_gpu and torch.cuda.is_bf16_supported()) if mixed is None else mixed,
         **{name: value for name, value in given.items() if value is not None},
     )
-    plan = Plan(system, preset, form, tokenizer, init, device, save_every)
+    plan = Plan(system, preset, form, tokenizer, init, device, save_every, compat)
     click.echo(f"{system} ({preset}) on {found.name}: {recipe}", err=True)
     with Progress(quiet_elsewhere=True) as shown:
         trained = train_system(

@@ -6,9 +6,10 @@
     *_SPLIT/{train,valid,test}_split.txt    one utterance a line
 
 IEMOCAP keeps every video frame, both speakers side by side; the one who speaks is the last letter of the utterance's
-name, and is on the left if the dialogue's name ends with the same letter. MOSEI keeps one frame each 500 ms. The
-public loader steps through both 15 images at a time, which on MOSEI makes one face each 7.5 s:
-``VideoSpec.every_nth`` = 15 does that, the default is by time.
+name, and is on the left if the dialogue's name ends with the same letter. MOSEI keeps one frame each 500 ms.
+
+By default images are taken by time. The public loader (``compat: upstream``) assumes 30 images a second in both, which
+on MOSEI makes one face each 7.5 s, and miscounts the files of IEMOCAP, so that it never takes the last image.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from mmx.datasets.plain_pickle import load_plain
 from mmx.runtime.errors import BadDataError
-from mmx.runtime.manifest import VideoSpec
+from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.decode import probe
 
 LABELS = {
@@ -31,6 +32,7 @@ LABELS = {
 }
 IEMOCAP_FPS = 30.0  # where meta.pkl does not say
 MOSEI_FPS = 2.0
+UPSTREAM_FPS = 30  # what the public loader assumes
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _SPLIT_LIMIT = 16 * 2**20
 
@@ -38,6 +40,8 @@ _SPLIT_LIMIT = 16 * 2**20
 @dataclass(frozen=True)
 class Item:
     """One utterance on disk. ``images`` are all there are, in time order, ``fps`` of them a second.
+
+    ``layout``: iemocap or mosei.
 
     ``truth``: 0 or 1 for each label of ``LABELS``.
     """
@@ -48,12 +52,16 @@ class Item:
     text: str
     truth: tuple[int, ...]
     fps: float
+    layout: str
 
-    def chosen(self, spec: VideoSpec) -> tuple[Path, ...]:
-        """The images that the preprocessing takes: the first at or after each interval, or every n-th."""
-        if spec.every_nth:
-            return self.images[:: spec.every_nth]
-        step = spec.interval_s * self.fps
+    def chosen(self, spec: Preprocessing) -> tuple[Path, ...]:
+        """The images that the preprocessing takes: the first at or after each interval, every n-th, or upstream's."""
+        if spec.compat == "upstream":
+            there = self.images[:-1] if self.layout == "iemocap" else self.images
+            return there[:: max(1, int(spec.video.interval_s * UPSTREAM_FPS))]
+        if spec.video.every_nth:
+            return self.images[:: spec.video.every_nth]
+        step = spec.video.interval_s * self.fps
         count = math.ceil(len(self.images) / step - 1e-6)
         places = (math.ceil(k * step - 1e-6) for k in range(count))
         return tuple(self.images[place] for place in places if place < len(self.images))
@@ -130,6 +138,7 @@ def _item(name: str, dataset: str, meta: Mapping[str, Any], folders: Mapping[str
         text=entry["text"],
         truth=_truth(entry.get("label"), dataset, where),
         fps=_fps(entry.get("fps"), where) if dataset == "iemocap" else MOSEI_FPS,
+        layout=dataset,
     )
 
 

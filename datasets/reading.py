@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.datasets.processed import Item
-from mmx.runtime.errors import BadDataError
+from mmx.runtime.errors import BadDataError, missing_extra
 from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.media.container import check_size
 from mmx.runtime.media.decode import upright_rgb
 from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.mel import mel_pieces
@@ -20,6 +21,7 @@ from mmx.runtime.packing import FACE_SHAPE
 from mmx.runtime.types import Sample
 
 LARGEST_IMAGE_BYTES = 64 * 2**20
+UPSTREAM_CROP = 360  # pixels
 IMAGE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "jpeg_pipe,image2"}
 
 
@@ -27,10 +29,12 @@ def read_utterance(item: Item, spec: Preprocessing, tokenizer: Tokenizer | None,
     """One utterance on disk as the network takes it; without words where there is no tokenizer.
 
     Raises:
-        BadDataError: a picture or the sound of it is damaged.
+        BadDataError: a picture or the sound of it is damaged. EnvironmentMissing: ``compat: upstream`` without Pillow.
     """
-    frames = [read_image(path) for path in item.chosen(spec.video)]
-    crops = [crop.pixels for crop in detector.extract(frames, spec.video.no_face)] if frames else []
+    upstream = spec.compat == "upstream"
+    frames = [read_upstream_image(path, item.layout) if upstream else read_image(path) for path in item.chosen(spec)]
+    no_face = "upstream" if upstream else spec.video.no_face
+    crops = [crop.pixels for crop in detector.extract(frames, no_face)] if frames else []
     pixels = [crop for crop in crops if crop is not None]
     events = read_segments(item.audio, None, spec)
     sound = [event.sound for event in events if isinstance(event, SegmentEnd)]
@@ -54,3 +58,34 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             return upright_rgb(next(container.decode(video=0)))
     except (av.FFmpegError, OSError, StopIteration, IndexError) as e:
         raise BadDataError(f"{path} can't be read as a picture: {e}", "extract the data set again") from e
+
+
+def read_upstream_image(path: Path, layout: str) -> NDArray[np.uint8]:
+    """A picture as RGB [height, width, 3], to the last bit as the public loader gets it: decoded by Pillow.
+
+    MOSEI's pictures that are higher than 360 are halved (rounded down), and from all of them 360x360 is cut out of the
+    middle, black where the picture is smaller.
+
+    Raises:
+        BadDataError: it is no JPEG, or a huge one. EnvironmentMissing: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as e:
+        raise missing_extra("Pillow, which compat: upstream reads images with,", "prepare") from e
+    try:
+        if path.stat().st_size > LARGEST_IMAGE_BYTES:
+            raise BadDataError(f"{path} is larger than {LARGEST_IMAGE_BYTES >> 20} MB", "frames of the sets are small")
+        with Image.open(path, formats=["JPEG"]) as image:
+            check_size(*image.size, path)
+            picture = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise BadDataError(f"{path} can't be read as a picture: {e}", "extract the data set again") from e
+    if layout == "mosei":
+        width, height = picture.size
+        if height > UPSTREAM_CROP:
+            width, height = width // 2, height // 2
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((width - UPSTREAM_CROP) / 2), round((height - UPSTREAM_CROP) / 2)
+        picture = picture.crop((left, top, left + UPSTREAM_CROP, top + UPSTREAM_CROP))
+    return np.asarray(picture)

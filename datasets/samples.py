@@ -98,7 +98,7 @@ class Utterances:
         return total.hexdigest()
 
     def _digest(self, item: Item) -> str:
-        files = [*item.chosen(self._spec.video), item.audio]
+        files = [*item.chosen(self._spec), item.audio]
         stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         return hashlib.sha256(f"{self._key}{stats}".encode()).hexdigest()[:40]
 

@@ -50,7 +50,7 @@ def describe(
         thresholds=checkpoint.thresholds,
         modalities=modalities,
         fusion_weights=_fusion_weights(checkpoint.module, modalities),
-        preprocessing=_preprocessing(spec),
+        preprocessing=_preprocessing(spec, checkpoint.compat),
         graphs={"fp32": GraphSpec(GRAPH, "fp32", OPSET, spec.inputs, spec.outputs, proof.record())},
         files=dict(files),
         config=checkpoint.config,
@@ -81,11 +81,11 @@ def _fusion_weights(system: nn.Module, modalities: Sequence[str]) -> dict[str, f
     return {} if fusion is None else dict(zip(modalities, fusion.weight[0].tolist(), strict=True))
 
 
-def _preprocessing(spec: ExportSpec) -> Preprocessing:
+def _preprocessing(spec: ExportSpec, compat: str) -> Preprocessing:
     """The reference's preprocessing, with text no longer than the system's positions."""
     default = Preprocessing()
     longest = min(default.text.max_tokens, spec.limits.get("tokens", default.text.max_tokens))
-    return replace(default, text=replace(default.text, max_tokens=longest))
+    return replace(default, compat=compat, text=replace(default.text, max_tokens=longest))
 
 
 def _counts(system: nn.Module, spec: ExportSpec) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def export_bundle(
     system: str | None = None,
     weights: Weights = "auto",
     described: Mapping[str, Any] | None = None,
+    compat: str | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle, and prove that the bundle's graph gives the checkpoint's answers.
@@ -87,6 +88,7 @@ def export_bundle(
             others, and its fused logits are the sum over those kept.
         tokenizer: a folder with ``spiece.model`` or ``tokenizer.json``; if None they are looked for.
         dataset, system, weights, described: what the checkpoint is, where it does not say; see ``load_checkpoint``.
+        compat: default or upstream, which preprocessing the checkpoint was trained with; None: what it says.
         progress: see ``Progress``.
 
     Raises:
@@ -102,6 +104,7 @@ def export_bundle(
         "dataset": dataset,
         "system": system,
         "weights": weights if weights != "auto" else None,
+        "compat": compat,
     }
     seconds: dict[str, float] = {}
 
@@ -116,6 +119,7 @@ def export_bundle(
 
     with stage("load the checkpoint"):
         loaded = load_checkpoint(checkpoint, system=system, dataset=dataset, weights=weights, described=described)
+        loaded = replace(loaded, compat=compat or loaded.compat)
         notes = [*loaded.notes, *choose_modalities(loaded, modalities)]
         spec = spec_for(loaded.module)
         media = get_system(loaded.system).inputs == "media"

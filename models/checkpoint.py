@@ -20,6 +20,7 @@ from mmx.models.network_tensors import Weights, network_tensors
 from mmx.models.read_tensors import read_checkpoint_file
 from mmx.models.registry import get_system
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.manifest import COMPATS
 
 UNKNOWN = "unknown"
 
@@ -34,6 +35,7 @@ class Checkpoint:
         config: what the module was built from, as plain data.
         dataset: iemocap, mosei, another name the file gives, or "unknown" (then the labels are label_1...).
         labels, thresholds: in the order of the logits; thresholds are 0.5 where the file has none.
+        compat: which preprocessing it was trained with: default, or upstream (docs/prepare.md).
         module: eval mode, float32, weights in.
         notes: what was dropped, converted or assumed, one sentence each.
         assumptions: what neither the file nor its tensors tell, by path in the config (``text.heads``), with the value
@@ -51,6 +53,7 @@ class Checkpoint:
     sha256: str
     notes: tuple[str, ...] = ()
     assumptions: dict[str, Any] = field(default_factory=dict)
+    compat: str = "default"
 
 
 def load_checkpoint(
@@ -67,7 +70,7 @@ def load_checkpoint(
 
     Args:
         path: a bare state dict, or a dictionary with ``state_dict`` and any of ``config``, ``system``, ``dataset``,
-            ``labels``, ``thresholds``; or a safetensors file (docs/checkpoints.md).
+            ``labels``, ``thresholds``, ``compat``; or a safetensors file (docs/checkpoints.md).
         system, dataset: what the file is, where it does not say or says it wrongly.
         weights: averaged (ema) or raw, where the file has both; auto: averaged.
         described: ``config``, ``labels`` and ``thresholds`` from elsewhere; they go before the file's own. A config may
@@ -111,6 +114,7 @@ def load_checkpoint(
         module=module.eval().requires_grad_(False),
         sha256=digest,
         notes=tuple(notes),
+        compat=_compat(path, extra.get("compat")),
         assumptions=assumptions,
     )
 
@@ -131,6 +135,7 @@ def save_checkpoint(
     dataset: str | None = None,
     labels: Sequence[str] | None = None,
     thresholds: Sequence[float] | None = None,
+    compat: str = "default",
 ) -> None:
     """Write a checkpoint that says what it is; the file appears whole or not at all.
 
@@ -144,6 +149,7 @@ def save_checkpoint(
         "dataset": dataset,
         "labels": None if labels is None else list(labels),
         "thresholds": None if thresholds is None else list(thresholds),
+        "compat": None if compat == "default" else compat,
         "state_dict": module.state_dict(),
     }
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -256,6 +262,12 @@ def _labels(
         raise UsageError(f"no data set {asked!r:.80} with {count} labels is known", f"use one of {', '.join(DATASETS)}")
     notes.append(f"the file does not say what its {count} outputs are called; --dataset {'|'.join(DATASETS)} does")
     return name or UNKNOWN, tuple(f"label_{i + 1}" for i in range(count))
+
+
+def _compat(path: Path, given: Any) -> str:
+    if given not in (None, *COMPATS):
+        raise BadDataError(f"{path}: its compat is {given!r:.80}", f"one of {', '.join(COMPATS)}")
+    return given or "default"
 
 
 def _thresholds(path: Path, given: Any, count: int) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ from mmx.runtime.errors import BadDataError, missing_extra
 _CHUNK = 2**20
 _LEGACY_NUMBER = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
 _LEGACY_MAGIC = b"\x80\x02" + _LEGACY_NUMBER
-METADATA = ("system", "dataset", "labels", "thresholds", "config")
+METADATA = ("system", "dataset", "labels", "thresholds", "config", "compat")
 """The keys of a checkpoint that says what it is (docs/checkpoints.md)."""
 
 

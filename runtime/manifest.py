@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mmx.runtime.errors import BadDataError
 
+COMPATS = ("default", "upstream")
 SCHEMA_VERSION = 1
 
 
@@ -74,7 +75,7 @@ class Preprocessing:
     """Everything between a media file and the graph's inputs.
 
     ``max_segment_s``: an utterance longer than this is cut into equal parts, so that memory stays bounded.
-    ``compat``: default | upstream (the public demo's habits).
+    ``compat``: default | upstream (the habits of the public demo and of the public data sets' loaders).
     """
 
     video: VideoSpec = VideoSpec()

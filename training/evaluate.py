@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -115,10 +115,12 @@ def utterances_for(
     samples: int | None = None,
     cache: Path | None = None,
     check_labels: bool = True,
+    compat: str | None = None,
 ) -> Utterances:
     """A split as a bundle's or a checkpoint's preprocessing makes samples of it; the first ``samples`` of it.
 
     Its truths come in the order of the bundle's labels; with ``check_labels`` off they may be of other emotions.
+    ``compat``: default or upstream, instead of what the bundle or the checkpoint says.
 
     Raises:
         UsageError: the labels are not those of the data, or there is no tokenizer. BadDataError: damaged data.
@@ -135,7 +137,8 @@ def utterances_for(
         reads = "text" in what.manifest.modalities
     else:
         found = find_tokenizer(what.path)
-        spec, folder, nets, reads = Preprocessing(), found and found.parent, face_nets(), True
+        spec, folder, nets, reads = Preprocessing(compat=what.compat), found and found.parent, face_nets(), True
+    spec = replace(spec, compat=compat or spec.compat)
     if folder is None and reads:
         raise UsageError(f"{what.path} comes without a tokenizer", "put ALBERT's spiece.model beside the checkpoint")
     tokenizer = None if folder is None else Tokenizer.load(folder, spec.text)
@@ -179,6 +182,7 @@ def evaluate(
     speed: bool = True,
     samples: int | None = None,
     cache: Path | None = None,
+    compat: str | None = None,
     tick: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """Score every way to run the system on one split, and time it: single-threaded, interleaved.
@@ -187,11 +191,12 @@ def evaluate(
         checkpoint, bundle: of the same weights; one may be None.
         choose: choose thresholds on the validation split (with the first row) instead of taking the stored ones.
         speed: also time some of the utterances, one at a time. samples: only the split's first ones.
+        compat: see ``utterances_for``.
     """
     what = bundle or checkpoint
     if what is None:
         raise UsageError("there is nothing to evaluate", "mmx eval CKPT|BUNDLE --data DIR")
-    test = utterances_for(what, data, split, samples=samples, cache=cache)
+    test = utterances_for(what, data, split, samples=samples, cache=cache, compat=compat)
     test.prepare(None if tick is None else lambda done, total: tick("preparing", done, total))
     runners, problems = open_runners(checkpoint, bundle, backends)
     before = torch.get_num_threads()
@@ -203,7 +208,7 @@ def evaluate(
         labels = what.manifest.labels if isinstance(what, Bundle) else what.labels
         notes: tuple[str, ...] = ()
         if choose:
-            valid = utterances_for(what, data, "valid", cache=cache)
+            valid = utterances_for(what, data, "valid", cache=cache, compat=compat)
             answers = np.concatenate([runners[0].run([valid[i]]) for i in range(len(valid))])
             thresholds = choose_thresholds(answers, valid.truths)
             notes = tuple(filter(None, [undecided(valid.truths, labels)]))

@@ -57,6 +57,7 @@ class Plan:
         tokenizer: a folder; None: beside ``init``, in the Hugging Face cache, else learned from the training texts.
         init: a checkpoint or state dict whose tensors of the same name and shape are taken over.
         device: cpu, cuda, or auto (a GPU where there is one). save_every: steps between states inside an epoch.
+        compat: default, or upstream (the data set is read as the public loader reads it).
     """
 
     system: str = "ours"
@@ -66,6 +67,7 @@ class Plan:
     init: Path | None = None
     device: str = "auto"
     save_every: int = SAVE_EVERY
+    compat: str = "default"
 
     def config(self) -> MultimodalConfig:
         """The config of the system to train.
@@ -126,7 +128,7 @@ def train_system(
     nets = face_nets()
     splits = {}
     for split in ("train", "valid"):
-        splits[split] = Utterances(data.items(split), Preprocessing(), nets, tokenizer, cache=cache)
+        splits[split] = Utterances(data.items(split), Preprocessing(compat=plan.compat), nets, tokenizer, cache=cache)
         splits[split].prepare(_part(tick, f"preparing {split}"))
     notes += filter(None, [undecided(splits["valid"].truths, data.labels)])
     with _deterministic(recipe.seed):
@@ -134,6 +136,7 @@ def train_system(
         notes += _initialise(module, plan.init)
         trainer = Trainer(module, recipe, splits["train"], splits["valid"], device, plan.save_every)
         about = {"system": plan.system, "config": to_dict(config), "tokenizer": sha256_of(_model_file(out))}
+        about |= {} if plan.compat == "default" else {"compat": plan.compat}
         if state.exists():
             trainer.load(state, about)
             _catch_up(out, trainer, plan, config, data, about)
@@ -252,6 +255,7 @@ def _write_checkpoint(
         dataset=data.name,
         labels=data.labels,
         thresholds=trainer.best_thresholds,
+        compat=plan.compat,
     )
 
 

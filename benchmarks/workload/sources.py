@@ -64,7 +64,7 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
         seconds = item.duration()
         tokens = len(tokenizer.encode(item.text)[0])
         pieces = int(np.ceil(seconds * spec.mel.sample_rate / spec.mel.hop / spec.mel.columns))
-        return Utterance(index, seconds, len(item.chosen(spec.video)), pieces, len(item.text.split()), tokens)
+        return Utterance(index, seconds, len(item.chosen(spec)), pieces, len(item.text.split()), tokens)
 
     utterances = tuple(size(index, item) for index, item in enumerate(items))
     work = Workload(dataset, "processed data set", utterances, (1,) * len(items), len(items))

@@ -11,7 +11,9 @@ import pytest
 from mmx.datasets.plain_pickle import load_plain
 from mmx.datasets.processed import read_processed
 from mmx.runtime.errors import BadDataError
-from mmx.runtime.manifest import VideoSpec
+from mmx.runtime.manifest import Preprocessing, VideoSpec
+
+EVERY_15TH = Preprocessing(VideoSpec(every_nth=15))
 
 
 def write_wav(path: Path, seconds: float) -> None:
@@ -49,8 +51,10 @@ def test_iemocap_takes_the_side_that_speaks(iemocap):
     items = read_processed(iemocap, "iemocap")
     assert [item.audio.name for item in items] == ["audio_L.wav", "audio_R.wav", "audio_L.wav"]
     assert [item.truth for item in items] == [(1, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 1), (0, 1, 0, 0, 0, 0)]
-    assert [image.name for image in items[1].chosen(VideoSpec())] == [f"image_R_{i}.jpg" for i in (0, 15, 30, 45, 60)]
-    assert items[0].chosen(VideoSpec(every_nth=15)) == items[0].chosen(VideoSpec())
+    assert [image.name for image in items[1].chosen(Preprocessing())] == [
+        f"image_R_{i}.jpg" for i in (0, 15, 30, 45, 60)
+    ]
+    assert items[0].chosen(EVERY_15TH) == items[0].chosen(Preprocessing())
     assert items[0].duration() == pytest.approx(2.0)
     assert items[0].text == "Well, hello."
 
@@ -60,7 +64,7 @@ def test_images_go_by_time_where_the_frame_rate_is_not_thirty(iemocap):
     meta = pickle.loads(path.read_bytes())
     meta["Ses01F_impro01_F000"]["fps"] = 25.0
     path.write_bytes(pickle.dumps(meta))
-    chosen = read_processed(iemocap, "iemocap")[0].chosen(VideoSpec())
+    chosen = read_processed(iemocap, "iemocap")[0].chosen(Preprocessing())
     assert [image.stem for image in chosen] == [f"image_L_{i}" for i in (0, 13, 25, 38, 50)]
 
 
@@ -72,8 +76,8 @@ def test_mosei_has_a_frame_each_half_second(tmp_path):
     (tmp_path / "MOSEI_SPLIT" / "test_split.txt").write_text("-6rXp3zJ3kc_3")
     (item,) = read_processed(tmp_path, "mosei")
     assert item.truth == (0, 0, 1, 0, 1, 0)
-    assert [image.name for image in item.chosen(VideoSpec())] == [f"image_{i}.jpg" for i in range(12)]
-    assert len(item.chosen(VideoSpec(every_nth=15))) == 1
+    assert [image.name for image in item.chosen(Preprocessing())] == [f"image_{i}.jpg" for i in range(12)]
+    assert len(item.chosen(EVERY_15TH)) == 1
 
 
 @pytest.mark.parametrize(
