@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +18,17 @@ from mmx.calibration.layers import Layer, find_layers
 from mmx.calibration.quantize import WEIGHT_BITS, quantise
 from mmx.calibration.ranges import SCHEMA_VERSION, Inputs, Record, measure_limits, read_record
 from mmx.calibration.sensitivity import layer_sqnr
-from mmx.export.precision.variant import add_graph, locked
+from mmx.export.precision.variant import add_graph
+from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import ParityError
+from mmx.runtime.errors import BadDataError, ParityError
 from mmx.runtime.packing import pack
+from mmx.runtime.records import Record as VariantRecord
 from mmx.runtime.types import Sample
+from mmx.runtime.variants import check_files
 
+RANGES = "ranges.json"
+VERIFIED = ("schema_version", "layers", "sqnr_db", "tries", "milliseconds", "faster", "bytes", "truth")  # recorded
 SQNR_SAMPLES = 16
 SPEED_SAMPLES = 24
 
@@ -104,9 +111,31 @@ class Calibration:
         }
 
 
-def record_of(bundle: Path) -> Path:
-    """Where a bundle's ranges are kept: ``ckpt.calibration.json`` beside ``ckpt.mmx``."""
-    return bundle.with_suffix(".calibration.json")
+def saved_ranges(bundle: Bundle, data: str, method: str) -> tuple[Record, Path] | None:
+    """The bundle's ranges for the data with the hash ``data`` and a method, and their file; None without any."""
+    for variant in bundle.variants:
+        recipe = variant.record.recipe
+        if variant.record.kind == "ranges" and recipe.get("data") == data and recipe.get("method") == method:
+            with suppress(BadDataError):  # then it is measured again
+                check_files(variant)
+                return read_record(variant.file), variant.file
+    return None
+
+
+def save_ranges(bundle: Bundle, record: Record, seconds: float) -> Path:
+    """Keep a record of ranges as a variant of the bundle; returns its file."""
+    with new_variant(bundle) as folder:
+        with folder.writing():
+            record.write(folder.path / RANGES)
+        about = VariantRecord(
+            kind="ranges",
+            precision="int8",
+            source=record.weights,
+            files={},
+            recipe={"data": record.data, "method": record.method, "samples": record.samples},
+            **made_now(seconds),
+        )
+        return folder.publish("int8-ranges", about).file
 
 
 def calibrate(
@@ -120,34 +149,33 @@ def calibrate(
     require_speed: bool = True,
     say: Say = lambda what, share: None,
 ) -> Calibration:
-    """Make a bundle's INT8 variant, if it passes the gate. Otherwise the bundle stays as it is.
+    """Make a bundle's INT8 variant, if it passes the gate. Otherwise the bundle gets no graph, only the ranges.
 
     Args:
         data: samples to measure ranges on. held_out: samples of the gate, none of them in ``data``.
         method: of ``ranges.METHODS``. labelled: whether ``held_out.truths`` are the bundle's labels.
-        fresh: measure ranges although there is a record of some.
+        fresh: measure ranges although the bundle has a record of those of this data and method.
         require_speed: whether slower than what it replaces is a refusal; an engine for another machine is judged there.
 
     Raises:
-        UsageError: the record beside the bundle is stale, or an argument is wrong.
-        BadDataError: the record is damaged, or a value is not finite.
+        UsageError: an argument is wrong, or the bundle cannot be written.
+        BadDataError: a value is not finite. BundleReplaced: the bundle was exported again meanwhile.
     """
-    with locked(bundle.path):
-        bundle = Bundle.open(bundle.path)
-        path = bundle.graph_path()
+    started = time.monotonic()
+    with new_variant(bundle) as folder:
+        path = bundle.graph().path
         model = onnx.load(path)
         layers = find_layers(model)
-        weights, digest = bundle.manifest.files[path.name], data.digest()
-        saved = record_of(bundle.path)
-        reused = saved.is_file() and not fresh
-        if reused:
-            record = read_record(saved, weights, digest, method)
+        digest = data.digest()
+        found_ranges = None if fresh else saved_ranges(bundle, digest, method)
+        if found_ranges is not None:
+            record, saved = found_ranges
         else:
             largest, limits, count = measure_limits(
                 model, layers, lambda: _inputs(bundle, data), method, lambda n: say("ranges", n / len(data))
             )
-            record = Record(SCHEMA_VERSION, weights, digest, method, count, largest, limits)
-            record.write(saved)
+            record = Record(SCHEMA_VERSION, bundle.graph_sha256, digest, method, count, largest, limits)
+            saved = save_ranges(bundle, record, time.monotonic() - started)
         say("layers", 0)
         few = [data[i] for i in range(min(SQNR_SAMPLES, len(data)))]
         sqnr = layer_sqnr(model, layers, record.limits, _inputs(bundle, few))
@@ -173,7 +201,7 @@ def calibrate(
             refusal,
             record,
             saved,
-            reused,
+            found_ranges is not None,
             tuple(layers),
             {name: sqnr[name] for name in worst},
             tries,
@@ -181,11 +209,18 @@ def calibrate(
             (path.stat().st_size, int8.ByteSize()),
             tries[-1].accuracy.labelled,
         )
-        if refusal:
-            return found
-        parity = {name: value for name, value in found.to_dict().items() if name not in ("bundle", "added", "refusal")}
-        added = add_graph(bundle, "int8", int8, parity)
-        return Calibration(**{**_fields(found), "bundle": added})
+        if not refusal:
+            outcome = found.to_dict()
+            add_graph(
+                folder,
+                bundle,
+                "int8",
+                int8,
+                recipe={"data": digest, "method": method, "samples": record.samples, "kept_fp32": tries[-1].kept},
+                verification={name: outcome[name] for name in VERIFIED},
+                **made_now(time.monotonic() - started),
+            )
+    return replace(found, bundle=bundle.refreshed())
 
 
 def require(found: Calibration) -> None:
@@ -231,7 +266,3 @@ def _spread(samples: list[Sample], count: int) -> list[Sample]:
     places: NDArray[np.int64] = np.unique(np.linspace(0, len(samples) - 1, count).round().astype(np.int64))
     ranked = list(order)
     return [samples[ranked[place]] for place in places]
-
-
-def _fields(found: Calibration) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in found.__dataclass_fields__}

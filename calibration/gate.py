@@ -18,6 +18,7 @@ from mmx.evaluation.statistics import Ratio, speedup
 from mmx.evaluation.timing import interleave, warm_up
 from mmx.export.precision.session import cpu_session
 from mmx.runtime.backends import MODULES, Backend
+from mmx.runtime.backends.onnxruntime import tensors_of
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
@@ -138,7 +139,7 @@ class Judge:
         self._manifest = bundle.manifest
         self._samples = samples
         self._bundle = bundle
-        with _network(bundle, bundle.graph_path(), CPU_ENGINES[0], "fp32") as network:
+        with _network(bundle, bundle.graph().path, CPU_ENGINES[0], "fp32") as network:
             self._exact = self._logits(network)
         self._labelled = truths is not None
         self._truths = decisions(self._exact, self._manifest.thresholds).astype(np.int64) if truths is None else truths
@@ -184,6 +185,7 @@ class _AsWritten(Backend):
         self._session = cpu_session(model, as_written=True)
         self.inputs = tuple(node.name for node in self._session.get_inputs())
         self.outputs = tuple(node.name for node in self._session.get_outputs())
+        self.tensors = tensors_of(self._session)
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """See ``Backend.run``."""
@@ -211,9 +213,9 @@ class _Graph:
 
 def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Sample], passes: int = 3) -> Speed:
     """Time an INT8 graph beside every graph of the bundle, in every CPU engine and precision that there is here."""
-    stored = [name for name in bundle.manifest.graphs if name not in ("int8", *ENGINE_GRAPHS.values())]
+    stored = [name for name in bundle.precisions if name not in ("int8", *ENGINE_GRAPHS.values())]
     with _saved(model) as path, ExitStack() as opened:
-        files = {name: bundle.graph_path(name) for name in stored} | {"int8": path}
+        files = {name: bundle.graph(name).path for name in stored} | {"int8": path}
         graphs: list[_Graph] = []
         for engine in CPU_ENGINES:
             more = {"bf16": files["fp32"]} if engine in BF16_BACKENDS and "bf16" not in files else {}

@@ -19,8 +19,7 @@ from onnx import TensorProto, helper
 from mmx.calibration.layers import Layer
 from mmx.export.precision.session import cpu_session
 from mmx.runtime.errors import BadDataError, UsageError
-from mmx.runtime.files import write_text
-from mmx.runtime.manifest import from_plain
+from mmx.runtime.from_json import from_plain, parse_object, read_limited
 
 METHODS = ("minmax", "entropy", "percentile", "mse")
 LEVELS = 127  # -127..127: the range is symmetric, -128 is not used
@@ -28,6 +27,7 @@ BINS = 2048
 SCHEMA_VERSION = 1
 _PERCENTILE = 99.99
 _CANDIDATES = 64
+_LIMIT = 16 * 2**20  # bytes of a record
 
 Inputs = dict[str, NDArray]
 
@@ -51,35 +51,26 @@ class Record:
     limits: dict[str, float]
 
     def write(self, path: Path) -> None:
-        """Save it; the file is whole or not there."""
-        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+        """Save it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def read_record(path: Path, weights: str, data: str, method: str) -> Record:
-    """Read a record that belongs to these weights, this data and this method.
+def read_record(path: Path) -> Record:
+    """Read what ``Record.write`` wrote.
 
     Raises:
-        BadDataError: it is no record. UsageError: it is stale: of other weights, data or another method.
+        BadDataError: it is no record.
     """
+    again = "--fresh measures again"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {raw['schema_version']}")
-        record: Record = from_plain(Record, raw, str(path))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-        raise BadDataError(f"{path} is no record of ranges: {e}", "--fresh measures again") from e
-    for what, mine, wanted in (
-        ("weights", record.weights, weights),
-        ("data", record.data, data),
-        ("method", record.method, method),
-    ):
-        if mine != wanted:
-            raise UsageError(
-                f"{path} is stale: measured for other {what} ({mine[:12]}, now {wanted[:12]})",
-                "--fresh measures again and replaces it",
-            )
-    if any(not np.isfinite(limit) or limit < 0 for limit in record.limits.values()):
-        raise BadDataError(f"{path}: a limit is no magnitude", "--fresh measures again")
+        raw = parse_object(read_limited(path, _LIMIT, again), str(path), again)
+    except FileNotFoundError as e:
+        raise BadDataError(f"{path} is missing", again) from e
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise BadDataError(f"{path} has schema_version {raw.get('schema_version')!r:.80}", again)
+    record: Record = from_plain(Record, raw, str(path))
+    if any(limit < 0 for limit in record.limits.values()):
+        raise BadDataError(f"{path}: a limit is no magnitude", again)
     return record
 
 

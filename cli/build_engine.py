@@ -171,14 +171,14 @@ def summary(built: Built, seconds: float) -> list[str]:
     from mmx.export.precision.current import sentence
 
     record = built.record
-    parity = record.accuracy
+    parity = record.verification
     where = ", ".join(record.capabilities) or "8.0 and later"
     found = "built before" if built.variant_made else f"found in {1000 * seconds:.0f} ms"
     how = found if built.cached else f"built in {record.made['seconds']:.0f} s"
     total = sum(record.weights.values())
     weights = ", ".join(f"{100 * count / total:.1f} % {name}" for name, count in record.weights.items())
     lines = [f"{built.path}"]
-    if "ranges" in parity:
+    if "quantised" in parity:
         own = f", INT8 by itself within {parity['error_in_fp32']:.1e}" if parity["error_in_fp32"] is not None else ""
         lines += [
             f"  graph       {record.graph}: {parity['quantised']} weights in {record.precision.upper()}, around them "

@@ -59,7 +59,7 @@ def calibrate(
     report: Path | None,
     verbose: bool,
 ) -> None:
-    """Make BUNDLE's INT8 graph (ckpt.mmx/model.int8.onnx).
+    """Make BUNDLE's INT8 graph (under ckpt.mmx/variants/).
 
     The gate: on held-out data, mean F1 and mean accuracy within 0.5 points of FP32; and faster than what the bundle has
     already, on this machine. The worst layers go back to FP32 until the first holds. If the gate does not hold, the
@@ -147,7 +147,7 @@ def render(found: Calibration, verbose: bool = False) -> str:
     slow = found.speed is not None and not found.speed.holds
     passed = "holds on accuracy, not faster here" if slow else "holds"
     lines.append(
-        f"  gate        {f'failed on {found.refusal}' if found.refusal else f'{passed}: model.int8.onnx added'}"
+        f"  gate        {f'failed on {found.refusal}' if found.refusal else f'{passed}: the INT8 graph was added'}"
     )
     return "\n".join(lines)
 

@@ -100,7 +100,7 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(shutil.copytree(bundle.path, Path(scratch) / bundle.path.name))
         made, _ = ensure_variant(Bundle.open(copy), "fp16", samples=32)
-        if "int8" not in made.manifest.graphs:
+        if "int8" not in made.precisions:
             train, valid = (
                 utterances_for(made, data, split, samples=count, cache=cache)
                 for split, count in (("train", CALIBRATION_SAMPLES), ("valid", None))

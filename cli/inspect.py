@@ -31,8 +31,8 @@ def inspect(path: Path, residual: str | None, system: str | None, dataset: str |
 
     \b
     Both: what is folded and what is not and why; parameters and multiply-accumulates by trunk, before and after.
-    A bundle also: its graphs with their inputs and outputs, the parity measured when it was made, its files
-    (every hash is checked) and how it was made. Nothing is written.
+    A bundle also: its graph with its inputs and outputs, the parity measured when it was made, its variants and why
+    one is not used, its files (every hash is checked) and how it was made. Nothing is written.
     """
     given = {"--residual": residual, "--system": system, "--dataset": dataset}
     if path.suffix == ".engine":
@@ -51,19 +51,19 @@ def inspect(path: Path, residual: str | None, system: str | None, dataset: str |
         return
     try:
         lines = list(_lines(found))
-    except (AttributeError, KeyError, TypeError, ValueError) as e:  # free-form parts of a manifest we did not write
-        problem = f"{path}: what it says of its folding or its making is not what mmx export writes ({e!r})"
+    except (AttributeError, LookupError, TypeError, ValueError) as e:  # free-form parts that we did not write
+        problem = f"{path}: what it holds of its folding, its making or a variant is not what mmx writes ({e!r})"
         raise BadDataError(problem, "mmx inspect --json shows it; run mmx export again") from e
     for line in lines:
         click.echo(printable(line))
 
 
 def _engine(path: Path, as_json: bool) -> str:
-    """What an engine's sidecar says. Errors: as ``describe_engine``."""
-    from mmx.runtime.engines import describe_engine, read_record
+    """What an engine's record holds. Errors: as ``describe_engine``."""
+    from mmx.runtime.engines import describe_engine, read_engine
 
     if as_json:
-        return read_record(path).to_json().rstrip()
+        return read_engine(path).record.to_json().rstrip()
     return "\n".join(map(printable, describe_engine(path).splitlines()))
 
 
@@ -103,14 +103,27 @@ def inspect_checkpoint(path: Path, residual: str, system: str | None, dataset: s
 
 
 def inspect_bundle(path: Path) -> dict[str, Any]:
-    """Open a bundle, check every hash, and say what its manifest says; plain data. Errors: as ``Bundle.open``."""
-    from mmx.runtime.bundle import ENGINES, Bundle
+    """Open a bundle, check every hash, and give what its manifest and its variants' records hold; plain data.
+
+    A variant that was changed is among those passed over. Errors: as ``Bundle.open``.
+    """
+    from mmx.runtime.bundle import Bundle
+    from mmx.runtime.variants import PassedOver, check_files
 
     bundle = Bundle.open(path, verify=True)
-    found = {"kind": "bundle", "path": str(path), **asdict(bundle.manifest)}
+    found = {"kind": "bundle", "path": str(path), "identity": bundle.identity, **asdict(bundle.manifest)}
     hashes: Mapping[str, str] = found["files"]
     found["files"] = {n: {"sha256": digest, "bytes": (path / n).stat().st_size} for n, digest in hashes.items()}
-    found["engines"] = sorted(engine.name for engine in (path / ENGINES).glob("*.engine"))
+    passed, found["variants"] = list(bundle.passed_over), {}
+    for variant in bundle.variants:
+        try:
+            check_files(variant)
+        except BadDataError as e:
+            passed.append(PassedOver(variant.name, e.message, variant.record.precision))
+        else:
+            size = sum((variant.path / name).stat().st_size for name in variant.record.files)
+            found["variants"][variant.name] = {"bytes": size, **asdict(variant.record)}
+    found["passed_over"] = {each.name: each.reason for each in passed}
     return found
 
 
@@ -157,7 +170,14 @@ def _bundle_lines(found: Mapping[str, Any]) -> Iterator[str]:
     width = max(map(len, found["files"]))
     for name, file in found["files"].items():
         yield f"  {name:{width}}  {file['bytes']:>12,}  {file['sha256'][:16]}"
-    yield from (f"  engine {name}" for name in found["engines"])
+    for name, variant in found["variants"].items():
+        made = f"{variant['bytes'] / 1e6:.1f} MB, made {variant['created'][:10]}"
+        yield from ("", f"variant {name}: {variant['precision']} {variant['kind']}, {made}")
+        if variant["kind"] != "ranges":
+            yield f"  measured    {_parity(variant['verification'])}"
+    if found["passed_over"]:
+        yield from ("", "not used")
+        yield from (f"  {name}: {reason}" for name, reason in found["passed_over"].items())
 
 
 def _axes(tensor: Mapping[str, Any]) -> str:
@@ -169,6 +189,10 @@ def _parity(record: Mapping[str, Any]) -> str:
     if "worst" in record:
         where = f"over {len(record['cases'])} batches against {record['reference']}"
         return f"worst relative error {record['worst']:.1e}, {record['tolerance']:.0e} allowed, {where}"
+    if "tries" in record:
+        last = record["tries"][-1]["accuracy"]
+        worst = f"largest logit error {last['error']:.1e} against FP32"
+        return f"{worst}, {last['flips']} of {last['decisions']} labels flipped"
     if "max_error" in record:
         worst = f"largest logit error {record['max_error']:.1e}, {record['tolerance']:.0e} allowed"
         return f"{worst}, {record['label_flips']} of {record['decisions']} labels flipped"

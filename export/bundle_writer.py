@@ -1,54 +1,61 @@
-"""Writing a bundle so that it is there whole or not at all.
+"""Writing a bundle so that it is there whole or not at all, in one step, also over another one.
 
-The files go to ``<name>.tmp-<random>`` beside the destination; the manifest is written last and the folder is renamed.
-The writer holds a lock on its folder, so the next export can tell a folder in use from one that a killed export left.
+The files go to ``<name>.tmp-<random>`` beside the destination; the manifest is written last, then the folders swap
+names. Variants of an unchanged graph are kept: linked into the new folder before the swap, and after it once more, for
+those that another process has added meanwhile.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import json
 import os
-import secrets
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
-from mmx.runtime.bundle import ADDED_LATER, MANIFEST, UNFINISHED, sha256_of
-from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
+from mmx.export.folders import OLD, clear_leftovers, locked, new_folder, place, place_errors, sync_files
+from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.files import UNFINISHED
 from mmx.runtime.manifest import Manifest
+from mmx.runtime.manifest_reader import MANIFEST, VARIANTS, parse_manifest, read_manifest
+from mmx.runtime.variants import HIDDEN, RECORD, Variant, list_variants, sha256_of
 
-_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
 _OTHER_OUT = "choose another place with --out"
+# What mmx before schema_version 2 put into a bundle after its export.
+_ADDED_BY_1 = re.compile(r"engines/[^/]+|model\.[a-z0-9-]+\.onnx|trials\.json(\.\d+)?")
 
 
 @contextmanager
 def bundle_folder(out: Path, needs: int = 0) -> Iterator[Path]:
     """A new folder to fill; when the block ends well it becomes ``out``, otherwise it goes away.
 
-    A bundle that is already at ``out`` stays until then, and is replaced whole: its engines belong to its own graphs.
+    A bundle that is already at ``out`` stays until then, and is replaced whole; its variants are kept if the new one
+    has the same graph.
 
     Args:
         out: the bundle's folder.
-        needs: bytes that will be written, so that a full disk is told before the work is done.
+        needs: bytes that will be written, so that a full disk is reported before the work is done.
 
     Raises:
         UsageError: ``out`` is something other than a bundle, or its folder cannot be written.
         EnvironmentMissing: the disk is full.
     """
     _check_replaceable(out)
-    with _disk_errors(out):
-        _clear_leftovers(out)
-        folder, lock = _new_folder(out)
+    prefix = f"{out.name}{UNFINISHED}"
+    with place_errors(out, _OTHER_OUT):
+        _restore(out, prefix)
+        clear_leftovers(out.parent, prefix)
+        folder, lock = new_folder(out.parent, prefix)
     try:
-        with _disk_errors(out):
+        with place_errors(out, _OTHER_OUT):
             if shutil.disk_usage(folder).free < needs:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield folder
+            sync_files(folder)
             _move_into_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -61,96 +68,117 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json: the last file, without which the folder is no bundle."""
-    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+def write_manifest(folder: Path, manifest: Manifest, checkpoint: Path) -> None:
+    """Write manifest.json: the last file, without which the folder is no bundle.
+
+    Raises:
+        BadDataError: the checkpoint has names or numbers that no reader of the bundle would take.
+    """
+    content = manifest.to_json().encode()
+    try:
+        parse_manifest(content, checkpoint)
+    except BadDataError as e:
+        raise BadDataError(e.message, "correct it in the checkpoint's config") from e
+    (folder / MANIFEST).write_bytes(content)
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to replace anything but a bundle, or a bundle that holds files of somebody else."""
+    """Raise UsageError for anything but a bundle, and for a bundle that holds files of somebody else."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"{out} exists and is not a bundle folder", _OTHER_OUT)
     if not out.exists() or not any(out.iterdir()):
         return
     try:
-        listed = set(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        listed, version = set(manifest["files"]), manifest["schema_version"]
+    except FileNotFoundError as e:
+        if not out.exists() or (out / MANIFEST).exists():  # another export is replacing it just now
+            return
         raise UsageError(f"{out} exists and is not an mmx bundle", f"remove it, or {_OTHER_OUT}") from e
-    for name in sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()):
-        if name != MANIFEST and name not in listed and not ADDED_LATER.fullmatch(name):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise UsageError(f"{out} exists and is not an mmx bundle", f"remove it, or {_OTHER_OUT}") from e
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        ours = name == MANIFEST or name in listed or (version == 1 and _ADDED_BY_1.fullmatch(name))
+        if not (path.is_dir() and not path.is_symlink()) and not ours and not _is_of_a_variant(path, out):
             raise UsageError(f"{out} holds {name}, which mmx did not write", f"move it away, or {_OTHER_OUT}")
 
 
-def _clear_leftovers(out: Path) -> None:
-    """Remove the folders that killed exports to ``out`` left: those whose lock nobody holds."""
-    for leftover in out.parent.glob(f"{escape(out.name)}{UNFINISHED}*"):
-        with suppress(OSError):
-            lock = _locked(leftover)
-            shutil.rmtree(leftover, ignore_errors=True)
-            os.close(lock)
+def _is_of_a_variant(path: Path, out: Path) -> bool:
+    """Whether a file lies in the folder of a variant, or of one that is still being written."""
+    parts = path.relative_to(out).parts
+    folder = out / VARIANTS / parts[1] if len(parts) > 2 and parts[0] == VARIANTS else None
+    return folder is not None and (folder.name.startswith(HIDDEN) or (folder / RECORD).exists())
 
 
-def _new_folder(out: Path) -> tuple[Path, int]:
-    """Make and lock ``<out>.tmp-<random>``; another export may clear it away between the two, so try again."""
-    while True:
-        folder = out.with_name(f"{out.name}{UNFINISHED}{secrets.token_hex(4)}")
-        folder.mkdir(parents=True)
-        with suppress(FileNotFoundError, BlockingIOError):
-            return folder, _locked(folder)
-
-
-def _locked(folder: Path) -> int:
-    """An open descriptor that holds the lock of ``folder``; it is let go when closed or when the process dies.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+def _restore(out: Path, prefix: str) -> None:
+    """Bring back the bundle that a killed export had moved away, where folders cannot be exchanged."""
+    if not out.exists():
+        for old in out.parent.glob(f"{escape(prefix)}*{OLD}"):
+            old.rename(out)
+            return
 
 
 def _move_into_place(folder: Path, out: Path) -> None:
-    """Give ``folder`` the name ``out``. What is there goes away with what is left under the name ``folder``."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    if _exchange(folder, out):
-        return
-    old = out.with_name(f"{out.name}{UNFINISHED}old-{secrets.token_hex(4)}")
-    out.rename(old)
-    try:
-        folder.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap the names of two folders in one step: ``other`` is there at every moment, even if the machine stops.
-
-    Linux's ``renameat2``, which Python does not offer. False where the C library or the file system lacks it.
-    """
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    """Give ``folder`` the name ``out``. What is there goes away, but for the variants of the same graph."""
+    manifest = read_manifest(folder / MANIFEST)
+    graph = manifest.files[manifest.graphs["fp32"].file]
+    with _held(out), _descriptor(folder) as new:
+        for variant in list_variants(out / VARIANTS, graph)[0]:
+            _link(variant, folder / VARIANTS / variant.name)
+        old = place(folder, out)
+        if old is None:
+            return
+        # Whoever added a variant until now added it to the old folder, and whoever does so later sees that it is gone.
+        for variant in list_variants(old / VARIANTS, graph)[0]:
+            _move(variant, new)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one clear line."""
+def _held(out: Path) -> Iterator[None]:
+    """Hold the lock of the folder that is replaced, which is soon named as if a killed export had left it."""
+    lock = None
+    with suppress(OSError):
+        lock = locked(out)
     try:
         yield
-    except MmxError:
-        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+@contextmanager
+def _descriptor(folder: Path) -> Iterator[int]:
+    """An open folder, which stays the same one whatever becomes of its name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _link(variant: Variant, target: Path) -> None:
+    """The variant's files under another name as well; copied where they cannot be linked."""
+    target.mkdir(parents=True)
+    try:
+        for name in (*variant.record.files, RECORD):
+            try:
+                os.link(variant.path / name, target / name)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                shutil.copyfile(variant.path / name, target / name)
+    except FileNotFoundError:  # it is being removed
+        shutil.rmtree(target)
+
+
+def _move(variant: Variant, bundle: int) -> None:
+    """Move a variant's folder into an open bundle, unless it is there."""
+    with suppress(FileExistsError):
+        os.mkdir(VARIANTS, dir_fd=bundle)
+    try:
+        os.rename(variant.path, f"{VARIANTS}/{variant.name}", dst_dir_fd=bundle)
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentMissing(f"no space left on the disk for {out}", f"free some, or {_OTHER_OUT}") from e
-        if e.errno in _NO_PLACE:
-            raise UsageError(f"cannot write {out}: {e.strerror}", _OTHER_OUT) from e
-        raise
+        if e.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
+            raise

@@ -14,6 +14,7 @@ import onnx
 from mmx.export import parity
 from mmx.export.assets import check_tokenizer, copy_tokenizer, find_face_nets, find_tokenizer
 from mmx.export.bundle_writer import bundle_folder, hash_files, write_manifest
+from mmx.export.card import CARD, model_card
 from mmx.export.describe import GRAPH, describe
 from mmx.export.face_nets import build_face_nets
 from mmx.export.folding.fold import FoldRecord, fold
@@ -152,7 +153,9 @@ def export_bundle(
                 build_face_nets(nets, folder / "faces")
             options = {name: value for name, value in asked.items() if value is not None}
             manifest = describe(loaded, folded, folds, spec, proof, hash_files(folder), options)
-            write_manifest(folder, manifest)
+            (folder / CARD).write_text(model_card(manifest, default_out(checkpoint).name), encoding="utf-8")
+            manifest = replace(manifest, files=hash_files(folder))
+            write_manifest(folder, manifest, checkpoint)
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ExportReport(out, manifest, size, proof, tuple(folds), tuple(notes), seconds)
 

@@ -20,6 +20,8 @@ from mmx.models.vgg import conv_trunk
 from mmx.runtime.manifest import FaceSpec, MelSpec
 from mmx.runtime.types import MODALITIES
 
+FACE_MEAN, FACE_STD = (159.0, 111.0, 102.0), (37.0, 33.0, 32.0)  # of RGB 0..255
+
 
 class Normalise(nn.Module):
     """RGB 0..255 -> (x - mean) / std by channel. Its constants are the reference's, not part of a checkpoint."""
@@ -27,9 +29,9 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: FaceSpec) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        for name, values in (("mean", spec.mean), ("std", spec.std)):
+        for name, values in (("mean", FACE_MEAN), ("std", FACE_STD)):
             # An explicit device, because a checkpoint's module is built on "meta" first.
             self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
 
@@ -70,7 +72,7 @@ class MultimodalSystem(nn.Module):
         self.modalities: tuple[str, ...] = MODALITIES
         visual, audio, width = config.visual, config.audio, config.encoder.width
         mel = MelSpec()
-        self.normalise = Normalise(FaceSpec())
+        self.normalise = Normalise()
         self.T = TextTower(config.text)
         self.V = conv_trunk(3, visual)
         self.A = audio_trunk(audio)

@@ -1,92 +1,187 @@
 """A bundle on disk: the folder ``ckpt.mmx`` that ``mmx export`` made, opened without trusting it.
 
-The manifest lists every file with its SHA-256. Opening refuses a file that is missing, changed or not listed, a path or
-link that leaves the folder, and a graph that keeps its weights elsewhere.
+The manifest lists every file with its SHA-256 and is never rewritten, so its own SHA-256 is the bundle's identity.
+Opening rejects a file that is missing, changed or not listed, a path or link that leaves the folder, and a graph that
+keeps its weights elsewhere. What was derived from the graph later lies under ``variants/`` and lists itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.external_data import external_locations
-from mmx.runtime.manifest import Manifest, read_manifest
+from mmx.runtime.files import UNFINISHED
+from mmx.runtime.manifest import GraphSpec, Manifest
+from mmx.runtime.manifest_reader import FACE_NETS, MANIFEST, VARIANTS, is_inside, manifest_bytes, parse_manifest
+from mmx.runtime.records import GraphRecord
+from mmx.runtime.variants import PassedOver, Variant, check_files, list_variants, sha256_of
 
-MANIFEST = "manifest.json"
-FACE_NETS = ("pnet", "rnet", "onet")
-UNFINISHED = ".tmp-"  # in the name of a folder that an export is still writing, or was killed writing
-TRIALS = "trials.json"  # which backend was the fastest, by machine: see runtime.backends.trial
-ENGINES = "engines"  # the folder of built engines; each has its own sidecar with its SHA-256
-# Nothing here is loaded on the manifest's word: engines go by their sidecar, a variant is listed once it is whole,
-# trials only choose between backends.
-ADDED_LATER = re.compile(rf"{ENGINES}/[^/]+|model\.[a-z0-9]+\.onnx|{re.escape(TRIALS)}(\.\d+)?")
-_MANIFEST_LIMIT = 16 * 2**20
+_ATTEMPTS = 5  # to open a bundle that is being replaced
 _AGAIN = "run mmx export again"
+
+
+class BundleReplaced(BadDataError):
+    """Another bundle has taken the place of the one that was opened."""
+
+    def __init__(self, path: Path, how: str) -> None:
+        super().__init__(f"{path} was replaced while it was used: {how}", "run the command again")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph of a bundle, in one precision.
+
+    Attributes:
+        path, sha256: of the ONNX file.
+        spec: its inputs and outputs; ``spec.parity`` is what was measured when it was made.
+        variant: where it lies; None for the FP32 graph.
+    """
+
+    path: Path
+    sha256: str
+    spec: GraphSpec
+    variant: Variant | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. ``path`` is the folder, ``manifest`` what its manifest.json says."""
+    """An opened bundle.
+
+    Attributes:
+        path: the folder. manifest: what its manifest.json holds.
+        identity: SHA-256 of manifest.json: the same for the same system, preprocessing and weights.
+        variants: what was derived from its graph, newest first, as it was when the bundle was opened.
+        passed_over: what else lies under ``variants/``, and why it is not used.
+        verify: whether files are compared with their hashes before they are used.
+    """
 
     path: Path
     manifest: Manifest
-    _checks: Mapping[str, Future[None]] = field(default_factory=dict, repr=False, compare=False)  # of graphs, by file
+    identity: str = ""
+    variants: tuple[Variant, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    verify: bool = True
+    _checks: Mapping[str, Future[None]] = field(default_factory=dict, repr=False, compare=False)  # of files, by name
+    _verified: set[Path] = field(default_factory=set, repr=False, compare=False)  # of variants
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = True, beside: bool = False) -> Bundle:
+    def open(cls, path: str | Path, *, verify: bool = True, beside: bool = False, expect: str | None = None) -> Bundle:
         """Open the bundle folder at ``path``.
 
         Args:
             path: the folder (``ckpt.mmx``).
-            verify: compare the SHA-256 of every file (about 0.5 s for 300 MB). The other checks are always made.
-            beside: do so for the graphs in a thread of its own; ``graph_path`` then waits for it.
+            verify: compare the SHA-256 of every file (about 0.5 s for 300 MB); a variant's when it is asked for. The
+                other checks are always made.
+            beside: do so for the FP32 graph in a thread of its own; ``graph`` then waits for it.
+            expect: the ``identity`` that it must have: a worker process uses the bundle of the process that started it.
 
         Raises:
             UsageError: ``path`` is not a bundle folder.
             BadDataError: the bundle is unfinished, damaged or hostile; the message names the file.
+            BundleReplaced: it is not the expected one.
         """
         folder = Path(path)
-        _check_folder(folder)
-        manifest = read_manifest(folder / MANIFEST)
-        _check_manifest(manifest, folder / MANIFEST)
-        _check_listing(folder, manifest)
-        graphs = [graph.file for graph in manifest.graphs.values()] if beside else []
-        if verify:
-            for name in manifest.files:
-                if name not in graphs:
-                    _check_hash(folder, name, manifest)
-        for name in manifest.files:
-            if name.endswith(".onnx"):
-                _check_weights_inside(folder, name, manifest)
-        if not (verify and beside):
-            return cls(folder, manifest)
-        hashing = ThreadPoolExecutor(1, "mmx-hash")  # it needs no interpreter: imports go on meanwhile
-        checks = {name: hashing.submit(_check_hash, folder, name, manifest) for name in graphs}
-        hashing.shutdown(wait=False)
-        return cls(folder, manifest, checks)
+        for attempt in range(1, _ATTEMPTS + 1):
+            _check_folder(folder)
+            content = manifest_bytes(folder / MANIFEST)
+            identity = hashlib.sha256(content).hexdigest()
+            if expect is not None and identity != expect:
+                raise _replaced(folder, expect, identity)
+            try:
+                bundle = cls(folder, parse_manifest(content, folder / MANIFEST), identity, verify=verify)
+                with bundle.unreplaced():
+                    return bundle._checked(beside).refreshed()
+            except BundleReplaced:
+                if expect is not None or attempt == _ATTEMPTS:
+                    raise
+            except OSError as e:
+                raise BadDataError(f"{e.filename or folder} cannot be read: {e.strerror}", _AGAIN) from e
+        raise AssertionError
 
-    def graph_path(self, precision: str = "fp32") -> Path:
-        """The ONNX file of a precision, unchanged.
+    @classmethod
+    def open_parts(cls, path: Path, parts: tuple[str, ...]) -> Bundle:
+        """A folder with a bundle's manifest and only those of its files whose names begin with one of ``parts``.
 
         Raises:
-            UsageError: the bundle has none; those there are are named.
-            BadDataError: it was changed (if the bundle was opened with ``beside``).
+            BadDataError: one of them is missing, or is not the file that the manifest lists.
         """
-        spec = self.manifest.graphs.get(precision)
-        if spec is None:
-            raise UsageError(
-                f"{self.path} has no {precision} graph", f"it has: {', '.join(sorted(self.manifest.graphs))}"
-            )
-        if spec.file in self._checks:
-            self._checks[spec.file].result()
-        return self.path / spec.file
+        content = manifest_bytes(path / MANIFEST)
+        manifest = parse_manifest(content, path / MANIFEST)
+        for name in manifest.files:
+            if name.startswith(parts):
+                if not (path / name).is_file():
+                    raise BadDataError(f"{path / name} is missing", _AGAIN)
+                _check_hash(path, name, manifest)
+        return cls(path, manifest, hashlib.sha256(content).hexdigest())
+
+    def graph(self, precision: str = "fp32") -> Graph:
+        """The graph of a precision, unchanged.
+
+        Raises:
+            UsageError: the bundle has none; those there are are named, and why one is passed over.
+            BadDataError: it was changed, or keeps its weights elsewhere.
+        """
+        if precision == "fp32":
+            spec = self.manifest.graphs["fp32"]
+            if spec.file in self._checks:
+                self._checks[spec.file].result()
+            return Graph(self.path / spec.file, self.manifest.files[spec.file], spec)
+        variant = self._newest(precision)
+        if variant is None:
+            unused = [f"{each.name}: {each.reason}" for each in self.passed_over if each.precision == precision]
+            hint = f"it has: {', '.join(self.precisions)}" + "".join(f"; passed over {why}" for why in unused)
+            raise UsageError(f"{self.path} has no {precision} graph", hint)
+        self._verify(variant)
+        return self._graph_of(variant)
+
+    def described(self, precision: str) -> Graph | None:
+        """What ``graph`` gives, unverified; None where there is no graph of that precision."""
+        if precision == "fp32":
+            spec = self.manifest.graphs["fp32"]
+            return Graph(self.path / spec.file, self.manifest.files[spec.file], spec)
+        variant = self._newest(precision)
+        return None if variant is None else self._graph_of(variant)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that there are graphs of, fp32 first."""
+        return ("fp32", *sorted({v.record.precision for v in self.variants if v.record.kind == "graph"}))
+
+    def refreshed(self) -> Bundle:
+        """The same bundle with the variants that it has now.
+
+        Raises:
+            BundleReplaced: another bundle has taken its place.
+        """
+        with self.unreplaced():
+            found, passed = list_variants(self.path / VARIANTS, self.graph_sha256)
+        return replace(self, variants=found, passed_over=passed)
+
+    @property
+    def graph_sha256(self) -> str:
+        """Of the FP32 graph: what every variant was derived from."""
+        return self.manifest.files[self.manifest.graphs["fp32"].file]
+
+    @contextmanager
+    def unreplaced(self) -> Iterator[None]:
+        """What is read from the bundle's files inside the block is of this bundle.
+
+        Raises:
+            BundleReplaced: an export has put another in its place meanwhile, whatever came of the block.
+        """
+        try:
+            yield
+        except (OSError, MmxError):
+            self._require_same()
+            raise
+        self._require_same()
 
     @property
     def tokenizer_dir(self) -> Path | None:
@@ -102,18 +197,64 @@ class Bundle:
     def _folder(self, name: str) -> Path | None:
         return self.path / name if any(file.startswith(f"{name}/") for file in self.manifest.files) else None
 
+    def _newest(self, precision: str) -> Variant | None:
+        return next((v for v in self.variants if v.record.kind == "graph" and v.record.precision == precision), None)
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _graph_of(self, variant: Variant) -> Graph:
+        record, base = variant.record, self.manifest.graphs["fp32"]
+        assert isinstance(record, GraphRecord)
+        spec = replace(
+            base, file=record.graph, precision=record.precision, opset=record.opset, parity=record.verification
+        )
+        return Graph(variant.file, variant.sha256, spec, variant)
+
+    def _verify(self, variant: Variant) -> None:
+        """Check a variant's bytes, once. Raises BadDataError."""
+        if variant.path in self._verified:
+            return
+        with self.unreplaced():
+            if self.verify:
+                check_files(variant)
+            for name in variant.record.files:
+                if name.endswith(".onnx"):
+                    _check_weights_inside(variant.path, name, variant.record.files)
+        self._verified.add(variant.path)
+
+    def _checked(self, beside: bool) -> Bundle:
+        """This bundle with its files checked, or being checked. Raises BadDataError."""
+        files, graph = self.manifest.files, self.manifest.graphs["fp32"].file
+        _check_listing(self.path, self.manifest)
+        for name in files if self.verify else ():
+            if not (beside and name == graph):
+                _check_hash(self.path, name, self.manifest)
+        for name in files:
+            if name.endswith(".onnx"):
+                _check_weights_inside(self.path, name, files)
+        if not (self.verify and beside):
+            return self
+        hashing = ThreadPoolExecutor(1, "mmx-hash")  # it needs no interpreter: imports go on meanwhile
+        check = hashing.submit(_check_hash, self.path, graph, self.manifest)
+        hashing.shutdown(wait=False)
+        return replace(self, _checks={graph: check})
+
+    def _require_same(self) -> None:
+        try:
+            now = hashlib.sha256(manifest_bytes(self.path / MANIFEST)).hexdigest()
+        except BadDataError:
+            now = "gone"
+        if now != self.identity:
+            raise _replaced(self.path, self.identity, now)
+
+
+def _replaced(path: Path, had: str, has: str) -> BundleReplaced:
+    return BundleReplaced(path, f"its manifest was {had[:12]} and is {has[:12]}")
 
 
 def _check_hash(folder: Path, name: str, manifest: Manifest) -> None:
     expected = manifest.files[name]
     if (found := sha256_of(folder / name)) != expected:
         raise BadDataError(
-            f"{folder / name} was changed: SHA-256 {found[:12]}..., the manifest says {expected[:12]}...", _AGAIN
+            f"{folder / name} was changed: SHA-256 {found[:12]}..., the manifest has {expected[:12]}...", _AGAIN
         )
 
 
@@ -125,70 +266,17 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(f"{folder} does not exist", "make it with mmx export ckpt.pt")
     if UNFINISHED in folder.resolve().name:
         raise BadDataError(f"{folder} is what an interrupted export left", f"{_AGAIN}; it clears this folder away")
-    manifest = folder / MANIFEST
-    if manifest.is_symlink() or (manifest.exists() and not manifest.is_file()):
-        raise BadDataError(f"{manifest} is not a plain file", _AGAIN)
-    if manifest.exists() and manifest.stat().st_size > _MANIFEST_LIMIT:
-        raise BadDataError(f"{manifest} is larger than {_MANIFEST_LIMIT >> 20} MB", _AGAIN)
-
-
-def _check_manifest(manifest: Manifest, where: Path) -> None:
-    """What the fields' types cannot say: that they agree with each other and lie in a usable range."""
-
-    def need(fine: bool, problem: str) -> None:
-        if not fine:
-            raise BadDataError(f"{where}: {problem}", _AGAIN)
-
-    for name, digest in manifest.files.items():
-        need(_is_inside(name), f"files: {name!r} does not stay inside the bundle")
-        need(name != MANIFEST, f"files: {MANIFEST} cannot list itself")
-        need(len(digest) == 64, f"files: {name!r} has no SHA-256")
-    need("fp32" in manifest.graphs, "graphs: there is no fp32 graph")
-    for precision, graph in manifest.graphs.items():
-        need(graph.file in manifest.files, f"graphs: the {precision} graph {graph.file!r} is not among the files")
-        need(graph.file.endswith(".onnx"), f"graphs: {graph.file!r} is not an .onnx file")
-    need(0 < len(manifest.labels) == len(set(manifest.labels)), "labels: none, or one twice")
-    need(len(manifest.thresholds) == len(manifest.labels), "thresholds: not one for each label")
-    need(all(0 <= t <= 1 for t in manifest.thresholds), "thresholds: one is no probability")
-    fused = set(manifest.fusion_weights)  # empty for a system that does not fuse logits
-    need(not fused or fused == set(manifest.modalities), "fusion_weights: not one for each modality")
-    need(all(map(math.isfinite, manifest.fusion_weights.values())), "fusion_weights: one is not finite")
-    faces = [name for name in manifest.files if name.startswith("faces/")]
-    expected = [f"faces/{net}.onnx" for net in FACE_NETS]
-    need(not faces or sorted(faces) == sorted(expected), f"files: faces/ does not hold {', '.join(expected)}")
-
-    video, face, mel, text = (getattr(manifest.preprocessing, part) for part in ("video", "faces", "mel", "text"))
-    need(1e-3 <= video.interval_s <= 3600 and video.every_nth >= 0, "preprocessing: video is out of range")
-    need(video.no_face in ("center", "skip", "mask", "error"), f"preprocessing: no_face is {video.no_face!r}")
-    need(face.min_face >= 1 and 0 < face.factor < 1 and 1 <= face.size <= 1024, "preprocessing: faces is out of range")
-    need(all(map(math.isfinite, (*face.thresholds, *face.mean, *face.std))), "preprocessing: faces is not finite")
-    sizes = (mel.sample_rate, mel.n_fft, mel.hop, mel.n_mels, mel.columns)
-    need(all(1 <= size <= 2**20 for size in sizes), "preprocessing: mel is out of range")
-    need(2 <= text.max_tokens <= 2**16, "preprocessing: max_tokens is out of range")
-    need(0 < manifest.preprocessing.max_segment_s <= 86400, "preprocessing: max_segment_s is out of range")
-
-
-def _is_inside(name: str) -> bool:
-    """Whether ``name`` is a plain relative path: nothing that climbs, starts at a root or means two things."""
-    plain = PurePosixPath(name)
-    return (
-        bool(plain.parts)
-        and not plain.is_absolute()
-        and ".." not in plain.parts
-        and str(plain) == name
-        and not set(name) & set("\\:\0")
-    )
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
-    """Every listed file is there as a plain file, and nothing else is but engines and what is still being added."""
+    """Every listed file is there as a plain file, and beside them only what lists itself, under ``variants/``."""
     present = set()
     for path, mode in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if not stat.S_ISREG(mode):
             kind = "a symbolic link" if stat.S_ISLNK(mode) else "no plain file"
             raise BadDataError(f"{path} is {kind}; a bundle holds plain files", _AGAIN)
-        if name != MANIFEST and name not in manifest.files and not ADDED_LATER.fullmatch(name):
+        if name != MANIFEST and name not in manifest.files:
             raise BadDataError(f"{path} is not in the manifest", f"remove it, or {_AGAIN}")
         present.add(name)
     if absent := sorted(set(manifest.files) - present):
@@ -196,24 +284,21 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Each entry under ``folder`` that is no folder, and its mode; links are not followed."""
+    """Each entry under ``folder`` that is no folder, and its mode; links are not followed, variants not entered."""
     folders = [folder]
     while folders:
         for path in sorted(folders.pop().iterdir()):
-            try:
-                mode = path.lstat().st_mode
-            except FileNotFoundError:  # it was being written, and got its name just now
-                continue
-            if stat.S_ISDIR(mode):
-                folders.append(path)
-            else:
+            mode = path.lstat().st_mode
+            if not stat.S_ISDIR(mode):
                 yield path, mode
+            elif path != folder / VARIANTS:
+                folders.append(path)
 
 
-def _check_weights_inside(folder: Path, name: str, manifest: Manifest) -> None:
+def _check_weights_inside(folder: Path, name: str, files: Mapping[str, str]) -> None:
     for location in sorted(external_locations(folder / name)):
         beside = (PurePosixPath(name).parent / location).as_posix()
-        if not _is_inside(location) or beside not in manifest.files:
+        if not is_inside(location) or beside not in files:
             raise BadDataError(
                 f"{folder / name} keeps weights in {location!r}, which is not a file of this bundle",
                 "do not load it; " + _AGAIN,

@@ -30,7 +30,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield part
-            _sync(part)
+            sync_file(part)
             part.replace(path)
     finally:
         with suppress(OSError):  # there may be no such folder, or no such file any more
@@ -57,7 +57,7 @@ def whole_folder(path: Path, *, sync: bool = True) -> Iterator[Path]:
             yield part
             for file in part.rglob("*") if sync else ():
                 if file.is_file():
-                    _sync(file)
+                    sync_file(file)
         _rename_folder(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -109,7 +109,7 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name[:100]}{UNFINISHED}{secrets.token_hex(4)}{path.suffix}")
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
     """Wait until a file's data are on the disk: a full one may only say so now, and a rename must not overtake them."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -15,4 +15,4 @@ def precisions(bundle: Bundle, backend: str) -> Iterator[str]:
     yield "fp32"
     if backend in BF16_BACKENDS:
         yield "bf16"
-    yield from (name for name in bundle.manifest.graphs if name not in ("fp32", *ENGINE_GRAPHS.values()))
+    yield from (name for name in bundle.precisions if name not in ("fp32", *ENGINE_GRAPHS.values()))

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mmx.runtime.errors import BadDataError, missing_extra
-from mmx.runtime.manifest import from_plain
+from mmx.runtime.from_json import from_plain
 from mmx.runtime.schema import KeyedBy, arrow_fields, described, json_schema, to_plain
 
 if TYPE_CHECKING:

@@ -225,7 +225,8 @@ class Preprocessor:
                         f"{self._bundle.path} has no tokenizer, so it cannot read text",
                         "mmx export ckpt.pt --tokenizer FOLDER, or predict without text",
                     )
-                self._tokenizer = Tokenizer.load(self._bundle.tokenizer_dir, self._spec.text)
+                with self._bundle.unreplaced():
+                    self._tokenizer = Tokenizer.load(self._bundle.tokenizer_dir, self._spec.text)
             return self._tokenizer
 
     def _face_detector(self) -> FaceDetector:
@@ -235,9 +236,10 @@ class Preprocessor:
                     raise BadDataError(
                         f"{self._bundle.path} has no face nets, so it cannot read video", "mmx export ckpt.pt"
                     )
-                self._detector = FaceDetector(
-                    self._bundle.face_nets, self._spec.faces, threads=self._threads, search=self._faces
-                )
+                with self._bundle.unreplaced():
+                    self._detector = FaceDetector(
+                        self._bundle.face_nets, self._spec.faces, threads=self._threads, search=self._faces
+                    )
             return self._detector
 
 

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.runtime.manifest import from_plain
+from mmx.runtime.from_json import from_plain
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.types import Sample

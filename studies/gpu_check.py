@@ -202,7 +202,7 @@ def _with_variants(report: Report, prepared: Prepared) -> Prepared:
     def work() -> tuple[str, dict[str, Any]]:
         nonlocal bundle
         bundle, _ = ensure_variant(bundle, "fp16", samples=32, seconds=120)
-        parity = bundle.manifest.graphs["fp16"].parity
+        parity = bundle.graph("fp16").spec.parity
         return f"logits within {parity['max_error']:.1e} by the rounded reference", parity
 
     report.attempt("graph", f"{prepared.system} fp16", work)

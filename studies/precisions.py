@@ -100,12 +100,12 @@ def table(bundle: Bundle, folder: Path | None) -> Table:
 def with_variants(bundle: Bundle, ranges: Data, held_out: Data, labelled: bool) -> tuple[Bundle, tuple[str, ...]]:
     """Give the bundle an FP16 and an INT8 graph if it lacks them, whatever their speed; and what could not be had."""
     notes = []
-    if "fp16" not in bundle.manifest.graphs:
+    if "fp16" not in bundle.precisions:
         try:
             bundle, _ = ensure_variant(bundle, "fp16", samples=16)
         except ParityError as e:
             notes.append(f"no FP16: {e.message}")
-    if "int8" not in bundle.manifest.graphs:
+    if "int8" not in bundle.precisions:
         made = calibrate(bundle, ranges, held_out, labelled=labelled, require_speed=False, fresh=True)
         bundle = made.bundle
         if made.refusal:
@@ -133,7 +133,7 @@ def _rows(bundle: Bundle, tested: Data) -> tuple[Row, ...]:
     rows = []
     for key, found in logits.items():
         precision = key.split()[-1]
-        file = bundle.graph_path(precision if precision in bundle.manifest.graphs else "fp32")
+        file = bundle.graph(precision if precision in bundle.precisions else "fp32").path
         card = None if tested.truths is None else scorecard(found, tested.truths, thresholds, labels)
         seconds = np.median(timed[key].seconds, axis=1)
         rows.append(

@@ -10,6 +10,7 @@ import sys
 import wave
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # for variants
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as mmx.cli.main, for what the tests compute themselves
 
 import av

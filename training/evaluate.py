@@ -275,7 +275,7 @@ def _megabytes(key: str, checkpoint: Checkpoint | None, bundle: Bundle | None) -
         return checkpoint.path.stat().st_size / 1e6
     assert bundle is not None
     precision = key.split()[-1]
-    return bundle.graph_path(precision if precision in bundle.manifest.graphs else "fp32").stat().st_size / 1e6
+    return bundle.graph(precision if precision in bundle.precisions else "fp32").path.stat().st_size / 1e6
 
 
 def open_runners(

@@ -90,9 +90,9 @@ def profile(
         MmxError: this backend or precision can't be had here.
     """
     stored = "fp32" if precision == "bf16" else precision  # bf16 is the fp32 graph, computed so
-    path = bundle.graph_path(stored)
-    graph = bundle.manifest.graphs[stored]
-    wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
+    graph = bundle.graph(stored)
+    path = graph.path
+    wanted = {tensor.name: inputs[tensor.name] for tensor in graph.spec.inputs}
     with open_backend(bundle, backend, precision, threads) as engine:
         name = engine.name
         if name not in ENGINES:

@@ -1,37 +1,27 @@
-"""``mmx build-engine``: from a bundle, or an ONNX file, to an engine, its proof and its sidecar; or at once, if that
+"""``mmx build-engine``: from a bundle, or an ONNX file, to an engine, its proof and its record; or at once, if that
 engine is there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 from mmx.export.engine.source import Source, source_in
 from mmx.export.engine.targets import Target, parse_target
 from mmx.export.precision.current import TOLERANCE, is_current, quantised_is_current
-from mmx.runtime.bundle import Bundle, sha256_of
+from mmx.export.variant_writer import made_now
+from mmx.runtime.bundle import Bundle
 from mmx.runtime.device.probe import find_gpu
 from mmx.runtime.device.trt import FULL, RTX, Flavour
 from mmx.runtime.device.trt import flavour as flavour_named
-from mmx.runtime.engines import (
-    ENGINE_GRAPHS,
-    SCHEMA_VERSION,
-    EngineRecord,
-    Profile,
-    is_whole,
-    read_record,
-    sidecar_path,
-)
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError, missing_extra
+from mmx.runtime.engines import ENGINE_GRAPHS, Engine, as_engine
+from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
+from mmx.runtime.records import EngineRecord, Profile
 
 BUILD_RECIPE = 1  # raised whenever ``worker.build`` changes what it makes of the same job
 
@@ -110,11 +100,11 @@ def build_engine(
     say = report or (lambda what, share: None)
     proof = _Proof(chosen, samples, seconds, limit, max_flips, tuple(inputs))
     ready = prepare(path, precision, profiles, batch, proof, say)
-    job = _Job(ready.source, precision, wanted, chosen, version, ready.profiles, settings)
-    record = None if force else _cached(job.engine_path)
-    cached = record is not None
-    record = job.run(say) if record is None else _with_accuracy(job.engine_path, record, ready.source)
-    return Built(job.engine_path, record, ready.source, ready.bundle, cached, ready.variant_made)
+    job = _Job(ready.source, precision, wanted, chosen, version, ready.profiles, settings, proof)
+    found = None if force else job.cached()
+    engine = found or job.run(say)
+    record = replace(engine.record, verification=dict(ready.source.accuracy))  # it may have been measured again since
+    return Built(engine.path, record, ready.source, ready.bundle, found is not None, ready.variant_made)
 
 
 @dataclass(frozen=True)
@@ -127,6 +117,11 @@ class _Proof:
     tolerance: float | None
     max_flips: int | None
     inputs: tuple[Path, ...]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the engine's record keeps of it, for ``engines.rebuild_options``."""
+        return {name: getattr(self, name) for name in ("samples", "seconds", "tolerance", "max_flips")}
 
 
 @dataclass(frozen=True)
@@ -164,7 +159,7 @@ def _prepare_bundle(
 
         proof.flavour.load()
         bundle, made = ensure_quantised(
-            bundle,
+            Bundle.open(path),
             precision,
             samples=proof.samples,
             seconds=proof.seconds,
@@ -247,6 +242,7 @@ class _Job:
     version: str
     profiles: tuple[Profile, ...]
     settings: Settings
+    proof: _Proof
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -269,34 +265,39 @@ class _Job:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
-    def engine_path(self) -> Path:
-        name = f"{self.flavour.name}-{self.target.name}-{self.precision}-{self.key}.engine"
-        return self.source.folder / name
+    def name(self) -> str:
+        """Of the variant, and of the engine's file."""
+        return f"{self.flavour.name}-{self.target.name}-{self.precision}-{self.key}"
 
-    def run(self, say: Report) -> EngineRecord:
-        """Build, prove, and put engine and sidecar in place; the sidecar last, so that it never speaks too early."""
+    def cached(self) -> Engine | None:
+        """The newest engine that this job would build, whole."""
+        return next((each for each in self.source.engines if each.record.key == self.key and each.is_whole), None)
+
+    def run(self, say: Report) -> Engine:
+        """Build, prove, and publish the engine with its record."""
         from mmx.export.engine.child import run_build
         from mmx.export.engine.evidence import prove_precision
 
         self.source.check()  # hashes and all: what is built is what was proved
-        source, engine = self.source, self.engine_path
-        engine.parent.mkdir(exist_ok=True)
-        new, note = engine.with_suffix(".engine.tmp"), engine.with_suffix(".json.tmp")
-        started = time.monotonic()
-        try:
-            built = run_build(self._description(new), say)
+        source, started = self.source, time.monotonic()
+        with source.new_variant() as folder:
+            file = folder.path / f"{self.name}.engine"
+            with folder.writing():
+                built = run_build(self._description(file), say)
             prove_precision(self.precision, built, source.outputs, str(source.graph))
             record = EngineRecord(
-                schema_version=SCHEMA_VERSION,
-                engine=engine.name,
-                sha256=sha256_of(new),
-                size=new.stat().st_size,
+                precision=self.precision,
+                source=source.base_sha256,
+                files={},
+                recipe={"rules": BUILD_RECIPE, **self.proof.recipe},
+                verification=dict(source.accuracy),
+                engine=file.name,
+                size=file.stat().st_size,
                 key=self.key,
                 flavour=self.flavour.name,
                 version=self.version,
                 target=self.target.name,
                 capabilities=self.capabilities,
-                precision=self.precision,
                 graph=source.graph.name,
                 graph_sha256=source.sha256,
                 inputs=source.inputs,
@@ -305,23 +306,11 @@ class _Job:
                 settings=asdict(self.settings),
                 layers=built["layers"],
                 weights=built["weights"],
-                accuracy=dict(source.accuracy),
-                made={
-                    "date": time.strftime("%Y-%m-%d"),
-                    "seconds": round(time.monotonic() - started, 1),
-                    "command": shlex.join(["mmx", *sys.argv[1:]]) if Path(sys.argv[0]).name == "mmx" else "Python",
-                    "platform": f"{platform.system()} {platform.machine()}",
-                    "mmx": package_version("mmx"),
-                },
+                **made_now(time.monotonic() - started),
             )
-            note.write_text(record.to_json(), encoding="utf-8")
-            sidecar_path(engine).unlink(missing_ok=True)
-            new.replace(engine)
-            note.replace(sidecar_path(engine))
-        finally:
-            new.unlink(missing_ok=True)
-            note.unlink(missing_ok=True)
-        return record
+            engine = as_engine(folder.publish(self.name, record))
+        assert engine is not None
+        return engine
 
     def _description(self, out: Path) -> dict[str, Any]:
         cross = self.flavour is RTX and not self.target.is_portable
@@ -334,23 +323,3 @@ class _Job:
             "workspace": self.settings.workspace,
             "level": self.settings.level,
         }
-
-
-def _with_accuracy(engine: Path, record: EngineRecord, source: Source) -> EngineRecord:
-    """The record of an engine whose graph may have been measured again since, in the sidecar too."""
-    if record.accuracy == json.loads(json.dumps(source.accuracy)):
-        return record
-    updated = replace(record, accuracy=dict(source.accuracy))
-    note = engine.with_suffix(".json.tmp")
-    note.write_text(updated.to_json(), encoding="utf-8")
-    note.replace(sidecar_path(engine))
-    return updated
-
-
-def _cached(engine: Path) -> EngineRecord | None:
-    """The record of an engine that is there, whole; one that cannot be read is built again."""
-    try:
-        record = read_record(engine)
-    except BadDataError:
-        return None
-    return record if is_whole(engine, record) else None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO
 
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
@@ -30,6 +32,7 @@ def run_build(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     Raises:
         BadDataError: TensorRT refused the graph or could not build it; says which layer and what to try.
         EnvironmentMissing: the process died (killed, out of memory, a crash in the library).
+        OSError: the engine cannot be written.
         KeyboardInterrupt: the child is gone before this returns.
     """
     with (
@@ -53,8 +56,9 @@ def run_build(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 def _follow(child: subprocess.Popen[str], log: TextIO, job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     assert child.stdin and child.stdout
-    child.stdin.write(json.dumps(job) + "\n")
-    child.stdin.flush()
+    with suppress(BrokenPipeError):  # it is dead already; what it left is read below
+        child.stdin.write(json.dumps(job) + "\n")
+        child.stdin.flush()
     warnings: list[str] = []
     for line in child.stdout:
         event = json.loads(line)
@@ -67,6 +71,8 @@ def _follow(child: subprocess.Popen[str], log: TextIO, job: dict[str, Any], prog
             return event | {"warnings": warnings}
         elif kind == "failed":
             raise _refused(job["graph"], event["complaints"])
+        elif kind == "unwritable":
+            raise OSError(event["errno"], os.strerror(event["errno"]), job["out"])
     code = child.wait()
     log.seek(0)
     last = log.read().strip().splitlines()[-LOG_LINES:]

@@ -36,7 +36,7 @@ def prove_precision(precision: str, built: Mapping[str, Any], outputs: Sequence[
     elif total and share < LEAST_SHARE:
         raise BadDataError(
             f"{graph}: {share:.0%} of the engine's weights are {kind}, so it is not {precision}",
-            "the rest stays FP32 for its range or for accuracy (manifest.json counts why): use --bf16, or --fp32",
+            "the rest stays FP32 for its range or for accuracy (its record.json counts why): use --bf16, or --fp32",
         )
     found = {tensor["name"]: tensor["dtype"] for tensor in built["io"]}
     for spec in outputs:

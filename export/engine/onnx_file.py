@@ -1,17 +1,18 @@
 """An ONNX file that mmx did not make, as the source of an engine: its contract, its half-precision form, its proof.
 
-What is made of ``net.onnx`` goes to ``net.engines/`` beside it; the file itself is never changed.
+What is made of ``net.onnx`` goes to ``net.engines/`` beside it, as variants do in a bundle; the file itself is never
+changed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,18 +21,20 @@ from onnx import helper
 
 from mmx.export.engine.profiles import profile, read_profiles
 from mmx.export.engine.source import Source
-from mmx.export.precision.current import Half, meets
+from mmx.export.precision.current import RECIPE, Half, meets
 from mmx.export.precision.samples import Inputs
-from mmx.export.precision.variant import TRIAL_SAMPLES, locked, make_variant, until
+from mmx.export.precision.variant import TRIAL_SAMPLES, make_variant, until
 from mmx.export.precision.view import read_graph
-from mmx.runtime.bundle import sha256_of
-from mmx.runtime.engines import Profile
+from mmx.export.variant_writer import made_now, new_variant_in
+from mmx.runtime.bundle import Graph
+from mmx.runtime.engines import as_engine
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.external_data import external_locations
-from mmx.runtime.manifest import TensorSpec
+from mmx.runtime.manifest import GraphSpec, TensorSpec
+from mmx.runtime.records import GraphRecord, Profile
+from mmx.runtime.variants import Variant, check_files, list_variants, sha256_of
 
 STATIC = "static"  # the one profile of a graph whose axes are all fixed
-_RECORD_LIMIT = 2**20
 _LARGEST = 2**31 - 2**20  # protobuf's limit
 
 Report = Callable[[str, float], None]
@@ -61,10 +64,12 @@ def source_of_file(path: Path) -> Source:
         asked=path,
         graph=path,
         sha256=digest,
+        base_sha256=digest,
         inputs=tuple(_spec(value, path) for value in graph.input if value.name not in weights),
         outputs=tuple(_spec(value, path) for value in graph.output),
         accuracy={},
-        folder=path.with_suffix(".engines"),
+        engines=[engine for each in list_variants(_root(path), digest)[0] if (engine := as_engine(each))],
+        new_variant=lambda: new_variant_in(_root(path)),
         check=check,
     )
 
@@ -100,41 +105,71 @@ def half_of_file(
         BadDataError: the graph cannot be run, or ``given`` does not fit it.
         ParityError: not accurate enough.
     """
-    graph = source.folder / f"{source.graph.stem}.{half}.onnx"
-    note = graph.with_suffix(".json")
-    inputs_digest = hashlib.sha256("".join(map(sha256_of, given)).encode()).hexdigest()
-    source.folder.mkdir(exist_ok=True)
-    with locked(source.folder):
-        record = _read_record(note)
-        made = not (graph.is_file() and meets(record, source.sha256, tolerance) and record["inputs"] == inputs_digest)
-        if made:
-            trials = list(runs_of(source.inputs, profiles, given, TRIAL_SAMPLES, seed=1))
-            _require_a_run(source.graph, trials[0], given)
-            variant = make_variant(
-                read_graph(source.graph),
-                half,
-                lambda: until(runs_of(source.inputs, profiles, given, samples), seconds),
-                trials,
-                what=f"{source.asked} in {half}",
-                tolerance=tolerance,
-                total=samples,
-                report=report,
-            )
-            on = f"{len(given)} given file{'s' * (len(given) > 1)}" if given else "random inputs"
-            record = {**variant.accuracy.to_dict(), **variant.summary}
-            record |= {"source": source.sha256, "inputs": inputs_digest, "on": on}
-            _save(variant.model, graph)
-            record["sha256"] = sha256_of(graph)
-            new = note.with_suffix(".json.tmp")
-            new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            new.replace(note)
-    digest = str(record["sha256"])
+    recipe = {"rules": RECIPE, "inputs": hashlib.sha256("".join(map(sha256_of, given)).encode()).hexdigest()}
+    root, started = _root(source.asked), time.monotonic()
+    for found in list_variants(root, source.sha256)[0]:
+        graph = _as_graph(found, source)
+        same = found.record.precision == half and found.record.recipe.get("inputs") == recipe["inputs"]
+        if graph is not None and same and meets(graph, RECIPE, tolerance):
+            return _half_source(source, graph), False
+    with new_variant_in(root) as folder:
+        trials = list(runs_of(source.inputs, profiles, given, TRIAL_SAMPLES, seed=1))
+        _require_a_run(source.graph, trials[0], given)
+        variant = make_variant(
+            read_graph(source.graph),
+            half,
+            lambda: until(runs_of(source.inputs, profiles, given, samples), seconds),
+            trials,
+            what=f"{source.asked} in {half}",
+            tolerance=tolerance,
+            total=samples,
+            report=report,
+        )
+        if variant.model.ByteSize() > _LARGEST:
+            raise BadDataError(f"{source.asked} in {half} is over 2 GB, an ONNX file's limit", "split the model")
+        on = f"{len(given)} given file{'s' * (len(given) > 1)}" if given else "random inputs"
+        name = f"{source.graph.stem}.{half}.onnx"
+        with folder.writing():
+            onnx.save(variant.model, folder.path / name)
+        record = GraphRecord(
+            precision=half,
+            source=source.sha256,
+            files={},
+            graph=name,
+            opset=max(each.version for each in variant.model.opset_import if each.domain in ("", "ai.onnx")),
+            recipe=recipe | {"samples": samples, "seconds": seconds, "tolerance": tolerance},
+            verification={**variant.accuracy.to_dict(), **variant.summary, "on": on},
+            **made_now(time.monotonic() - started),
+        )
+        graph = _as_graph(folder.publish(half, record), source)
+    assert graph is not None
+    return _half_source(source, graph), True
 
-    def check() -> None:
-        if sha256_of(graph) != digest:
-            raise BadDataError(f"{graph} was changed", f"remove {source.folder} and run the command again")
 
-    return Source(source.asked, graph, digest, source.inputs, source.outputs, record, source.folder, check), made
+def _root(path: Path) -> Path:
+    """The folder of what is made of an ONNX file: variants as a bundle has them."""
+    return path.with_suffix(".engines")
+
+
+def _as_graph(variant: Variant, source: Source) -> Graph | None:
+    """A variant that is a graph, with the contract of the file that it was made of."""
+    record = variant.record
+    if not isinstance(record, GraphRecord):
+        return None
+    spec = GraphSpec(record.graph, record.precision, record.opset, source.inputs, source.outputs, record.verification)
+    return Graph(variant.file, variant.sha256, spec, variant)
+
+
+def _half_source(source: Source, graph: Graph) -> Source:
+    assert graph.variant is not None
+    variant = graph.variant
+    return replace(
+        source,
+        graph=graph.path,
+        sha256=graph.sha256,
+        accuracy=graph.spec.parity,
+        check=lambda: check_files(variant),
+    )
 
 
 def runs_of(
@@ -213,25 +248,3 @@ def _require_a_run(graph: Path, inputs: Inputs, given: Sequence[Path]) -> None:
     except Exception as e:  # ONNX Runtime's errors share no other base class
         hint = "see whether the arrays fit the graph" if given else "give it inputs that it takes: --inputs RUN.npz"
         raise BadDataError(f"ONNX Runtime cannot run {graph}: {str(e).splitlines()[0][:300]}", hint) from e
-
-
-def _read_record(note: Path) -> Mapping[str, Any]:
-    """The record of a variant, empty where there is none that can be read."""
-    try:
-        if note.stat().st_size > _RECORD_LIMIT:
-            return {}
-        found = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    if model.ByteSize() > _LARGEST:
-        raise BadDataError(f"{path} would be over 2 GB, more than one ONNX file holds", "split the model")
-    new = path.with_suffix(".onnx.tmp")
-    try:
-        onnx.save(model, new)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)

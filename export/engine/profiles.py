@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmx.export.durations import duration_at, sizes, text_size
-from mmx.runtime.engines import Profile, Range
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.manifest import Manifest, TensorSpec
+from mmx.runtime.records import Profile, Range
 
 Axes = Mapping[str, tuple[int, int, int]]  # by axis name: least, tuned for, most
 

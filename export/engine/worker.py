@@ -44,8 +44,12 @@ class BuildFailed(Exception):
     """TensorRT gave up; the arguments are what it logged."""
 
 
+class Unwritable(Exception):
+    """The engine could not be written; the argument is the system's error number."""
+
+
 def build(job: dict[str, Any], events: Events) -> dict[str, Any]:
-    """Parse, set up and build; the engine goes to ``job["out"]``. Returns what the sidecar needs to know."""
+    """Parse, set up and build; the engine goes to ``job["out"]``. Returns what the record needs to know."""
     trt: Any = import_module(job["module"])
     complaints: list[str] = []
     builder = trt.Builder(_logger(trt, complaints, events))
@@ -78,7 +82,10 @@ def build(job: dict[str, Any], events: Events) -> dict[str, Any]:
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise BuildFailed(*complaints)
-    Path(job["out"]).write_bytes(engine)
+    try:
+        Path(job["out"]).write_bytes(engine)
+    except OSError as e:
+        raise Unwritable(e.errno) from e
     return {
         "layers": layers,
         "weights": weights,
@@ -183,6 +190,8 @@ def main() -> None:
         events.send("done", **build(job, events))
     except BuildFailed as e:
         events.send("failed", complaints=[str(line) for line in e.args])
+    except Unwritable as e:
+        events.send("unwritable", errno=e.args[0])
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mmx.runtime.bundle import Bundle
+from mmx.runtime.bundle import Bundle, Graph
 from mmx.runtime.engines import ENGINE_GRAPHS
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -19,31 +20,25 @@ Half = Literal["fp16", "bf16"]
 
 
 def is_current(bundle: Bundle, half: Half, tolerance: float, max_flips: int | None = None) -> bool:
-    """Whether the bundle's variant was made of its present FP32 graph by this recipe, and is as accurate as asked."""
-    spec = bundle.manifest.graphs.get(half)
-    if spec is None or (max_flips is not None and int(spec.parity.get("label_flips", 0)) > max_flips):
-        return False
-    return meets(spec.parity, bundle.manifest.files[bundle.manifest.graphs["fp32"].file], tolerance)
+    """Whether the bundle has the variant, made by this recipe, and as accurate as asked."""
+    graph = bundle.described(half)
+    return graph is not None and meets(graph, RECIPE, tolerance, max_flips)
 
 
 def quantised_is_current(bundle: Bundle, precision: str, max_flips: int | None) -> bool:
-    """Whether the graph for INT8 or FP8 engines was made by this recipe, of the bundle's present INT8 graph."""
-    name, graphs = ENGINE_GRAPHS[precision], bundle.manifest.graphs
-    made = graphs[name].parity if {name, "int8"} <= graphs.keys() else {}
-    if max_flips is not None and int(made.get("label_flips", 0)) > max_flips:
+    """Whether the bundle has the graph for INT8 or FP8 engines, made by this recipe of its present INT8 graph."""
+    graph = bundle.described(ENGINE_GRAPHS[precision])  # None also where it was made from another INT8 graph
+    return graph is not None and meets(graph, QUANTISED_RECIPE, math.inf, max_flips)
+
+
+def meets(graph: Graph, rules: int, tolerance: float, max_flips: int | None = None) -> bool:
+    """Whether a variant was made by these rules, and was found accurate enough and to flip few enough labels."""
+    if graph.variant is None or graph.variant.record.recipe.get("rules") != rules:
         return False
-    return made.get("recipe") == QUANTISED_RECIPE and made.get("ranges") == ranges_of(bundle)
-
-
-def ranges_of(bundle: Bundle) -> str:
-    """The hash of the INT8 graph, where the graphs for INT8 and FP8 engines have their ranges from."""
-    return bundle.manifest.files[bundle.manifest.graphs["int8"].file]
-
-
-def meets(parity: Mapping[str, Any], source: str, tolerance: float) -> bool:
-    """Whether a variant's record is of the FP32 graph with the hash ``source``, of this recipe, and accurate enough."""
-    known = parity.get("recipe") == RECIPE and parity.get("source") == source
-    return known and float(parity.get("max_error", float("inf"))) <= tolerance
+    error, flips = (graph.spec.parity.get(name) for name in ("max_error", "label_flips"))
+    if not isinstance(error, (int, float)) or error > tolerance:
+        return False
+    return max_flips is None or (isinstance(flips, int) and flips <= max_flips)
 
 
 def sentence(parity: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ are made, and come back in the type of who takes them, so that no cast stands be
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 
 import onnx
@@ -19,14 +20,14 @@ from mmx.export.precision.current import (
     TOLERANCE,
     is_current,
     quantised_is_current,
-    ranges_of,
 )
 from mmx.export.precision.fp8 import to_fp8
 from mmx.export.precision.proof import Accuracy, Exact, measure, require, require_labels
 from mmx.export.precision.rules import QUANTISERS, with_finite_masks
 from mmx.export.precision.samples import Inputs, utterances
-from mmx.export.precision.variant import BATCH, add_graph, ensure_variant, locked, until
+from mmx.export.precision.variant import BATCH, add_graph, ensure_variant, until
 from mmx.export.precision.view import GraphView, element_types, label, read_graph
+from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import UsageError
@@ -64,20 +65,21 @@ def ensure_quantised(
     """
     if quantised_is_current(bundle, precision, max_flips):
         return bundle, False
-    if "int8" not in bundle.manifest.graphs:
+    if (int8 := bundle.described("int8")) is None:
         raise UsageError(
             f"{bundle.path} has no INT8 graph, whose layers and measured ranges {precision.upper()} engines take over",
             f"mmx calibrate {bundle.path} --data DIR --any-speed makes one",
         )
     if not is_current(bundle, "fp16", math.inf):
         bundle, _ = ensure_variant(bundle, "fp16", samples=samples, seconds=seconds, report=report)
-    with locked(bundle.path):
-        bundle = Bundle.open(bundle.path)
+    started = time.monotonic()
+    with new_variant(bundle) as folder:
         manifest, what = bundle.manifest, f"{bundle.path} in {precision}"
-        fp32, quantised = read_graph(bundle.graph_path("fp32")), read_graph(bundle.graph_path("int8"))
+        int8 = bundle.graph("int8")
+        fp32, quantised = read_graph(bundle.graph().path), read_graph(int8.path)
         if precision == "fp8":
             quantised = to_fp8(quantised, fp32)
-        converted = in_half(quantised, read_graph(bundle.graph_path("fp16")))
+        converted = in_half(quantised, read_graph(bundle.graph("fp16").path))
         exact = Exact(fp32, manifest.thresholds)
 
         def compared(graph: onnx.ModelProto, loud: Sequence[Inputs], accepted: float) -> Accuracy:
@@ -94,17 +96,25 @@ def ensure_quantised(
         accuracy = compared(converted.model, [next(utterances(manifest, 1, 1, seed=1))], limit)
         require(accuracy, what, "use --fp16; --tolerance sets what is accepted")
         require_labels(accuracy, what, max_flips)
-        parity = {
+        verification = {
             **accuracy.to_dict(),
-            "recipe": QUANTISED_RECIPE,
-            "ranges": ranges_of(bundle),
             "quantised": len(_weights(quantised)),
             "error_in_fp32": own,
             "half_nodes": converted.half_nodes,
             "fp32_nodes": converted.fp32_nodes,
             "casts": converted.casts,
         }
-        return add_graph(bundle, ENGINE_GRAPHS[precision], converted.model, parity), True
+        add_graph(
+            folder,
+            bundle,
+            ENGINE_GRAPHS[precision],
+            converted.model,
+            made_from={"int8": int8.sha256},
+            recipe={"rules": QUANTISED_RECIPE, "samples": samples, "seconds": seconds, "tolerance": limit},
+            verification=verification,
+            **made_now(time.monotonic() - started),
+        )
+    return bundle.refreshed(), True
 
 
 def in_half(quantised: onnx.ModelProto, fp16: onnx.ModelProto) -> Converted:

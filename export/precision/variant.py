@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -22,8 +18,9 @@ from mmx.export.precision.samples import Inputs, scaled, utterances
 from mmx.export.precision.sensitivity import Ladder
 from mmx.export.precision.session import cpu_session
 from mmx.export.precision.view import GraphView, read_graph
-from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
-from mmx.runtime.manifest import GraphSpec, Manifest
+from mmx.export.variant_writer import VariantFolder, made_now, new_variant
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.records import GraphRecord
 
 BATCH = 4
 ATTEMPTS = 6  # each with more of the graph in FP32
@@ -110,7 +107,6 @@ def make_variant(
         if reason := said.get(node.name):
             node.doc_string = f"FP32, {reason.rule}: {reason.reason}"
     summary = {
-        "recipe": RECIPE,
         "half_nodes": converted.half_nodes,
         "fp32_nodes": converted.fp32_nodes,
         "kept_fp32": count_by_rule(kept),
@@ -171,12 +167,10 @@ def ensure_variant(
     wanted = TOLERANCE[half] if tolerance is None else tolerance
     if is_current(bundle, half, wanted, max_flips):
         return bundle, False
-    with locked(bundle.path):
-        bundle = Bundle.open(bundle.path)
-        if is_current(bundle, half, wanted, max_flips):
-            return bundle, False
+    started = time.monotonic()
+    with new_variant(bundle) as folder:
         manifest = bundle.manifest
-        model = read_graph(bundle.graph_path("fp32"))
+        model = read_graph(bundle.graph().path)
         variant = make_variant(
             model,
             half,
@@ -190,62 +184,36 @@ def ensure_variant(
             report=report,
         )
         require_labels(variant.accuracy, str(bundle.path), max_flips)
-        parity = {**variant.accuracy.to_dict(), **variant.summary}
-        return add_graph(bundle, variant.half, variant.model, parity), True
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a bundle for writing; waits while another mmx holds it. The lock goes with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def add_graph(bundle: Bundle, precision: str, model: onnx.ModelProto, parity: dict[str, Any]) -> Bundle:
-    """Put a precision's graph into a bundle that the caller holds (``locked``), replacing an older one.
-
-    Graphs that were made from the one that is replaced go with it. Writes the graph, then the manifest that lists it.
-    Killed at any moment, the bundle still opens.
-    """
-    manifest = bundle.manifest
-    fp32 = manifest.graphs["fp32"]
-    name = f"model.{precision}.onnx"
-    staging = bundle.path / ENGINES
-    staging.mkdir(exist_ok=True)
-    graph, listing = staging / f"{name}.tmp", staging / f"{MANIFEST}.tmp"
-    try:
-        onnx.save(model, graph)
-        digest = sha256_of(graph)
-        spec = GraphSpec(
-            name, precision, fp32.opset, fp32.inputs, fp32.outputs, {**parity, "source": manifest.files[fp32.file]}
+        add_graph(
+            folder,
+            bundle,
+            half,
+            variant.model,
+            recipe={"rules": RECIPE, "samples": samples, "seconds": seconds, "tolerance": wanted},
+            verification={**variant.accuracy.to_dict(), **variant.summary},
+            **made_now(time.monotonic() - started),
         )
-        stale = []
-        if precision == "int8":
-            stale = [key for key, each in manifest.graphs.items() if each.parity.get("ranges") not in (None, digest)]
-        left = _without(manifest, precision, *stale)
-        updated = replace(left, graphs={**left.graphs, precision: spec}, files={**left.files, name: digest})
-        for content in (left, updated):
-            listing.write_text(content.to_json(), encoding="utf-8")
-            listing.replace(bundle.path / MANIFEST)
-            if content is not updated:  # the old listing is gone, the new one not yet written
-                graph.replace(bundle.path / name)
-        for other in stale:
-            (bundle.path / manifest.graphs[other].file).unlink()
-    finally:
-        graph.unlink(missing_ok=True)
-        listing.unlink(missing_ok=True)
-    return Bundle(bundle.path, updated)
+    return bundle.refreshed(), True
 
 
-def _without(manifest: Manifest, *precisions: str) -> Manifest:
-    graphs = {name: spec for name, spec in manifest.graphs.items() if name not in precisions}
-    gone = {spec.file for name, spec in manifest.graphs.items() if name in precisions}
-    files = {name: digest for name, digest in manifest.files.items() if name not in gone}
-    return replace(manifest, graphs=graphs, files=files)
+def add_graph(
+    folder: VariantFolder,
+    bundle: Bundle,
+    precision: str,
+    model: onnx.ModelProto,
+    **about: Any,
+) -> None:
+    """Save a graph in a new variant's folder and publish it there as the bundle's newest of a precision.
+
+    Args:
+        about: the other fields of its ``GraphRecord``.
+    """
+    name = f"model.{precision}.onnx"
+    with folder.writing():
+        onnx.save(model, folder.path / name)
+    opset = bundle.manifest.graphs["fp32"].opset
+    record = GraphRecord(precision=precision, source=bundle.graph_sha256, files={}, graph=name, opset=opset, **about)
+    folder.publish(precision, record)
 
 
 def until(batches: Iterable[Inputs], seconds: float) -> Iterator[Inputs]:

@@ -14,11 +14,11 @@ from typing import Protocol, Self
 from numpy.typing import NDArray
 
 from mmx.runtime.backends.trial import Trial, race, recall, remember, setting_of
-from mmx.runtime.bundle import Bundle
+from mmx.runtime.bundle import Bundle, Graph
 from mmx.runtime.engines import ENGINE_GRAPHS, EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.machine import usable_cores
-from mmx.runtime.manifest import GraphSpec
+from mmx.runtime.manifest import TensorSpec
 
 # Each name's module has `load(path, precision, threads, streams=1) -> Backend`; ONNX Runtime's also takes `packed`,
 # that of a GPU `index`.
@@ -47,6 +47,7 @@ class Backend(Protocol):
         why: why this engine was taken.
         inputs, outputs: the graph's names, in its order.
         streams: how many runs go on at the same time.
+        tensors: what the engine itself reports of each: numpy's name of its type, and its axes.
 
     ``run`` may be called from any number of threads; calls beyond the streams wait for one.
     """
@@ -58,6 +59,7 @@ class Backend(Protocol):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     streams: int
+    tensors: dict[str, TensorSpec]
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """Run the graph on arrays of the dtypes and shapes of its ``GraphSpec``; the outputs are the caller's own."""
@@ -135,7 +137,8 @@ def open_backend(
         UsageError: an unknown name or device, no such graph or engine in the bundle, fewer threads or streams than
             one, or a device that this backend does not run on.
         EnvironmentMissing: what was asked for is not installed, or can't have that precision here.
-        BadDataError: the graph can't be loaded, or its names are not those of the manifest.
+        BadDataError: the graph can't be loaded, or its inputs and outputs are not those of the manifest.
+        BundleReplaced: an export has put another bundle in its place.
     """
     if name != "auto" and name not in NAMES:
         raise UsageError(f"there is no backend {name!r}", f"choose one of: auto, {', '.join(NAMES)}")
@@ -146,17 +149,23 @@ def open_backend(
             raise UsageError(f"{what} is {count}; it must be 1 or more")
     kind, index = _device(device)
     asked = _Asked(precision, threads, on_mismatch, utterances, streams, index)
-    if name == "auto":
-        return _choose(bundle, ON_GPU if kind != "cpu" else (), asked, cpu=kind != "cuda")
     if (kind == "cuda" and name in ON_CPU) or (kind == "cpu" and name in ON_GPU):
         where, others = ("CPU", ON_GPU) if name in ON_CPU else ("GPU", ON_CPU)
         raise UsageError(f"{name} runs on the {where}, not on {device}", f"--backend {' or '.join(others)}")
+    with bundle.unreplaced():
+        if name == "auto":
+            return _choose(bundle, ON_GPU if kind != "cpu" else (), asked, cpu=kind != "cuda")
+        return _asked_for(bundle, name, asked, cpu=kind is None)
+
+
+def _asked_for(bundle: Bundle, name: str, asked: _Asked, *, cpu: bool) -> Backend:
+    """The backend of that name, or one that runs the graph where the engine does not fit and that is wanted."""
     try:
         return _open(bundle, name, asked)
     except EngineMismatch as e:
-        if on_mismatch != "onnx":
+        if asked.on_mismatch != "onnx":
             raise
-        backend = _choose(bundle, ("onnxruntime-cuda",), asked, cpu=kind is None)
+        backend = _choose(bundle, ("onnxruntime-cuda",), asked, cpu=cpu)
         backend.why = f"--on-mismatch onnx: {e.message}"
         return backend
 
@@ -180,16 +189,15 @@ def _open(bundle: Bundle, name: str, asked: _Asked) -> Backend:
     if asked.precision in ENGINE_GRAPHS.values():
         message = f"{name} does not run {asked.precision}, whose graph is for TensorRT"
         raise EnvironmentMissing(message, "--precision int8")
-    stored = _stored(name, asked.precision)
+    graph = bundle.graph(_stored(name, asked.precision))
     load = import_module(MODULES[name]).load
-    path = bundle.graph_path(stored)
     if name in ON_GPU:
-        backend = load(path, asked.precision, asked.threads, **on_gpu)
+        backend = load(graph.path, asked.precision, asked.threads, **on_gpu)
     else:
         streams, threads = asked.on_cpu
         options = {"packed": not asked.few} if name == "onnxruntime" else {}
-        backend = load(path, asked.precision, threads, streams=streams, **options)
-    _check_names(backend, bundle.manifest.graphs[stored], str(path))
+        backend = load(graph.path, asked.precision, threads, streams=streams, **options)
+    _check_contract(backend, graph)
     return backend
 
 
@@ -204,7 +212,7 @@ def _choose(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, *, cpu: bool) -
     for name in gpu:
         try:
             backend = _open(bundle, name, asked)
-        except (EnvironmentMissing, UsageError) as e:
+        except (EnvironmentMissing, UsageError, BadDataError) as e:  # a damaged engine; a damaged graph fails below
             passed.append(f"no {name}, {e.message}")
         else:
             backend.why = "auto: " + "; ".join([f"{name} works here", *passed])
@@ -221,9 +229,9 @@ def _fastest_on_cpu(bundle: Bundle, asked: _Asked, passed: list[str]) -> tuple[B
 
     Adds to ``passed`` why one does not work here.
     """
-    stored = _stored(ON_CPU[0], asked.precision)
-    setting = setting_of(bundle, bundle.graph_path(stored), asked.precision, asked.on_cpu[1])
-    result = recall(bundle, setting, ON_CPU)
+    graph = bundle.graph(_stored(ON_CPU[0], asked.precision))
+    setting = setting_of(graph, asked.precision, asked.on_cpu[1])
+    result = recall(setting, ON_CPU)
     if result is not None:
         return _open(bundle, result.winner(asked.utterances), asked), f"measured before, {result}"
     opened: list[Backend] = []
@@ -243,8 +251,8 @@ def _fastest_on_cpu(bundle: Bundle, asked: _Asked, passed: list[str]) -> tuple[B
         raise missing
     if len(opened) < len(ON_CPU):
         return opened[0], f"{opened[0].name} works here"
-    result = Trial(race(opened, bundle.manifest.graphs[stored].inputs), load_s)
-    remember(bundle, setting, result)
+    result = Trial(race(opened, graph.spec.inputs), load_s)
+    remember(setting, result)
     winner = result.winner(asked.utterances)
     for backend in opened:
         if backend.name != winner:
@@ -252,10 +260,27 @@ def _fastest_on_cpu(bundle: Bundle, asked: _Asked, passed: list[str]) -> tuple[B
     return next(backend for backend in opened if backend.name == winner), f"measured just now, {result}"
 
 
-def _check_names(backend: Backend, graph: GraphSpec, path: str) -> None:
-    for kind, found, specs in (("input", backend.inputs, graph.inputs), ("output", backend.outputs, graph.outputs)):
-        if sorted(found) != sorted(spec.name for spec in specs):
-            backend.close()
-            raise BadDataError(
-                f"{path}: its {kind}s {list(found)} are not those of the manifest", "run mmx export again"
+def _check_contract(backend: Backend, graph: Graph) -> None:
+    """Raise BadDataError unless the graph's own inputs and outputs are those of the manifest."""
+    sides = (("input", backend.inputs, graph.spec.inputs), ("output", backend.outputs, graph.spec.outputs))
+    for kind, names, specs in sides:
+        if sorted(names) != sorted(spec.name for spec in specs):
+            problem = f"its {kind}s {list(names)} are not those of the manifest"
+        elif different := [spec for spec in specs if not _is_as(spec, backend.tensors[spec.name])]:
+            has, wanted = backend.tensors[different[0].name], different[0]
+            problem = (
+                f"its {kind} {wanted.name} is {has.dtype} {list(has.axes)}, "
+                f"not {wanted.dtype} {list(wanted.axes)} as in the manifest"
             )
+        else:
+            continue
+        backend.close()
+        raise BadDataError(f"{graph.path}: {problem}", "run mmx export again")
+
+
+def _is_as(wanted: TensorSpec, found: TensorSpec) -> bool:
+    """Whether a tensor is what the manifest lists: its type, its axes, and the sizes that both know."""
+    if (wanted.dtype, len(wanted.axes)) != (found.dtype, len(found.axes)):
+        return False
+    # A size that is fixed in the graph must be so in the manifest; one that only the manifest fixes is checked in runs.
+    return all(not isinstance(size, int) or size == axis for axis, size in zip(wanted.axes, found.axes, strict=True))

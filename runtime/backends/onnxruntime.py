@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mmx.runtime.backends import Backend
 from mmx.runtime.backends.lending import Lent
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
+from mmx.runtime.manifest import TensorSpec
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -58,6 +59,7 @@ class OnnxRuntimeBackend(Backend):
         self.why = "asked for"
         self.inputs = tuple(node.name for node in first.get_inputs())
         self.outputs = tuple(node.name for node in first.get_outputs())
+        self.tensors = tensors_of(first)
         self.streams = streams
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
@@ -78,3 +80,14 @@ def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     if PROVIDER not in session.get_providers():  # it would fall back without a word
         raise EnvironmentMissing(f"ONNX Runtime did not give {PROVIDER}, only {session.get_providers()}")
     return session
+
+
+def tensors_of(session: ort.InferenceSession) -> dict[str, TensorSpec]:
+    """What ONNX Runtime reports of a graph's inputs and outputs; an axis that may have any size is a text."""
+    names = {"float": "float32", "double": "float64"}
+    found = {}
+    for node in (*session.get_inputs(), *session.get_outputs()):
+        dtype = node.type.removeprefix("tensor(").removesuffix(")")
+        axes = tuple(axis if isinstance(axis, int) else str(axis) for axis in node.shape)
+        found[node.name] = TensorSpec(node.name, names.get(dtype, dtype), axes)
+    return found

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mmx.runtime.backends import Backend
 from mmx.runtime.backends.lending import Lent
+from mmx.runtime.backends.onnxruntime import tensors_of
 from mmx.runtime.device.probe import DriverProblem, ask_driver
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
 
@@ -58,6 +59,7 @@ class OnnxRuntimeCudaBackend(Backend):
         self.precision, self.device, self.why = precision, device, "asked for"
         self.inputs = tuple(node.name for node in sessions[0].get_inputs())
         self.outputs = tuple(node.name for node in sessions[0].get_outputs())
+        self.tensors = tensors_of(sessions[0])
         self.streams = streams
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:

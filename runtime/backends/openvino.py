@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mmx.runtime.backends import Backend
 from mmx.runtime.backends.lending import Lent
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, missing_extra
+from mmx.runtime.manifest import TensorSpec
 
 DEVICE = "CPU"
 # The Python binding of OpenVINO sets itself up in its first inference; two threads that are in their first at once wait
@@ -68,6 +69,7 @@ class OpenVinoBackend(Backend):
         self.why = "asked for"
         self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
         self.outputs = tuple(port.get_any_name() for port in compiled.outputs)
+        self.tensors = {port.get_any_name(): _spec(port) for port in (*compiled.inputs, *compiled.outputs)}
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """See ``Backend.run``."""
@@ -86,3 +88,9 @@ class OpenVinoBackend(Backend):
     def close(self) -> None:
         """See ``Backend.close``."""
         self._requests.close()
+
+
+def _spec(port: Any) -> TensorSpec:
+    """What OpenVINO reports of an input or output; an axis that may have any size is a text."""
+    axes = tuple("?" if axis.is_dynamic else axis.get_length() for axis in port.get_partial_shape())
+    return TensorSpec(port.get_any_name(), port.get_element_type().to_dtype().name, axes)

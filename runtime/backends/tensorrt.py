@@ -7,13 +7,14 @@ further calls wait.
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,23 @@ from numpy.typing import NDArray
 
 from mmx.runtime.backends import Backend
 from mmx.runtime.backends.tensorrt_worker import Worker
-from mmx.runtime.bundle import ENGINES, Bundle
+from mmx.runtime.bundle import Bundle
 from mmx.runtime.device.base import Device, open_device
 from mmx.runtime.device.trt import RTX, Flavour, flavour
 from mmx.runtime.engines import (
-    EngineRecord,
+    Engine,
     Mismatch,
-    Profile,
-    check_file,
+    axes_of,
     engines_of,
     mismatch_error,
     mismatches,
     rebuild_command,
+    rebuild_options,
 )
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
+from mmx.runtime.files import write_bytes
+from mmx.runtime.machine import cache_folder
+from mmx.runtime.records import EngineRecord, Profile
 from mmx.runtime.splitting import Inputs, in_parts
 
 WORKERS = 4
@@ -61,19 +65,24 @@ def load(
     if version is None:
         kind.load()
     device = open_device(index=index)
-    path, record, found = find_engine(bundle, kind, precision, str(version), device.capability)
+    engine, found = find_engine(bundle, kind, precision, str(version), device.capability)
     if found and rebuild:
-        _rebuild(bundle, kind, precision)
-        path, record, found = find_engine(bundle, kind, precision, str(version), device.capability)
+        _rebuild(bundle, engine.record)
+        bundle = bundle.refreshed()  # with the new engine, and the graph that may have been made anew for it
+        engine, found = find_engine(bundle, kind, precision, str(version), device.capability)
     if found:
-        raise mismatch_error(path, bundle.path, record, found)
-    check_file(path, record)
-    return TensorRtBackend(path, record, kind, device, max(streams, WORKERS), streams)
+        raise mismatch_error(engine, bundle.path, found)
+    engine.check()
+    contract = bundle.manifest.graphs["fp32"]
+    for found_specs, specs in ((engine.record.inputs, contract.inputs), (engine.record.outputs, contract.outputs)):
+        if {spec.name: spec for spec in found_specs} != {spec.name: spec for spec in specs}:
+            raise BadDataError(f"{engine.path}: its tensors are not those of the manifest", "mmx build-engine --force")
+    return TensorRtBackend(engine, kind, device, max(streams, WORKERS), streams)
 
 
 def find_engine(
     bundle: Bundle, kind: Flavour, precision: str, version: str, capability: str
-) -> tuple[Path, EngineRecord, list[Mismatch]]:
+) -> tuple[Engine, list[Mismatch]]:
     """The bundle's newest engine of a flavour and precision that fits, or the newest and why it does not.
 
     Raises:
@@ -81,23 +90,30 @@ def find_engine(
     """
     engines = engines_of(bundle)
     candidates = [
-        (path, record, mismatches(record, bundle, version, capability))
-        for path, record in engines
-        if record.flavour == kind.name and record.precision == precision
+        (engine, mismatches(engine.record, bundle, version, capability))
+        for engine in engines
+        if engine.record.flavour == kind.name and engine.record.precision == precision
     ]
     if candidates:
-        return min(candidates, key=lambda candidate: len(candidate[2]) > 0)  # the first of the best
-    there = ", ".join(sorted({f"{record.flavour} {record.precision}" for _, record in engines})) or "none"
+        return min(candidates, key=lambda candidate: len(candidate[1]) > 0)  # the first of the best
+    there = ", ".join(sorted({f"{each.record.flavour} {each.record.precision}" for each in engines})) or "none"
+    unused = "".join(
+        f"; passed over {each.name}: {each.reason}" for each in bundle.passed_over if kind.name in each.name
+    )
     raise UsageError(
-        f"{bundle.path} has no {precision} engine for {kind.name} (its engines: {there})",
+        f"{bundle.path} has no {precision} engine for {kind.name} (its engines: {there}{unused})",
         f"mmx build-engine --{precision} --flavour {kind.name} {bundle.path}",
     )
 
 
-def _rebuild(bundle: Bundle, kind: Flavour, precision: str) -> None:
-    """Build for the GPU here, in a process of its own: the builder is not part of the runtime."""
-    command = [sys.executable, "-m", "mmx.cli.main", "build-engine", f"--{precision}", "--flavour", kind.name]
-    done = subprocess.run([*command, "--target", "native", str(bundle.path)], stdout=subprocess.DEVNULL, check=False)
+def _rebuild(bundle: Bundle, record: EngineRecord) -> None:
+    """Build an engine again, as it was but for the GPU here, in a process: the builder is not part of the runtime."""
+    command = [sys.executable, "-m", "mmx.cli.main", "build-engine", *rebuild_options(record), "--target", "native"]
+    with tempfile.TemporaryDirectory() as scratch:
+        profiles = Path(scratch) / "profiles.json"
+        profiles.write_text(json.dumps(axes_of(record)), encoding="utf-8")
+        command += ["--profiles", str(profiles), str(bundle.path)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise EnvironmentMissing(f"the engine could not be built again (exit code {done.returncode})", "see above")
 
@@ -105,20 +121,13 @@ def _rebuild(bundle: Bundle, kind: Flavour, precision: str) -> None:
 class TensorRtBackend(Backend):
     """One deserialised engine. ``run`` is thread-safe."""
 
-    def __init__(
-        self,
-        path: Path,
-        record: EngineRecord,
-        kind: Flavour,
-        device: Device,
-        workers: int = WORKERS,
-        streams: int = 1,
-    ) -> None:
-        trt = kind.load()
+    def __init__(self, engine: Engine, kind: Flavour, device: Device, workers: int = WORKERS, streams: int = 1) -> None:
+        trt, path, record = kind.load(), engine.path, engine.record
         self.name, self.precision, self.why = kind.name, record.precision, "asked for"
         self.device = f"{device.name} ({device.layer})"
         self.inputs = tuple(spec.name for spec in record.inputs)
         self.outputs = tuple(spec.name for spec in record.outputs)
+        self.tensors = {spec.name: spec for spec in (*record.inputs, *record.outputs)}
         self._record, self._device, self._trt = record, device, trt
         device.use()
         said: list[str] = []
@@ -128,7 +137,7 @@ class TensorRtBackend(Backend):
         if self._engine is None:
             raise EnvironmentMissing(
                 f"{kind.title} cannot load {path}: {' | '.join(said[:3]) or 'it gave no reason'}",
-                rebuild_command(path.parent.parent, record),
+                rebuild_command(path.parents[2], record),
             )
         _check_tensors(trt, self._engine, record, path)
         self._config, self._cache, self._cache_path = self._runtime_config(kind)
@@ -214,8 +223,9 @@ class TensorRtBackend(Backend):
         config = self._engine.create_runtime_config()
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         cache = config.create_runtime_cache()
-        path = _cache_folder() / f"{self._record.key}-{self._device.capability}.cache"
-        if path.is_file():
+        folder = cache_folder()
+        path = folder and folder / "engines" / f"{self._record.key}-{self._device.capability}.cache"
+        if path and path.is_file():
             cache.deserialize(path.read_bytes())
         config.set_runtime_cache(cache)
         return config, cache, path
@@ -225,10 +235,8 @@ class TensorRtBackend(Backend):
             return
         with self._cache.serialize() as memory:
             kernels = bytes(memory)
-        self._cache_path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._cache_path.with_suffix(f".{os.getpid()}.tmp")
-        new.write_bytes(kernels)
-        new.replace(self._cache_path)
+        with suppress(MmxError):  # then the next start compiles them again
+            write_bytes(self._cache_path, kernels)
 
     def _limits(self) -> str:
         largest = max(self._record.profiles, key=_volume)
@@ -243,7 +251,7 @@ def _check_tensors(trt: Any, engine: Any, record: EngineRecord, path: Path) -> N
         found[engine.get_tensor_mode(name)].add((name, np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name))
     for mode, specs in ((trt.TensorIOMode.INPUT, record.inputs), (trt.TensorIOMode.OUTPUT, record.outputs)):
         if found[mode] != {(spec.name, spec.dtype) for spec in specs}:
-            raise BadDataError(f"{path}: its tensors are not those of its sidecar", "mmx build-engine --force")
+            raise BadDataError(f"{path}: its tensors are not those of its record", "mmx build-engine --force")
 
 
 def _logger(trt: Any, said: list[str]) -> Any:
@@ -256,10 +264,6 @@ def _logger(trt: Any, said: list[str]) -> Any:
                 said.append(message)
 
     return Collector()
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmx" / ENGINES
 
 
 def _volume(profile: Profile) -> int:

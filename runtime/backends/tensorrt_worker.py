@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.device.base import Device, Memory, Pinned
-from mmx.runtime.engines import EngineRecord
 from mmx.runtime.errors import EnvironmentMissing
+from mmx.runtime.records import EngineRecord
 
 GRAPHS = 32  # captured CUDA graphs kept per worker, one for each combination of shapes
 Shapes = tuple[tuple[int, ...], ...]

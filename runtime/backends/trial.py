@@ -1,14 +1,13 @@
 """Which of the CPU backends is the fastest here: a race of about a second, whose result is kept.
 
-It is kept in the bundle's ``trials.json``, or in the user's cache folder where the bundle can't be written; where
-neither can, every start measures. Whatever stands in those files only ever chooses between backends that mmx offers.
+It is kept in the user's cache folder, by graph and machine; where that can't be written, every start measures. Whatever
+stands in that file only ever chooses between backends that mmx offers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.runtime.bundle import TRIALS, Bundle
+from mmx.runtime.bundle import Graph
+from mmx.runtime.errors import MmxError
+from mmx.runtime.files import write_text
 from mmx.runtime.machine import cache_folder, cpu_name, usable_cores
 from mmx.runtime.manifest import TensorSpec
 
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from mmx.runtime.backends import Backend
 
 SCHEMA_VERSION = 1
+TRIALS = "trials.json"
 RACE_S = 1.0
 ROUNDS = 9  # more would not change the median
-KEPT = 50  # trials in one file: machines, versions and precisions
+KEPT = 200  # trials in one file: machines, versions and precisions
 LIMIT_BYTES = 2**18
 # An utterance of 4.5 s, about the mean of IEMOCAP's; features are taken at a few steps a second.
 TYPICAL = {"batch": 1, "tokens": 16, "faces": 9, "face_slots": 9, "pieces": 12, "piece_slots": 12}
@@ -76,14 +78,14 @@ class Setting:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
 
-def setting_of(bundle: Bundle, graph: Path, precision: str, threads: int | None) -> Setting:
-    """The setting of a trial here and now; ``graph`` is the bundle's file that would run."""
+def setting_of(graph: Graph, precision: str, threads: int | None) -> Setting:
+    """The setting of a trial here and now; ``graph`` is the one that would run."""
     return Setting(
         cpu=cpu_name(),
         cores=usable_cores(),
         threads=threads,
         precision=precision,
-        graph_sha256=bundle.manifest.files[graph.relative_to(bundle.path).as_posix()],
+        graph_sha256=graph.sha256,
         versions=tuple((name, number) for name in ENGINE_PACKAGES if (number := _version(name))),
     )
 
@@ -127,42 +129,29 @@ def typical_inputs(inputs: Sequence[TensorSpec]) -> dict[str, NDArray]:
     return arrays
 
 
-def recall(bundle: Bundle, setting: Setting, names: Sequence[str]) -> Trial | None:
+def recall(setting: Setting, names: Sequence[str]) -> Trial | None:
     """What a trial of this setting found; None if there was none between these backends."""
-    for path in _paths(bundle):
-        kept = _read(path).get(setting.key, {})
-        seconds, load_seconds = (_times(kept.get(kind), names) for kind in ("seconds", "load_seconds"))
-        if seconds and load_seconds:
-            return Trial(seconds, load_seconds)
-    return None
+    if (folder := cache_folder()) is None:
+        return None
+    kept = _read(folder / TRIALS).get(setting.key, {})
+    seconds, load_seconds = (_times(kept.get(kind), names) for kind in ("seconds", "load_seconds"))
+    return Trial(seconds, load_seconds) if seconds and load_seconds else None
 
 
-def remember(bundle: Bundle, setting: Setting, trial: Trial) -> None:
+def remember(setting: Setting, trial: Trial) -> None:
     """Keep a result where it can be kept. Never an error: the next start measures again."""
-    for path in _paths(bundle):
-        trials = _read(path)
-        trials.pop(setting.key, None)
-        trials[setting.key] = {**asdict(setting), **{kind: _rounded(times) for kind, times in asdict(trial).items()}}
-        newest = dict(list(trials.items())[-KEPT:])
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_text(json.dumps({"schema_version": SCHEMA_VERSION, "trials": newest}, indent=1))
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            return
+    if (folder := cache_folder()) is None:
+        return
+    trials = _read(folder / TRIALS)
+    trials.pop(setting.key, None)
+    trials[setting.key] = {**asdict(setting), **{kind: _rounded(times) for kind, times in asdict(trial).items()}}
+    newest = dict(list(trials.items())[-KEPT:])
+    with suppress(MmxError):
+        write_text(folder / TRIALS, json.dumps({"schema_version": SCHEMA_VERSION, "trials": newest}, indent=1))
 
 
 def _rounded(times: Mapping[str, float]) -> dict[str, float]:
     return {name: round(seconds, 6) for name, seconds in times.items()}
-
-
-def _paths(bundle: Bundle) -> list[Path]:
-    """Where results are looked for and kept, the best place first."""
-    cache = cache_folder()
-    return [bundle.path / TRIALS, *([cache / TRIALS] if cache else [])]
 
 
 def _read(path: Path) -> dict[str, dict]:

@@ -6,7 +6,9 @@ import platform
 import shutil
 from pathlib import Path
 
-from mmx.runtime.bundle import MANIFEST, Bundle
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.manifest_reader import MANIFEST
+from mmx.runtime.variants import RECORD
 from mmx.serving.packaging.folder import new_folder
 from mmx.serving.packaging.wheel import pinned, write_wheel
 
@@ -43,10 +45,19 @@ def tokenizer_extra(bundle: Bundle) -> tuple[str, ...]:
 
 
 def copy_bundle(bundle: Bundle, to: Path, only: tuple[str, ...] = ("",)) -> None:
-    """Copy the manifest and the files that it lists, or those of them whose path begins with one of ``only``."""
-    for name in (MANIFEST, *(name for name in bundle.manifest.files if name.startswith(only))):
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path / name, to / name)
+    """Copy a bundle and its graphs in other precisions; or of its files only those whose path begins with ``only``."""
+    names = [MANIFEST, *(name for name in bundle.manifest.files if name.startswith(only))]
+    if "" in only:
+        names += [
+            (variant.path / file).relative_to(bundle.path).as_posix()
+            for variant in bundle.variants
+            if variant.record.kind == "graph"
+            for file in (RECORD, *variant.record.files)
+        ]
+    with bundle.unreplaced():
+        for name in names:
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, to / name)
 
 
 def _dockerfile(wheel: str) -> str:

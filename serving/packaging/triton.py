@@ -8,10 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle
-from mmx.runtime.engines import ENGINE_GRAPHS, EngineRecord, check_file, engines_of, sidecar_path
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.engines import Engine, engine_graph, engines_of
 from mmx.runtime.errors import UsageError
+from mmx.runtime.manifest_reader import MANIFEST
 from mmx.runtime.packing import INPUTS
+from mmx.runtime.variants import RECORD
 from mmx.serving.packaging import triton_config as config
 from mmx.serving.packaging.docker import copy_bundle, tokenizer_extra
 from mmx.serving.packaging.folder import new_folder
@@ -57,20 +59,19 @@ def write_repository(
     if not set(manifest.graphs["fp32"].input_names) <= set(INPUTS):
         raise UsageError(f"{bundle.path} holds {manifest.system}, which takes features, not media files")
     engine = _engine(bundle, precision) if backend == ENGINE else None
-    graph_file = engine[0] if engine else bundle.graph_path(precision)
+    graph = None if engine else bundle.graph(precision)
     with new_folder(out) as folder:
-        graph = _model(
-            folder,
-            config.plan_graph(name, engine[1]) if engine else config.onnx_graph(name, manifest.graphs[precision]),
-        )
-        shutil.copyfile(graph_file, graph / ("model.plan" if engine else "model.onnx"))
+        if engine:
+            version = _model(folder, config.plan_graph(name, engine.record))
+            shutil.copyfile(engine.path, version / "model.plan")
+        elif graph:
+            version = _model(folder, config.onnx_graph(name, graph.spec))
+            shutil.copyfile(graph.path, version / "model.onnx")
 
-        answer = _model(folder, config.answer(name, manifest.graphs[precision].outputs), "Answer")
+        answer = _model(folder, config.answer(name, manifest.graphs["fp32"].outputs), "Answer")
         shutil.copyfile(bundle.path / MANIFEST, answer / MANIFEST)
         if engine:
-            sidecar = sidecar_path(engine[0])
-            (answer / ENGINES).mkdir()
-            shutil.copyfile(sidecar, answer / ENGINES / sidecar.name)
+            shutil.copyfile(engine.path.with_name(RECORD), answer / RECORD)
 
         preprocess = _model(folder, config.preprocess(name, instances), "Preprocess")
         copy_bundle(bundle, preprocess / "bundle", config.PARTS)
@@ -88,16 +89,16 @@ def write_repository(
     ]
 
 
-def _engine(bundle: Bundle, precision: str) -> tuple[Path, EngineRecord]:
+def _engine(bundle: Bundle, precision: str) -> Engine:
     """The newest engine that Triton can load, after checking its bytes."""
     found = engines_of(bundle)
-    for path, record in found:
-        graph = bundle.manifest.graphs.get(ENGINE_GRAPHS.get(record.precision, record.precision))
-        current = graph is not None and bundle.manifest.files[graph.file] == record.graph_sha256
-        if record.flavour == ENGINE and record.precision == precision and current:
-            check_file(path, record)
-            return path, record
-    kinds = sorted({f"{record.precision} of {record.flavour}" for _, record in found})
+    graph = bundle.described(engine_graph(precision))
+    for engine in found:
+        current = graph is None or graph.sha256 == engine.record.graph_sha256
+        if (engine.record.flavour, engine.record.precision) == (ENGINE, precision) and current:
+            engine.check()
+            return engine
+    kinds = sorted({f"{each.record.precision} of {each.record.flavour}" for each in found})
     raise UsageError(
         f"{bundle.path} has no {precision} engine that Triton's TensorRT backend loads"
         + (f"; it has {', '.join(kinds)}" if kinds else ""),

@@ -16,17 +16,17 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from mmx.runtime.backends import Backend
-from mmx.runtime.bundle import ENGINES, MANIFEST, Bundle, sha256_of
-from mmx.runtime.engines import Profile, read_record
+from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError
-from mmx.runtime.manifest import read_manifest
 from mmx.runtime.media.transcript import read_transcript
 from mmx.runtime.network import Network
 from mmx.runtime.packing import split
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Preprocessor, Segment
+from mmx.runtime.records import EngineRecord, Profile
 from mmx.runtime.splitting import Inputs, in_parts
 from mmx.runtime.types import Span
+from mmx.runtime.variants import RECORD, read_record
 from mmx.serving.packaging.triton_config import CLIP, PARTS, WIRE
 from mmx.serving.segments import from_arrays, to_arrays
 
@@ -41,7 +41,8 @@ class Preprocess:
         """Open the parts of the bundle that preprocessing needs, after checking their SHA-256, and warm up."""
         settings = _settings(args)
         self._max_rows = int(settings["max_rows"])
-        self._preprocessor = Preprocessor(open_parts(_folder(args) / "bundle"), threads=int(settings["threads"]))
+        parts = Bundle.open_parts(_folder(args) / "bundle", PARTS)
+        self._preprocessor = Preprocessor(parts, threads=int(settings["threads"]))
         self._segments((_folder(args) / CLIP).read_bytes(), "warm up", None)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -86,9 +87,10 @@ class Answer:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the manifest and, where the graph is an engine, the shapes it takes."""
         settings = _settings(args)
-        bundle = Bundle(_folder(args), read_manifest(_folder(args) / MANIFEST))
-        engines = [read_record(path) for path in (_folder(args) / ENGINES).glob("*.json")]
-        profiles = engines[0].profiles if engines else ()
+        bundle = Bundle.open_parts(_folder(args), ())
+        record = _folder(args) / RECORD
+        engine = read_record(record) if record.exists() else None
+        profiles = engine.profiles if isinstance(engine, EngineRecord) else ()
         self._network = Network(
             bundle, TritonGraph(bundle, settings["graph"], settings["outputs"].split(","), profiles)
         )
@@ -116,6 +118,7 @@ class TritonGraph(Backend):
         graph = bundle.manifest.graphs["fp32"]
         self.precision, self.streams = graph.precision, 1
         self.inputs, self.outputs = graph.input_names, tuple(outputs)
+        self.tensors = {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
 
     def run(self, inputs: Inputs) -> Inputs:
         """See ``Backend.run``. A batch that no profile of an engine takes is cut in two."""
@@ -141,19 +144,6 @@ class TritonGraph(Backend):
             name: triton.get_output_tensor_by_name(response, name).as_numpy().astype(np.float32)
             for name in self.outputs
         }
-
-
-def open_parts(folder: Path) -> Bundle:
-    """The bundle's manifest, tokenizer and face nets, without its graphs.
-
-    Raises:
-        BadDataError: a file is not the one that the manifest lists.
-    """
-    manifest = read_manifest(folder / MANIFEST)
-    for name, digest in manifest.files.items():
-        if name.startswith(PARTS) and sha256_of(folder / name) != digest:
-            raise BadDataError(f"{folder / name} was changed", "run mmx package again")
-    return Bundle(folder, manifest)
 
 
 def _cues(text: str, scratch: Path) -> list[Span]:

@@ -67,7 +67,7 @@ def test_what_limits_a_layer():
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_layers_hold_all_the_arithmetic_that_pytorch_counts(engine, tiny_bundle, tiny_checkpoint, inputs):
-    path = Bundle.open(tiny_bundle).graph_path()
+    path = Bundle.open(tiny_bundle).graph().path
     if engine == "openvino":
         pytest.importorskip("openvino")
         layers = openvino_layers.profile(path, inputs, "fp32", 1, 2)

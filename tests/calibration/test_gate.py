@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from mmx.calibration import calibrate as module_under_test
-from mmx.calibration.calibrate import Calibration, calibrate, record_of, require
+from mmx.calibration.calibrate import Calibration, calibrate, require
 from mmx.calibration.gate import Accuracy, Speed
 from mmx.export.precision.samples import mel_powers, pictures
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import ParityError, UsageError
+from mmx.runtime.errors import ParityError
 from mmx.runtime.packing import pack
 from mmx.runtime.types import Sample
 
@@ -78,9 +78,8 @@ def test_what_passes_is_added_and_runs_on_both_engines(bundle: Bundle, monkeypat
     found = run(bundle)
     require(found)
     opened = Bundle.open(bundle.path)
-    assert found.added and opened.graph_path("int8").stat().st_size < opened.graph_path().stat().st_size
-    assert opened.manifest.graphs["int8"].parity["source"] == opened.manifest.files["model.onnx"]
-    assert opened.manifest.graphs["int8"].parity["tries"][0]["accuracy"]["decisions"] == 72
+    assert found.added and opened.graph("int8").path.stat().st_size < opened.graph().path.stat().st_size
+    assert opened.graph("int8").spec.parity["tries"][0]["accuracy"]["decisions"] == 72
     inputs = pack([Samples(1, 5)[0]]).inputs
     with open_backend(opened, "onnxruntime", "fp32", 1) as exact:
         wanted = exact.run(inputs)["logits_text"]
@@ -98,7 +97,7 @@ def test_a_slow_graph_is_refused_unless_it_is_for_elsewhere(bundle: Bundle, monk
     with pytest.raises(ParityError, match=r"failed the gate on speed: INT8 takes 1\.50 ms"):
         require(found)
     assert (bundle.path / "manifest.json").read_bytes() == before
-    assert "int8" not in Bundle.open(bundle.path).manifest.graphs
+    assert "int8" not in Bundle.open(bundle.path).precisions
     assert run(bundle, require_speed=False).added
 
 
@@ -112,19 +111,23 @@ def test_a_worse_graph_is_refused_after_the_sweep(bundle: Bundle, monkeypatch: p
     assert found.tries[3].kept == tuple(worst[:4])
     assert list(found.sqnr.values()) == sorted(found.sqnr.values())
     assert found.tries[-1].accuracy.error < found.tries[0].accuracy.error
-    assert found.speed is None and "int8" not in Bundle.open(bundle.path).manifest.graphs
+    assert found.speed is None and "int8" not in Bundle.open(bundle.path).precisions
 
 
-def test_the_record_is_reused_and_a_stale_one_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranges_are_kept_in_the_bundle_by_data_and_method(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict(monkeypatch, 2.0, 1.0)
     allow(monkeypatch, 1.0)
     first = run(bundle)
-    assert not first.reused and record_of(bundle.path).is_file()
+    assert not first.reused and first.record_path.parent.parent == bundle.path / "variants"
+    bundle = Bundle.open(bundle.path)
     again = run(bundle)
     assert again.reused and again.record == first.record
-    with pytest.raises(UsageError, match="stale: measured for other data"):
-        calibrate(bundle, Samples(8, 2), Samples(12, 1), method="minmax", labelled=False)  # type: ignore[arg-type]
+    other = calibrate(bundle, Samples(8, 2), Samples(12, 1), method="minmax", labelled=False)  # type: ignore[arg-type]
+    assert not other.reused and other.record != first.record
     assert not run(bundle, fresh=True).reused
+    found = run(Bundle.open(bundle.path))
+    found.record_path.write_text("{}")
+    assert found.reused and not run(Bundle.open(bundle.path)).reused  # a damaged one is measured again
 
 
 def test_half_a_point_is_what_may_go() -> None:

@@ -154,7 +154,7 @@ def test_no_cpu_saturates(engine: str, sign: int, tmp_path: Path) -> None:
 def test_a_whole_system(tiny_bundle: Path) -> None:
     """Every input stays, all layers but the kept ones hold INT8 weights, shared weights are stored once."""
     bundle = Bundle.open(tiny_bundle)
-    model = onnx.load(bundle.graph_path())
+    model = onnx.load(bundle.graph().path)
     layers = find_layers(model)
     samples = list(utterances(bundle.manifest, 6, 2))
     _, limits, _ = measure_limits(model, layers, lambda: samples, "minmax")

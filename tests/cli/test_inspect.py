@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmx.cli.main import main
-from mmx.runtime.manifest import read_manifest
+from mmx.runtime.manifest_reader import read_manifest
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

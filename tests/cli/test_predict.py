@@ -92,7 +92,7 @@ def test_a_hostile_bundle_is_one_line(tiny_bundle: Path, sound: Path, tmp_path: 
     elif fault == "json":
         manifest.write_text(manifest.read_text()[:100])
     else:
-        manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+        manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 99'))
     assert main(["predict", str(copy), str(sound)]) == 5
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("mmx: error: ") and str(copy) in err.splitlines()[0]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from mmx.runtime.engines import EngineRecord
+from mmx.runtime.records import EngineRecord
 
 
 class HostMemory:

@@ -5,6 +5,7 @@ No GPU is involved; ``stand_ins`` says what stands in for it. studies/gpu_check.
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,17 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stand_ins import FakeTrt, HostDevice
+from variants import engine_in
 
-from mmx.export.engine.profiles import profiles_for
+from mmx.export.engine.profiles import profiles_for, read_profiles
 from mmx.export.precision.samples import utterances
+from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.backends import open_backend, tensorrt
 from mmx.runtime.backends.onnxruntime_cuda import require_provider
 from mmx.runtime.backends.tensorrt import TensorRtBackend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.device.probe import Gpu
 from mmx.runtime.device.trt import FULL, RTX
-from mmx.runtime.engines import SCHEMA_VERSION, EngineMismatch, EngineRecord, mismatches, sidecar_path
+from mmx.runtime.engines import Engine, EngineMismatch, mismatches, read_engine
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.records import EngineRecord
 from mmx.runtime.splitting import batch_size, part
 
 
@@ -34,12 +38,13 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def record(bundle: Bundle) -> EngineRecord:
-    """What the sidecar of an engine for this bundle's FP32 graph says."""
+    """What the record of an engine for this bundle's FP32 graph holds."""
     spec = bundle.manifest.graphs["fp32"]
     return EngineRecord(
-        schema_version=SCHEMA_VERSION,
+        source=bundle.graph_sha256,
+        files={"e.engine": "0" * 64},
+        created="2026-01-01T00:00:00+00:00",
         engine="e.engine",
-        sha256="",
         size=0,
         key="k",
         flavour="tensorrt",
@@ -70,7 +75,7 @@ def _open(
 ) -> TensorRtBackend:
     trt = FakeTrt(record, gpu)
     monkeypatch.setattr(type(FULL), "load", lambda self: trt)
-    backend = TensorRtBackend(bundle.graph_path(), record, FULL, gpu, workers)
+    backend = TensorRtBackend(Engine(bundle.graph().path, record), FULL, gpu, workers)
     backend.trt = trt
     return backend
 
@@ -183,10 +188,10 @@ def test_an_engine_that_tensorrt_refuses_or_that_is_another(
     bad = tmp_path / "e.engine"
     bad.write_bytes(b"bad")
     with pytest.raises(EnvironmentMissing, match="not compatible"):
-        TensorRtBackend(bad, record, FULL, gpu)
+        TensorRtBackend(Engine(bad, record), FULL, gpu)
     other = replace(record, outputs=record.outputs[:1])
-    with pytest.raises(BadDataError, match="not those of its sidecar"):
-        TensorRtBackend(bundle.graph_path(), other, FULL, gpu)
+    with pytest.raises(BadDataError, match="not those of its record"):
+        TensorRtBackend(Engine(bundle.graph().path, other), FULL, gpu)
 
 
 def test_mismatches_name_both_sides(bundle: Bundle, record: EngineRecord) -> None:
@@ -206,10 +211,8 @@ def test_mismatches_name_both_sides(bundle: Bundle, record: EngineRecord) -> Non
 @pytest.fixture
 def doctored(own: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle whose engine was built by an older TensorRT, on a machine that seems to have the right GPU."""
-    (engine,) = (own / "engines").glob("*.engine")
-    text = sidecar_path(engine).read_text()
-    old = next(line for line in text.splitlines() if '"version"' in line)
-    sidecar_path(engine).write_text(text.replace(old, '  "version": "1.0.0",'))
+    record = engine_in(own).with_name("record.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"version": "1.0.0"}))
     monkeypatch.setattr(tensorrt, "open_device", lambda index: HostDevice())
     return own
 
@@ -221,15 +224,17 @@ def test_on_mismatch_error_says_both_sides_before_loading(doctored: Path) -> Non
 
 
 def test_an_older_engine_that_fits_is_taken_before_a_newer_that_does_not(own: Path, built) -> None:
-    newer = replace(built.record, capabilities=("8.6",), engine="newer.engine")
-    (own / "engines" / "newer.engine").write_bytes(b"")
-    (own / "engines" / "newer.json").write_text(newer.to_json())
+    newer = replace(built.record, capabilities=("8.6",), engine="newer.engine", size=0, key="other", **made_now())
     bundle, version = Bundle.open(own), built.record.version
+    with new_variant(bundle) as folder:
+        (folder.path / "newer.engine").write_bytes(b"")
+        folder.publish("newer", newer)
+    bundle = bundle.refreshed()
     for capability, name in (("8.9", built.record.engine), ("8.6", "newer.engine")):
-        path, _, found = tensorrt.find_engine(bundle, RTX, "fp16", version, capability)
-        assert path.name == name and not found
-    path, _, found = tensorrt.find_engine(bundle, RTX, "fp16", version, "12.0")
-    assert path.name == "newer.engine" and [mismatch.engine for mismatch in found] == ["8.6"]
+        engine, found = tensorrt.find_engine(bundle, RTX, "fp16", version, capability)
+        assert engine.path.name == name and not found
+    engine, found = tensorrt.find_engine(bundle, RTX, "fp16", version, "12.0")
+    assert engine.path.name == "newer.engine" and [mismatch.engine for mismatch in found] == ["8.6"]
 
 
 def test_on_mismatch_onnx_runs_the_graph_and_says_so(doctored: Path) -> None:
@@ -239,22 +244,33 @@ def test_on_mismatch_onnx_runs_the_graph_and_says_so(doctored: Path) -> None:
 
 
 def test_on_mismatch_rebuild_builds_for_this_machine(doctored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = []
+    """With its profiles, its settings and its proof."""
+    commands, profiles = [], []
 
     class Done:
         returncode = 4
 
-    monkeypatch.setattr(tensorrt.subprocess, "run", lambda command, **_: commands.append(command) or Done())
+    def run(command: list[str], **_: object) -> Done:
+        commands.append(command)
+        profiles.append(read_profiles(Path(command[-2]), spec.inputs, bundle.manifest))
+        return Done()
+
+    bundle = Bundle.open(doctored)
+    spec = bundle.manifest.graphs["fp32"]
+    monkeypatch.setattr(tensorrt.subprocess, "run", run)
     with pytest.raises(EnvironmentMissing, match="exit code 4"):
-        open_backend(Bundle.open(doctored), "tensorrt-rtx", "fp16", on_mismatch="rebuild")
-    assert commands[0][3:] == [
-        "build-engine", "--fp16", "--flavour", "tensorrt-rtx", "--target", "native", str(doctored)
+        open_backend(bundle, "tensorrt-rtx", "fp16", on_mismatch="rebuild")
+    assert commands[0][3:-3] == [
+        "build-engine", "--fp16", "--flavour", "tensorrt-rtx", "--workspace", "0", "--samples", "8",
+        "--seconds", "1800", "--tolerance", "0.01", "--target", "native",
     ]  # fmt: skip
+    assert commands[0][-3] == "--profiles" and commands[0][-1] == str(doctored)
+    assert profiles == [read_engine(engine_in(doctored)).record.profiles]
 
 
 def test_a_changed_engine_is_not_loaded(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "open_device", lambda index: HostDevice())
-    (engine,) = (own / "engines").glob("*.engine")
+    engine = engine_in(own)
     engine.write_bytes(engine.read_bytes()[:-1] + b"?")
     with pytest.raises(BadDataError, match="not the file that was built"):
         open_backend(Bundle.open(own), "tensorrt-rtx", "fp16")

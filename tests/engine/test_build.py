@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from variants import engine_in, with_graph
 
 from mmx.calibration.layers import find_layers
 from mmx.calibration.quantize import quantise
@@ -24,26 +25,28 @@ from mmx.export.engine.evidence import prove_precision
 from mmx.export.precision.fp8 import to_fp8
 from mmx.export.precision.ranges import largest_values
 from mmx.export.precision.samples import utterances
-from mmx.export.precision.variant import add_graph, locked
 from mmx.export.precision.view import GraphView, read_graph
-from mmx.runtime.bundle import Bundle, sha256_of
-from mmx.runtime.engines import describe_engine, engines_of, mismatches, read_record, sidecar_path
+from mmx.export.variant_writer import made_now, new_variant
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.engines import Engine, describe_engine, engines_of, mismatches, read_engine
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.manifest import TensorSpec
+from mmx.runtime.variants import sha256_of
 
 ASKED = {"target": "rtx4090", "profiles": ("short",), "samples": 8}
 
 
 def test_an_fp16_engine_for_a_card_that_is_not_here(built: Built) -> None:
-    record = read_record(built.path)
+    record = read_engine(built.path).record
     assert record == built.record and not built.cached and built.variant_made
     assert built.path.name == f"tensorrt-rtx-rtx4090-fp16-{record.key}.engine"
-    assert record.sha256 == sha256_of(built.path) and record.capabilities == ("8.9",)
+    assert built.path.parent.name.startswith(built.path.stem) and record.source == built.bundle.graph_sha256
+    assert record.files == {built.path.name: sha256_of(built.path)} and record.capabilities == ("8.9",)
+    assert record.recipe == {"rules": 1, "samples": 8, "seconds": 1800, "tolerance": 1e-2, "max_flips": None}
     assert record.weights["half"] > 0.5 * sum(record.weights.values())
     assert record.layers["matrix_multiply half"] > 10 and "normalization half" not in record.layers
-    assert record.accuracy["samples"] == 8
-    Bundle.open(built.bundle.path)  # the engine does not disturb the bundle
-    assert engines_of(built.bundle) == [(built.path, record)]
+    assert record.verification["samples"] == 8
+    assert engines_of(Bundle.open(built.bundle.path)) == [Engine(built.path, record)]
 
 
 def test_the_second_time_it_is_found_at_once(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,16 +62,18 @@ def test_the_second_time_it_is_found_at_once(built: Built, monkeypatch: pytest.M
     assert loaded == "[]\n"  # nothing that takes more than milliseconds
 
 
-def test_what_was_measured_since_is_in_the_sidecar(own: Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More utterances make the same graph, and so find the same engine, but another record."""
+def test_what_was_measured_since_is_reported(own: Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More utterances make the same graph, and so find the same engine; its record stays as it was written."""
     monkeypatch.setattr(child, "run_build", None)
-    record = read_record(own / "engines" / built.path.name)
-    manifest = json.loads((own / "manifest.json").read_text())
-    manifest["graphs"]["fp16"]["parity"]["samples"] = 99
-    (own / "manifest.json").write_text(json.dumps(manifest))
+    bundle = Bundle.open(own)
+    graph = bundle.graph("fp16")
+    record = replace(graph.variant.record, verification=graph.spec.parity | {"samples": 99}, **made_now())
+    with new_variant(bundle) as folder:
+        (folder.path / graph.path.name).write_bytes(graph.path.read_bytes())
+        folder.publish("fp16", record)
     again = build_engine(own, "fp16", **ASKED)
-    assert again.cached and again.record.accuracy["samples"] == 99
-    assert read_record(again.path) == again.record == replace(record, accuracy=again.record.accuracy)
+    assert again.cached and again.record.verification["samples"] == 99
+    assert read_engine(again.path).record == built.record
 
 
 def test_whatever_would_change_the_engine_changes_its_name(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,17 +99,18 @@ def test_whatever_would_change_the_engine_changes_its_name(built: Built, monkeyp
             build_engine(built.bundle.path, "fp16", **(ASKED | change))
     with pytest.raises(Stop):
         build_engine(built.bundle.path, "fp32", **ASKED)
-    assert len({*jobs, str(built.path.with_suffix(".engine.tmp"))}) == 8
+    assert len({*(Path(job).name for job in jobs), built.path.name}) == 8
 
 
-def test_a_damaged_engine_or_sidecar_is_built_again(own: Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = own / "engines" / built.path.name
+def test_a_damaged_engine_or_record_is_built_again(own: Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_in(own)
+    record = engine.with_name("record.json")
     monkeypatch.setattr(child, "run_build", lambda *_: (_ for _ in ()).throw(EnvironmentMissing("asked to build")))
     assert build_engine(own, "fp16", **ASKED).cached
-    sidecar_path(engine).write_text("{")
+    record.write_text("{")
     with pytest.raises(EnvironmentMissing, match="asked to build"):
         build_engine(own, "fp16", **ASKED)
-    sidecar_path(engine).write_text(built.record.to_json())
+    record.write_text(built.record.to_json())
     engine.write_bytes(engine.read_bytes()[:-1])
     with pytest.raises(EnvironmentMissing, match="asked to build"):
         build_engine(own, "fp16", **ASKED)
@@ -186,10 +192,9 @@ def test_a_quantised_graph_builds_and_is_proved(tmp_path: Path, precision: str) 
 def test_the_int8_graph_of_a_bundle_becomes_an_int8_engine(own: Path) -> None:
     """The graph that ``mmx calibrate`` adds, here with ranges of a few drawn utterances."""
     bundle = Bundle.open(own)
-    model = read_graph(bundle.graph_path())
+    model = read_graph(bundle.graph().path)
     largest = largest_values(GraphView(model), utterances(bundle.manifest, 4, 2))
-    with locked(own):
-        add_graph(bundle, "int8", quantise(model, find_layers(model), largest), {})
+    with_graph(bundle, "int8", quantise(model, find_layers(model), largest))
     made = build_engine(own, "int8", **ASKED)
     record = made.record
     assert record.precision == "int8" and record.layers["quantize int8"] > 20 and record.weights["int8"] > 1e5
@@ -198,8 +203,9 @@ def test_the_int8_graph_of_a_bundle_becomes_an_int8_engine(own: Path) -> None:
     assert build_engine(own, "int8", **ASKED).cached
     assert made.bundle is not None and mismatches(record, made.bundle, record.version, "8.9") == []
     wider = quantise(model, find_layers(model), {name: 2 * limit for name, limit in largest.items()})
-    with locked(own):  # calibrated anew: the engine is of another graph
-        again = add_graph(Bundle.open(own), "int8", wider, {})
+    again = with_graph(Bundle.open(own), "int8", wider)  # its graph for engines has yet to be made
+    assert mismatches(record, again, record.version, "8.9") == []
+    again = with_graph(again, "int8-fp16", model, made_from={"int8": again.graph("int8").sha256})
     assert [found.what for found in mismatches(record, again, record.version, "8.9")] == ["int8 graph"]
     with pytest.raises(UsageError, match="rtx3090 computes no FP8"):
         build_engine(own, "fp8", target="rtx3090")
@@ -226,7 +232,7 @@ def test_a_builder_that_dies_is_an_error_and_no_hang(tmp_path: Path, monkeypatch
 
 
 def test_ctrl_c_ends_the_builder_and_leaves_nothing(own: Path) -> None:
-    before = sorted((own / "engines").iterdir())
+    before = sorted((own / "variants").iterdir())
     command = [sys.executable, "-m", "mmx.cli.main", "build-engine", "--fp16", "--target", "rtx3090", str(own)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr
@@ -239,7 +245,7 @@ def test_ctrl_c_ends_the_builder_and_leaves_nothing(own: Path) -> None:
     assert process.wait(timeout=30) == 130
     process.stderr.close()
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    assert sorted((own / "engines").iterdir()) == before
+    assert sorted((own / "variants").iterdir()) == before
 
 
 def test_the_builder_ends_with_its_parent(own: Path) -> None:
@@ -271,19 +277,20 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_inspect_shows_the_sidecar_and_a_changed_file(built: Built, own: Path) -> None:
+def test_inspect_shows_the_record_and_a_changed_file(built: Built, own: Path) -> None:
     text = describe_engine(built.path)
     for part in ("tensorrt-rtx 1.", "rtx4090", "8.9", "face_index", "int64", "short", "on 8 samples", built.record.key):
         assert part in text
     assert "unchanged" in text
-    changed = own / "engines" / built.path.name
+    changed = engine_in(own)
+    record = changed.with_name("record.json")
     changed.write_bytes(b"x" + changed.read_bytes()[1:])
     assert "NOT the file that was built" in describe_engine(changed)
-    raw = json.loads(sidecar_path(changed).read_text())
+    raw = json.loads(record.read_text())
     for accuracy, said in (({"worst": 3e-6}, "3.0e-06 against PyTorch"), ({"layers": 70}, "made "), ({}, "made ")):
-        sidecar_path(changed).write_text(json.dumps(raw | {"accuracy": accuracy}))
+        record.write_text(json.dumps(raw | {"verification": accuracy}))
         assert said in describe_engine(changed)
-    sidecar_path(changed).write_text(json.dumps(raw | {"schema_version": 9}))
+    record.write_text(json.dumps(raw | {"schema_version": 9}))
     with pytest.raises(BadDataError, match="schema_version 9"):
         describe_engine(changed)
 
@@ -302,4 +309,4 @@ def test_every_system_builds_for_sm89(system: str, tmp_path: Path, tokenizer_dir
     made = build_engine(tmp_path / "c.mmx", "fp16", target="sm89", samples=4, tolerance=9.0, max_flips=24)
     assert made.record.weights["half"] > 0.5 * sum(made.record.weights.values())
     assert [profile.name for profile in made.record.profiles] == ["short", "typical", "long"]
-    assert made.record.size < 0.75 * made.bundle.graph_path("fp32").stat().st_size + 50e6
+    assert made.record.size < 0.75 * made.bundle.graph("fp32").path.stat().st_size + 50e6

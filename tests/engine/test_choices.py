@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from variants import engine_in
 
 from mmx.cli.build_engine import bundle_here
 from mmx.cli.main import main
@@ -167,9 +168,9 @@ def test_mmx_build_engine_fp16_word_for_word(built: Built, own: Path, monkeypatc
     assert "found in" in out and built.record.engine in out and "on 8 samples" in out
     assert "LayerNormalization" in out and "its variance is a mean of squares" in out  # -v
     assert "mmx predict tiny.mmx video.mp4 --backend tensorrt-rtx --precision fp16" in out
-    assert main(["inspect", f"tiny.mmx/engines/{built.record.engine}"]) == 0
+    assert main(["inspect", str(engine_in(Path("tiny.mmx")))]) == 0
     assert "precision  fp16" in capsys.readouterr().out
-    assert main(["inspect", f"tiny.mmx/engines/{built.record.engine}", "--json"]) == 0
+    assert main(["inspect", str(engine_in(Path("tiny.mmx"))), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["key"] == built.record.key
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmx.cli.main import main
 from mmx.export.engine.build import build_engine
 from mmx.export.engine.onnx_file import file_digest, source_of_file
-from mmx.runtime.engines import read_record
+from mmx.runtime.engines import read_engine
 from mmx.runtime.errors import BadDataError, UsageError
 
 SHAPES = {"mine": {"rows": [1, 2, 8]}}
@@ -65,10 +65,10 @@ def test_an_engine_beside_the_file_and_at_once_the_second_time(
     assert main([*command, "--samples", "12"]) == 0
     out = capsys.readouterr().out
     assert "net.fp16.onnx" in out and "outputs within" in out and "makes the logits" in out and "mmx predict" not in out
-    (engine,) = Path("net.engines").glob("*.engine")
-    record = read_record(engine)
-    assert record.weights["half"] > 0.8 * sum(record.weights.values()) and record.accuracy["samples"] >= 12
-    assert record.profiles[0].shapes["x"].max == (8, 32) and record.accuracy["on"] == "random inputs"
+    (engine,) = Path("net.engines").glob("*/*.engine")
+    record = read_engine(engine).record
+    assert record.weights["half"] > 0.8 * sum(record.weights.values()) and record.verification["samples"] >= 12
+    assert record.profiles[0].shapes["x"].max == (8, 32) and record.verification["on"] == "random inputs"
     assert [spec.dtype for spec in record.outputs] == ["float32", "int64"]
     assert main(command) == 0 and "found in" in capsys.readouterr().out
     assert main(["inspect", str(engine)]) == 0 and "net.fp16.onnx" in capsys.readouterr().out
@@ -96,7 +96,7 @@ def test_inputs_of_ones_own(network: Path) -> None:
         build_engine(network, "fp16", target="sm89", profiles=shapes, inputs=(run,))
     np.savez(run, ids=np.array([6, 5, 4]), x=np.ones((3, 32), np.float32))
     built = build_engine(network, "fp16", target="sm89", profiles=shapes, inputs=(run,))
-    assert built.record.accuracy["samples"] == 3 and built.record.accuracy["on"] == "1 given file"
+    assert built.record.verification["samples"] == 3 and built.record.verification["on"] == "1 given file"
     np.savez(run, ids=np.array([6, 5, 4]))
     with pytest.raises(BadDataError, match=r"run\.npz does not hold the inputs"):
         build_engine(network, "fp16", target="sm89", profiles=shapes, inputs=(run,))

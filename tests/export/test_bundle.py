@@ -31,11 +31,11 @@ def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> Non
 def test_a_good_bundle_opens(tiny_bundle: Path):
     bundle = Bundle.open(tiny_bundle)
     assert bundle.manifest.labels == ("ang", "exc", "fru", "hap", "neu", "sad")
-    assert bundle.graph_path() == tiny_bundle / "model.onnx"
+    assert bundle.graph().path == tiny_bundle / "model.onnx"
     assert bundle.tokenizer_dir == tiny_bundle / "tokenizer"
     assert bundle.face_nets is not None and all(net.is_file() for net in bundle.face_nets.values())
     with pytest.raises(UsageError, match=r"no fp16 graph.*fp32"):
-        bundle.graph_path("fp16")
+        bundle.graph("fp16")
 
 
 def test_a_bundle_without_extras_says_so_with_none(bundle: Path):
@@ -151,7 +151,7 @@ def test_a_listed_path_that_leaves_the_bundle_is_refused(bundle: Path, name: str
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: m.update(schema_version=2),
+        lambda m: m.update(schema_version=3),
         lambda m: m.update(schema_version="1"),
         lambda m: m.update(labels=[]),
         lambda m: m.update(labels=m["labels"][:5]),

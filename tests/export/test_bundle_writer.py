@@ -47,13 +47,17 @@ def test_an_error_leaves_nothing_new_and_the_old_bundle(tmp_path: Path, tiny_bun
     assert names_in(tmp_path) == ["ckpt.mmx"]
 
 
-def test_an_old_bundle_is_replaced_and_its_engines_go(tmp_path: Path, tiny_bundle: Path):
+def test_an_old_bundle_of_schema_version_1_is_replaced_with_all_it_held(tmp_path: Path, tiny_bundle: Path):
     out = tmp_path / "ckpt.mmx"
     fill(out, tiny_bundle)
-    (out / "engines").mkdir()
-    (out / "engines" / "x.engine").write_bytes(b"of the old graph")
+    content = json.loads((out / "manifest.json").read_text()) | {"schema_version": 1}
+    (out / "manifest.json").write_text(json.dumps(content))
+    for name in ("engines/x.engine", "engines/x.json", "model.int8-fp16.onnx", "trials.json"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"of the old graph")
     with bundle_folder(out) as folder:
         fill(folder, tiny_bundle)
+    Bundle.open(out)
     assert not (out / "engines").exists()
     assert names_in(tmp_path) == ["ckpt.mmx"]
 
@@ -83,9 +87,9 @@ def test_an_unwritable_place_is_one_clear_line(tmp_path: Path):
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path):
-    with pytest.raises(EnvironmentMissing, match="no space left"), bundle_folder(tmp_path / "a.mmx", needs=2**60):
+    with pytest.raises(EnvironmentMissing, match="No space left"), bundle_folder(tmp_path / "a.mmx", needs=2**60):
         raise AssertionError("must not be reached")
-    with pytest.raises(EnvironmentMissing, match="no space left"), bundle_folder(tmp_path / "a.mmx"):
+    with pytest.raises(EnvironmentMissing, match="No space left"), bundle_folder(tmp_path / "a.mmx"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert names_in(tmp_path) == []
 
@@ -129,7 +133,7 @@ def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path, tiny_b
 KILL = """
 import os, signal, sys, shutil
 from pathlib import Path
-from mmx.export import bundle_writer
+from mmx.export import bundle_writer, folders
 step, after = sys.argv[3], int(sys.argv[4])
 def dying(call):
     def wrapped(*args, **kwargs):
@@ -140,10 +144,10 @@ def dying(call):
         return call(*args, **kwargs)
     return wrapped
 if step == "rename":  # as where folders cannot be exchanged
-    bundle_writer._exchange = lambda one, other: False
+    folders.exchange = lambda one, other: False
     Path.rename = dying(Path.rename)
 elif step == "exchange":
-    bundle_writer._exchange = dying(bundle_writer._exchange)
+    folders.exchange = dying(folders.exchange)
 else:
     shutil.rmtree = dying(shutil.rmtree)
 with bundle_writer.bundle_folder(Path(sys.argv[1])) as folder:
@@ -151,7 +155,7 @@ with bundle_writer.bundle_folder(Path(sys.argv[1])) as folder:
 """
 
 
-@pytest.mark.parametrize(("step", "after"), [("rename", 0), ("rename", 1), ("exchange", 0), ("rmtree", 0)])
+@pytest.mark.parametrize(("step", "after"), [("rename", n) for n in (0, 2, 3)] + [("exchange", 0), ("rmtree", 0)])
 def test_a_kill_while_the_old_bundle_is_replaced(tmp_path: Path, tiny_bundle: Path, step: str, after: int):
     """The old bundle or the new one, whole; where folders cannot be exchanged maybe none. The next export succeeds."""
     out = tmp_path / "ckpt.mmx"

@@ -246,6 +246,6 @@ def test_published_outputs_through_the_bundle(
     bundle = Bundle.open(tmp_path / "ckpt.mmx")
     assert bundle.manifest.form == form
     with np.load(reference / f"{file}.npz") as arrays:
-        found = ort.InferenceSession(bundle.graph_path()).run(None, reference_inputs(arrays))
+        found = ort.InferenceSession(bundle.graph().path).run(None, reference_inputs(arrays))
         for got, name in zip(found, ("fused", "logits_t", "logits_v", "logits_a"), strict=True):
             assert relative_error(got, arrays[f"c1/{outputs}/{name}"].reshape(got.shape)) < 2e-5, name

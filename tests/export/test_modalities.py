@@ -58,7 +58,7 @@ def test_the_rest_answers_as_the_whole_system_does(
     assert manifest.provenance["command"] == f"mmx export tiny.pt --modalities {asked}"
     assert (bundle.tokenizer_dir is None, bundle.face_nets is None) == ("text" not in kept, "visual" not in kept)
 
-    graph = onnx.load(bundle.graph_path()).graph
+    graph = onnx.load(bundle.graph().path).graph
     assert [value.name for value in graph.input] == [name for m in kept for name in MODALITY_INPUTS[m]]
     held = " ".join([node.name for node in graph.node] + [tensor.name for tensor in graph.initializer])
     for modality, prefixes in TOWERS.items():

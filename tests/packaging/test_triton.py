@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,9 +13,10 @@ import numpy as np
 import pytest
 
 from mmx.cli.main import main
+from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime import Bundle, Prediction, Predictor
-from mmx.runtime.engines import SCHEMA_VERSION, EngineRecord, Profile, Range
 from mmx.runtime.errors import UsageError
+from mmx.runtime.records import EngineRecord, Profile, Range
 from mmx.serving.packaging.triton import write_repository
 
 pytest.importorskip("tritonclient", reason="pip install tritonclient")
@@ -205,10 +205,10 @@ def test_a_folder_with_files_is_left_alone(tiny_bundle: Path, tmp_path: Path) ->
 
 @pytest.fixture
 def with_engine(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """The bundle with a file that its sidecar calls an engine of the full TensorRT, for at most two utterances."""
+    """The bundle with a file that its record calls an engine of the full TensorRT, for at most two utterances."""
     path = shutil.copytree(tiny_bundle, tmp_path / "tiny.mmx")
-    manifest = Bundle.open(path).manifest
-    graph = manifest.graphs["fp32"]
+    bundle = Bundle.open(path)
+    graph = bundle.manifest.graphs["fp32"]
     shapes = {
         spec.name: Range(
             min=tuple(axis if isinstance(axis, int) else 1 for axis in spec.axes),
@@ -217,11 +217,10 @@ def with_engine(tiny_bundle: Path, tmp_path: Path) -> Path:
         )
         for spec in graph.inputs
     }
-    (path / "engines").mkdir()
     record = EngineRecord(
-        schema_version=SCHEMA_VERSION,
+        source=bundle.graph_sha256,
+        files={},
         engine="tensorrt-sm89-fp32-0.engine",
-        sha256=hashlib.sha256(b"engine").hexdigest(),
         size=6,
         key="0",
         flavour="tensorrt",
@@ -230,13 +229,15 @@ def with_engine(tiny_bundle: Path, tmp_path: Path) -> Path:
         capabilities=("8.9",),
         precision="fp32",
         graph=graph.file,
-        graph_sha256=manifest.files[graph.file],
+        graph_sha256=bundle.graph_sha256,
         inputs=graph.inputs,
         outputs=graph.outputs,
         profiles=(Profile("short", shapes), Profile("long", shapes)),
+        **made_now(),
     )
-    (path / "engines" / record.engine).write_bytes(b"engine")
-    (path / "engines" / record.engine).with_suffix(".json").write_text(record.to_json())
+    with new_variant(bundle) as folder:
+        (folder.path / record.engine).write_bytes(b"engine")
+        folder.publish("tensorrt-sm89-fp32-0", record)
     return path
 
 
@@ -261,8 +262,8 @@ def test_an_engine_is_packed_with_its_profiles_and_batches_are_cut_to_them(
 
 
 def test_an_engine_that_triton_cannot_load_is_not_packed(with_engine: Path, tmp_path: Path) -> None:
-    for sidecar in (with_engine / "engines").glob("*.json"):
-        sidecar.write_text(sidecar.read_text().replace('"flavour": "tensorrt"', '"flavour": "tensorrt-rtx"'))
+    for record in (with_engine / "variants").glob("*/record.json"):
+        record.write_text(record.read_text().replace('"flavour": "tensorrt"', '"flavour": "tensorrt-rtx"'))
     with pytest.raises(UsageError, match="fp32 of tensorrt-rtx") as error:
         write_repository(Bundle.open(with_engine), tmp_path / "models", backend="tensorrt")
     assert "--flavour tensorrt" in error.value.hint

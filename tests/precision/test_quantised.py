@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from variants import with_graph
 
 from mmx.calibration.layers import find_layers
 from mmx.calibration.quantize import quantise
@@ -21,7 +22,6 @@ from mmx.export.precision.rounded import rounded
 from mmx.export.precision.rules import kept_nodes
 from mmx.export.precision.samples import utterances
 from mmx.export.precision.session import cpu_session
-from mmx.export.precision.variant import add_graph, locked
 from mmx.export.precision.view import GraphView, element_types, label, read_graph
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import ParityError, UsageError
@@ -111,24 +111,22 @@ def test_a_bundles_graphs_for_engines_are_measured_and_recorded(tiny_bundle: Pat
     for precision in ("int8", "fp8"):
         with pytest.raises(UsageError, match="has no INT8 graph"):
             ensure_quantised(bundle, precision, tolerance=None, **QUIET)
-    model = read_graph(bundle.graph_path())
+    model = read_graph(bundle.graph().path)
     largest = largest_values(GraphView(model), utterances(bundle.manifest, 4, 2))
-    with locked(path):
-        bundle = add_graph(bundle, "int8", quantise(model, find_layers(model), largest), {})
+    bundle = with_graph(bundle, "int8", quantise(model, find_layers(model), largest))
     with pytest.raises(ParityError, match="off FP32"):
         ensure_quantised(bundle, "fp8", tolerance=1e-6, **QUIET)
     for precision, name in (("int8", "int8-fp16"), ("fp8", "fp8")):
         bundle, made = ensure_quantised(Bundle.open(path), precision, tolerance=None, **QUIET)
-        parity = bundle.manifest.graphs[name].parity
+        parity = bundle.graph(name).spec.parity
         assert made and 1e-4 < parity["max_error"] < 1 and parity["samples"] == 8 and parity["quantised"] > 20
         assert parity["half_nodes"] > parity["fp32_nodes"] > 20
         assert ensure_quantised(Bundle.open(path), precision, tolerance=None, **QUIET)[1] is False
     _same_islands(bundle)
-    with locked(path):  # other ranges, other graphs
-        wider = quantise(model, find_layers(model), {k: 2 * v for k, v in largest.items()})
-        bundle = add_graph(bundle, "int8", wider, {})
-    assert set(Bundle.open(path).manifest.graphs) == {"fp32", "fp16", "int8"}
-    assert not (path / "model.fp8.onnx").exists() and not (path / "model.int8-fp16.onnx").exists()
+    # other ranges, other graphs
+    bundle = with_graph(bundle, "int8", quantise(model, find_layers(model), {k: 2 * v for k, v in largest.items()}))
+    assert Bundle.open(path).precisions == ("fp32", "fp16", "int8") and not bundle.passed_over
+    assert len(list((path / "variants").iterdir())) == 2
     assert ensure_quantised(bundle, "int8", tolerance=None, **QUIET)[1]
 
 
@@ -136,7 +134,7 @@ def _same_islands(bundle: Bundle) -> None:
     """Every node that FP16 engines compute in FP32 is FP32 in INT8 engines, and no other."""
     single = []
     for precision in ("fp16", "int8-fp16"):
-        model = read_graph(bundle.graph_path(precision))
+        model = read_graph(bundle.graph(precision).path)
         types = element_types(model)
         single.append(
             {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
-from mmx.export.precision import variant
-from mmx.export.precision.current import is_current, sentence
+from mmx.export.precision.current import RECIPE, is_current, sentence
 from mmx.export.precision.proof import Exact, require_labels
 from mmx.export.precision.rounded import rounded
 from mmx.export.precision.samples import utterances
@@ -25,6 +23,7 @@ from mmx.export.precision.variant import Variant, ensure_variant, make_variant, 
 from mmx.export.precision.view import GraphView, read_graph
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, ParityError
+from mmx.runtime.variants import list_variants
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +43,11 @@ def fresh(tiny_bundle: Path, tmp_path: Path) -> Bundle:
 
 
 def test_the_bundle_lists_the_variant_with_what_was_measured(made: Bundle) -> None:
-    again = Bundle.open(made.path)  # every hash
-    parity = again.manifest.graphs["fp16"].parity
+    again = Bundle.open(made.path)
+    graph = again.graph("fp16")  # every hash
+    parity = graph.spec.parity
+    assert graph.variant is not None and graph.variant.record.source == again.graph_sha256
+    assert graph.variant.record.recipe == {"rules": RECIPE, "samples": 16, "seconds": 1800, "tolerance": 1e-2}
     assert parity["samples"] == 16 and parity["decisions"] == 16 * 6
     assert 0 < parity["mean_error"] < parity["max_error"] <= parity["tolerance"] == 1e-2
     assert parity["max_error"] <= parity["outputs"]["logits"] and set(parity["scales"]) == {"16", "64"}
@@ -58,7 +60,7 @@ def test_the_bundle_lists_the_variant_with_what_was_measured(made: Bundle) -> No
 def test_the_file_itself_runs_and_agrees(made: Bundle) -> None:
     """The variant as written, in ONNX Runtime as it comes: valid, and the same contract."""
     sessions = [
-        ort.InferenceSession(made.graph_path(name), providers=["CPUExecutionProvider"]) for name in ("fp32", "fp16")
+        ort.InferenceSession(made.graph(name).path, providers=["CPUExecutionProvider"]) for name in ("fp32", "fp16")
     ]
     for side in ("get_inputs", "get_outputs"):
         fp32, fp16 = ([(x.name, x.type, x.shape) for x in getattr(s, side)()] for s in sessions)
@@ -69,22 +71,22 @@ def test_the_file_itself_runs_and_agrees(made: Bundle) -> None:
 
 
 def test_weights_are_half_and_every_kept_node_says_why(made: Bundle) -> None:
-    model = read_graph(made.graph_path("fp16"))
+    model = read_graph(made.graph("fp16").path)
     sizes = {TensorProto.FLOAT16: 0, TensorProto.FLOAT: 0}
     for tensor in model.graph.initializer:
         if tensor.data_type in sizes:
             sizes[tensor.data_type] += int(np.prod(tensor.dims))
     assert sizes[TensorProto.FLOAT16] > 9 * sizes[TensorProto.FLOAT]
     said = reasons(model)
-    assert len(said) == sum(made.manifest.graphs["fp16"].parity["kept_fp32"].values())
+    assert len(said) == sum(made.graph("fp16").spec.parity["kept_fp32"].values())
     assert all(len(why) > len("FP32, x: ") for _, _, why in said)
 
 
 def test_bfloat16_too(fresh: Bundle) -> None:
     bundle, _ = ensure_variant(fresh, "bf16", samples=16)
-    parity = bundle.manifest.graphs["bf16"].parity
+    parity = bundle.graph("bf16").spec.parity
     assert parity["tolerance"] == 0.1 and 1e-4 < parity["max_error"] < 0.1
-    onnx.checker.check_model(read_graph(bundle.graph_path("bf16")))
+    onnx.checker.check_model(read_graph(bundle.graph("bf16").path))
 
 
 def test_too_inaccurate_is_refused_and_leaves_the_bundle_as_it_was(
@@ -100,16 +102,16 @@ def test_too_inaccurate_is_refused_and_leaves_the_bundle_as_it_was(
 def test_sensitive_parts_stay_fp32_until_the_tolerance_is_met(fresh: Bundle) -> None:
     """A tolerance that plain FP16 misses: more stays FP32, each node with the error it would cause."""
     bundle, _ = ensure_variant(fresh, "fp16", samples=16, tolerance=1e-3)
-    parity = bundle.manifest.graphs["fp16"].parity
+    parity = bundle.graph("fp16").spec.parity
     assert parity["max_error"] <= 1e-3 and parity["kept_fp32"]["sensitive"] > 0
-    assert any("moves the logits by up to" in why for _, _, why in reasons(read_graph(bundle.graph_path("fp16"))))
+    assert any("moves the logits by up to" in why for _, _, why in reasons(read_graph(bundle.graph("fp16").path)))
 
 
 def test_a_table_is_stored_in_half_however_sensitive_its_part_is(
     fresh: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a narrow system the words' table is most of the weights."""
-    view = GraphView(read_graph(fresh.graph_path()))
+    view = GraphView(read_graph(fresh.graph().path))
     monkeypatch.setattr(Ladder, "_ranked", lambda _self: [Part(range(len(view.nodes)), 1.0, 1.0)])
     probe = next(utterances(fresh.manifest, 1, 1))
     ladder = Ladder(view, "fp16", {}, Exact(view.model, ()), probe, lambda what, share: None)
@@ -132,7 +134,7 @@ def test_a_sample_that_the_trials_did_not_foresee_keeps_more_in_fp32(
 
     monkeypatch.setattr(Ladder, "climb", not_at_first)
     batches = list(utterances(made.manifest, 8, 4))
-    model = read_graph(made.graph_path("fp32"))
+    model = read_graph(made.graph("fp32").path)
     again = make_variant(model, "fp16", lambda: batches, batches, what="tiny", tolerance=1e-3)
     assert len(climbs) > 1 and again.accuracy.max_error <= 1e-3 and again.accuracy.samples == 8
     assert again.summary["kept_fp32"]["sensitive"] > 0
@@ -141,7 +143,7 @@ def test_a_sample_that_the_trials_did_not_foresee_keeps_more_in_fp32(
 def test_a_label_that_flips_keeps_more_in_fp32_until_none_does(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A threshold between the FP32 logit and the FP16 one of some sample; the tolerance is met all along."""
     batches = list(utterances(made.manifest, 8, 4, seed=3))
-    model = read_graph(made.graph_path("fp32"))
+    model = read_graph(made.graph("fp32").path)
     plain = make_variant(model, "fp16", lambda: batches, batches, what="tiny")
     assert "sensitive" not in plain.summary["kept_fp32"]
     want, got = (
@@ -176,38 +178,10 @@ def test_a_label_that_flips_keeps_more_in_fp32_until_none_does(made: Bundle, mon
 def test_a_changed_graph_or_a_tighter_tolerance_makes_it_stale(made: Bundle) -> None:
     assert is_current(made, "fp16", 1e-2) and is_current(made, "fp16", 1e-2, 0)
     assert not is_current(made, "fp16", 1e-9) and not is_current(made, "fp16", 1e-2, -1)
-    other = replace(made, manifest=replace(made.manifest, files={**made.manifest.files, "model.onnx": "0" * 64}))
-    assert not is_current(other, "fp16", 1e-2)
-
-
-def test_killed_while_adding_the_bundle_still_opens(
-    made: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stop before the n-th rename of a second making; what is on disk then is a bundle, with or without the variant."""
-    batches = list(utterances(made.manifest, 2, 2))
-    again = make_variant(
-        read_graph(made.graph_path("fp32")), "fp16", lambda: batches, batches, what="tiny", tolerance=1.0
-    )
-    again.model.doc_string = "made again"
-    rename = Path.replace
-
-    def killed_before(moment: int) -> Bundle:
-        path = shutil.copytree(made.path, tmp_path / f"{moment}.mmx")
-        done: list[Path] = []
-
-        def replace_or_die(self: Path, target: Path) -> None:
-            if len(done) == moment:
-                os._exit(9)
-            done.append(rename(self, target))
-
-        if (child := os.fork()) == 0:
-            monkeypatch.setattr(Path, "replace", replace_or_die)
-            variant.add_graph(Bundle.open(path), again.half, again.model, again.accuracy.to_dict())
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-        return Bundle.open(path)
-
-    assert ["fp16" in killed_before(moment).manifest.graphs for moment in range(3)] == [True, False, False]
+    files = {**made.manifest.files, "model.onnx": "0" * 64}
+    other = replace(made, manifest=replace(made.manifest, files=files))
+    found, (passed,) = list_variants(made.path / "variants", other.graph_sha256)
+    assert not found and "it was made from the graph" in passed.reason and passed.precision == "fp16"
 
 
 def test_a_graph_that_mmx_did_not_make(tmp_path: Path) -> None:
@@ -237,7 +211,7 @@ def test_every_system_has_an_fp16_form(system: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", seeded_module(system, config), system, config, dataset="iemocap")
     export_bundle(tmp_path / "c.pt", tmp_path / "c.mmx")
     bundle, made = ensure_variant(Bundle.open(tmp_path / "c.mmx"), "fp16", samples=32)
-    parity = bundle.manifest.graphs["fp16"].parity
+    parity = bundle.graph("fp16").spec.parity
     assert made and parity["half_nodes"] > 10 and parity["max_error"] < 1e-2
     assert all(error is not None for error in parity["scales"].values())
 
@@ -252,5 +226,5 @@ def test_ours_at_full_size_flips_no_label_on_256_utterances(tmp_path: Path) -> N
     save_checkpoint(tmp_path / "c.pt", seeded_module("ours", config), "ours", config, dataset="iemocap")
     export_bundle(tmp_path / "c.pt", tmp_path / "c.mmx")
     bundle, _ = ensure_variant(Bundle.open(tmp_path / "c.mmx"), "fp16", samples=256, seconds=3600)
-    parity = bundle.manifest.graphs["fp16"].parity
+    parity = bundle.graph("fp16").spec.parity
     assert parity["samples"] == 256 and parity["max_error"] < 1e-2 and parity["label_flips"] == 0

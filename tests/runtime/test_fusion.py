@@ -17,7 +17,7 @@ LABELS = ("ang", "hap", "sad")
 @pytest.fixture
 def manifest() -> Manifest:
     return Manifest(
-        schema_version=1,
+        schema_version=2,
         system="ours",
         form="training",
         dataset="iemocap",

@@ -31,7 +31,7 @@ def deployed(module: nn.Module, form: str, folder: Path, residual: Any = "merge"
     save_checkpoint(checkpoint, module, "ours", get_system("ours").presets[FORMS[form]], dataset="mosei")
     out = folder / f"{form}.mmx"
     export_bundle(checkpoint, out, residual=residual, modalities=["visual"])
-    return Bundle.open(out).graph_path()
+    return Bundle.open(out).graph().path
 
 
 SLOPES = ".act.weight"

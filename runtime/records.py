@@ -1,0 +1,128 @@
+"""``record.json`` of a variant as frozen dataclasses: what it is, what it was made from and how, how near it comes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from mmx.runtime.from_json import Name, OneOf, Within
+from mmx.runtime.manifest import TensorSpec
+
+SCHEMA_VERSION = 1
+Size = Annotated[int, Within(0, 2**31 - 1)]
+Shape = tuple[Size, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What every variant records.
+
+    Attributes:
+        kind: of ``KINDS``. precision: fp16, bf16, int8, fp8, or int8-fp16 (INT8 as TensorRT engines take it).
+        source: SHA-256 of the FP32 graph that it was derived from.
+        files: SHA-256 by name of every file of the folder but the record.
+        made_from: SHA-256 by precision of the other graphs that went into it.
+        recipe: all that a repetition needs: rules, data, settings.
+        verification: what was measured against the FP32 graph.
+        created: UTC, as ISO 8601; the newest of several is taken.
+        made: command, seconds, platform, versions.
+    """
+
+    schema_version: Annotated[int, OneOf((SCHEMA_VERSION,))] = SCHEMA_VERSION
+    kind: Name
+    precision: Name
+    source: str
+    files: dict[Name, str]
+    made_from: dict[Name, str] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    verification: dict[str, Any] = field(default_factory=dict)
+    created: Name
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The record as indented JSON with a final newline; a number that is not finite becomes null."""
+        return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphRecord(Record):
+    """An ONNX graph in another precision; its inputs and outputs are those of the FP32 graph. ``graph``: its file."""
+
+    kind: Annotated[str, OneOf(("graph",))] = "graph"
+    graph: Name
+    opset: Annotated[int, Within(1, 1000)]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The shapes that one input may have in one profile; TensorRT tunes for ``opt``."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One optimisation profile: its name (short, typical, long) and the range of every input."""
+
+    name: Name
+    shapes: dict[Name, Range]
+
+    def fits(self, shapes: dict[str, tuple[int, ...]]) -> bool:
+        """Whether inputs of these shapes can run in this profile."""
+        return all(
+            len(shape) == len(self.shapes[name].max)
+            and all(
+                low <= size <= high
+                for low, size, high in zip(self.shapes[name].min, shape, self.shapes[name].max, strict=True)
+            )
+            for name, shape in shapes.items()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord(Record):
+    """A TensorRT engine.
+
+    Attributes:
+        engine, size: the file's name and bytes.
+        flavour, version: tensorrt | tensorrt-rtx, and its version; an engine runs with that version only.
+        target: as asked for (rtx4090, sm89, portable...). capabilities: the compute capabilities it is for, such as
+            "8.9"; empty for a portable engine of TensorRT-RTX (8.0 and later).
+        graph, graph_sha256: the ONNX file it was built from.
+        key: short hash of everything that would change the engine; part of the folder's name.
+        settings: workspace and other builder settings.
+        layers: layers of the network by type and output type. weights: number of weights by type.
+    """
+
+    kind: Annotated[str, OneOf(("engine",))] = "engine"
+    engine: Name
+    size: Annotated[int, Within(0, 2**48)]
+    key: Name
+    flavour: Name
+    version: Name
+    target: Name
+    capabilities: tuple[Name, ...]
+    graph: Name
+    graph_sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: tuple[Profile, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+
+
+KINDS: dict[str, type[Record]] = {"graph": GraphRecord, "engine": EngineRecord, "ranges": Record}
+"""``ranges``: the activation ranges that INT8 was calibrated with."""
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
