@@ -27,7 +27,9 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
 
 @click.command()
 @click.argument("path", metavar="CKPT|BUNDLE", type=click.Path(path_type=Path))
-@click.option("--data", required=True, metavar="DIR", type=click.Path(path_type=Path), help="A processed data set.")
+@click.option(
+    "--data", required=True, metavar="DIR|TABLE", type=click.Path(path_type=Path), help="A processed data set."
+)
 @click.option("--dataset", type=click.Choice(["iemocap", "mosei"]), help="Which, where DIR holds both.")
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
 @click.option("--backend", "backends", multiple=True, help="Engines to run. Default: all there are.")
@@ -42,6 +44,9 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
     type=click.Choice(["default", "upstream"]),
     help="upstream: read the data set as the public loader does. Default: what the bundle or the checkpoint says.",
 )
+@click.option(
+    "--map", "mapping", metavar="OLD=NEW,...", help="Rename or merge labels of the data, or drop them (OLD=)."
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the tables.")
 def eval(
@@ -55,6 +60,7 @@ def eval(
     speed: bool,
     samples: int | None,
     compat: str | None,
+    mapping: str | None,
     cache: Path | None,
     as_json: bool,
 ) -> None:
@@ -62,12 +68,13 @@ def eval(
 
     Thresholds are those in the checkpoint, which mmx train chose on the validation split; never the test split's.
     """
-    from mmx.datasets.dataset import find_dataset
+    from mmx.datasets.dataset import find_dataset, parse_map
     from mmx.runtime.backends import NAMES
     from mmx.training.evaluate import evaluate, open_both
     from mmx.view.terminal import Progress
 
     found = find_dataset(dataset, data) if dataset else find_dataset(data)
+    found = found.mapped(parse_map(mapping)) if mapping else found
     checkpoint, bundle = open_both(path)
     if variants and bundle is None:
         raise UsageError(f"{path} has no bundle to make variants of", f"mmx export {path}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -63,13 +61,20 @@ def prepare(
     from mmx.datasets.prepare.run import Options, plan_release
     from mmx.datasets.prepare.run import prepare as run
     from mmx.runtime.machine import usable_cores
+    from mmx.view.terminal import Progress
 
     options = Options(dataset, compat, splits, split, seed, labels, workers or usable_cores())
     if dry_run:
         click.echo("\n".join(_intended(plan_release(release, options), options, out)))
         return
-    shown = _Progress()
-    account = run(release, out, options, resume=resume, progress=shown)
+    with Progress() as shown:
+        account = run(
+            release,
+            out,
+            options,
+            resume=resume,
+            progress=lambda done, total, name: shown.update(f"cutting, {name}", done, total),
+        )
     click.echo("\n".join([f"{out}", *account.lines()]))
     click.echo(f"\nnext:\n  mmx train {dataset} --data {out}")
 
@@ -97,16 +102,3 @@ def _intended(plan: Plan, options: Options, out: Path) -> list[str]:
         "  labels      " + "  ".join(f"{label} {count}" for label, count in sorted(codes.items())),
         *reasons(plan.left_out),
     ]
-
-
-class _Progress:
-    """One line on a terminal that is written over; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        if self._terminal:
-            left = (time.monotonic() - self._start) / done * (total - done)
-            click.echo(f"\r\x1b[K  {done}/{total} {name}, {left / 60:.0f} min left", err=True, nl=done == total)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from mmx.datasets.dataset import DataSet
     from mmx.training.trainer import Epoch
+
+SHOWN_ROWS = 5
 
 
 @click.command()
-@click.argument("dataset", metavar="iemocap|mosei|DIR")
+@click.argument("dataset", metavar="iemocap|mosei|DIR|TABLE")
 @click.option("--data", type=click.Path(path_type=Path), help="Where iemocap or mosei is.")
 @click.option("--out", type=click.Path(path_type=Path), default="run", show_default=True, help="Folder to write.")
 @click.option("--system", default="ours", show_default=True, help="See mmx systems.")
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     default="default",
     show_default=True,
     help="upstream: read the data set as the public loader does.",
+)
+@click.option(
+    "--map", "mapping", metavar="OLD=NEW,...", help="Rename or merge labels of the data, or drop them (OLD=)."
 )
 @click.option("--resume", is_flag=True, help="Go on where a training in --out stopped.")
 @click.option("--save-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps, for --resume.")
@@ -51,6 +57,7 @@ def train(
     tokenizer: Path | None,
     init: Path | None,
     compat: str,
+    mapping: str | None,
     resume: bool,
     save_every: int,
     seed: int,
@@ -68,10 +75,11 @@ def train(
     \b
     mmx synth data && mmx train data --preset tiny      minutes on a CPU
     mmx train iemocap --data IEMOCAP --init albert.pt   the real thing
+    mmx train clips.csv --preset tiny                   your own: docs/own_data.md
     """
     import torch
 
-    from mmx.datasets.dataset import find_dataset
+    from mmx.datasets.dataset import find_dataset, parse_map
     from mmx.training.recipe import recipe_for
     from mmx.training.session import Plan, train_system
     from mmx.view.terminal import Progress
@@ -79,6 +87,8 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     found = find_dataset(dataset, data)
+    found = found.mapped(parse_map(mapping)) if mapping else found
+    _say_wrong_rows(found)
     given: dict[str, Any] = {
         "epochs": epochs,
         "patience": patience,
@@ -114,6 +124,15 @@ def train(
         f"validation F1 {best.f1:.3f}, accuracy {best.accuracy:.3f}"
     )
     click.echo(f"\nnext:\n  mmx eval {trained.checkpoint} --data {found.root}\n  mmx export {trained.checkpoint}")
+
+
+def _say_wrong_rows(data: DataSet) -> None:
+    """A sample of the table's rows that were left out."""
+    wrong = data.table.wrong if data.table else ()
+    for line, why in wrong[:SHOWN_ROWS]:
+        click.echo(f"note: {data.root} line {line} is left out: {why}", err=True)
+    if len(wrong) > SHOWN_ROWS:
+        click.echo(f"note: and {len(wrong) - SHOWN_ROWS} more", err=True)
 
 
 def _describe(epoch: Epoch) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmx.datasets.processed import Item
 from mmx.datasets.reading import read_utterance
+from mmx.datasets.table import Clip
 from mmx.runtime.bundle import sha256_of
 from mmx.runtime.files import whole_file
 from mmx.runtime.machine import user_cache
@@ -42,7 +43,7 @@ class Utterances:
 
     def __init__(
         self,
-        items: Sequence[Item],
+        items: Sequence[Item | Clip],
         preprocessing: Preprocessing,
         face_nets: dict[str, Path],
         tokenizer: Tokenizer | None,
@@ -72,7 +73,7 @@ class Utterances:
             self._held[index] = sample
         return sample
 
-    def _load(self, item: Item) -> Sample:
+    def _load(self, item: Item | Clip) -> Sample:
         path = self._folder / f"{self._digest(item)}.npz"
         arrays = _read(path)
         if arrays is None:
@@ -97,10 +98,13 @@ class Utterances:
             total.update(f"{self._digest(item)} {item.text!r} {item.truth}\n".encode())
         return total.hexdigest()
 
-    def _digest(self, item: Item) -> str:
-        files = [*item.chosen(self._spec), item.audio]
+    def _digest(self, item: Item | Clip) -> str:
+        if isinstance(item, Clip):
+            files, span = [item.path], f"{item.start} {item.end}"
+        else:
+            files, span = [*item.chosen(self._spec), item.audio], ""
         stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return hashlib.sha256(f"{self._key}{stats}".encode()).hexdigest()[:40]
+        return hashlib.sha256(f"{self._key}{stats}{span}".encode()).hexdigest()[:40]
 
 
 def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:

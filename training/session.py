@@ -116,7 +116,7 @@ def train_system(
         UsageError: the plan makes no sense, ``out`` holds a training and ``resume`` is not set, or holds another one.
         BadDataError: the data set is damaged. EnvironmentMissing: no such device, or no face nets.
     """
-    config = plan.config()
+    config = replace(plan.config(), labels=len(data.labels))
     device = _device(plan.device)
     state = out / STATE
     if state.exists() and not resume:

@@ -65,6 +65,8 @@ def find_labels(root: Path, release: Path, given: Path | None) -> tuple[list[Pat
         for place in places:
             if found := list(files_in(place, pattern)):
                 return (found, []) if pattern == "*.csv" else ([], found)
+        if given is None and (found := sorted(p for p in release.rglob(f"Labels/{pattern}") if p.name[:2] != "._")):
+            return (found, []) if pattern == "*.csv" else ([], found)
     where = given or root / "Labels"
     raise BadDataError(f"{where} holds no labels (*.csv or *.csd)", "--labels FILE|FOLDER says where they are")
 
