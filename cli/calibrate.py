@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SYNTHETIC_SAMPLES = 90
 NOISE_HELD_OUT = 16
+ERRORS = ("logit error", "relative", "flips")
 
 
 @click.command()
@@ -124,6 +125,8 @@ def _splits(
 
 def render(found: Calibration, verbose: bool = False) -> str:
     """What was found, for people."""
+    from mmx.view.terminal import text_table
+
     last = found.tries[-1].accuracy
     truth = "" if found.labelled else " without labels: agreement with FP32, not accuracy"
     lines = [
@@ -131,11 +134,11 @@ def render(found: Calibration, verbose: bool = False) -> str:
         f"{found.record.samples} samples{' (from the record)' if found.reused else ''}, kept in {found.record_path}",
         f"  size        {found.sizes[0] / 1e6:.1f} -> {found.sizes[1] / 1e6:.1f} MB",
         f"  held out    {last.samples} samples{truth}",
-        f"  {'FP32 layers':12}"
-        + (f"{'F1':>16}{'accuracy':>18}" if found.labelled else f"{'probability':>16}")
-        + f"{'logit error':>13}{'relative':>10}{'flips':>12}  run by",
+        text_table(
+            ("FP32 layers", *(("F1", "accuracy") if found.labelled else ("probability",)), *ERRORS, "run by"),
+            [_try(len(each.kept), each.accuracy) for each in found.tries],
+        ),
     ]
-    lines += [_try(len(each.kept), each.accuracy) for each in found.tries]
     kept = set(found.tries[-1].kept)
     shown = list(found.sqnr) if verbose else list(found.sqnr)[: max(5, min(len(kept), 10))]
     lines.append("  worst layers (dB of signal over quantisation noise)" if not verbose else "  layers")
@@ -152,13 +155,13 @@ def render(found: Calibration, verbose: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _try(kept: int, a: Accuracy) -> str:
+def _try(kept: int, a: Accuracy) -> tuple[str, ...]:
     scores = (
-        f"{100 * a.f1[0]:7.2f} ->{100 * a.f1[1]:6.2f}{100 * a.accuracy[0]:9.2f} ->{100 * a.accuracy[1]:6.2f}"
+        tuple(f"{100 * before:.2f} -> {100 * after:.2f}" for before, after in (a.f1, a.accuracy))
         if a.labelled
-        else f"{a.shift:16.4f}"
+        else (f"{a.shift:.4f}",)
     )
-    return f"  {kept:<12}{scores}{a.error:13.1e}{a.relative:10.1e}{a.flips:6}/{a.decisions}  {a.engine}"
+    return (str(kept), *scores, f"{a.error:.1e}", f"{a.relative:.1e}", f"{a.flips}/{a.decisions}", a.engine)
 
 
 @contextmanager

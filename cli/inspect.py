@@ -201,16 +201,16 @@ def _parity(record: Mapping[str, Any]) -> str:
 
 def _count_lines(counts: Mapping[str, Any]) -> Iterator[str]:
     """Parameters and multiply-accumulates by trunk, before and after folding, and their sums."""
+    from mmx.view.terminal import text_table
+
     before, after = counts["checkpoint"], counts["graph"]
     parts = [*before, *(part for part in after if part not in before)]
     sides = [(side, key) for key in ("parameters", "macs") for side in (before, after)]
     rows = [(part, *(side.get(part, {}).get(key, 0) for side, key in sides)) for part in parts]
     total = ("total", *(sum(row[i] for row in rows) for i in range(1, 5)))
-    yield f"{'':12}  {'parameters':>30}  {'multiply-accumulates':>34}"
-    yield f"{'':12}  {'checkpoint':>14}  {'folded':>14}  {'checkpoint':>16}  {'folded':>16}"
-    for name, *numbers in (*rows, total):
-        first, second, third, fourth = (f"{number:,}" for number in numbers)
-        yield f"{name:12}  {first:>14}  {second:>14}  {third:>16}  {fourth:>16}"
+    header = ("", "parameters", "folded", "multiply-accumulates", "folded")
+    cells = [(name, *(f"{number:,}" for number in numbers)) for name, *numbers in (*rows, total)]
+    yield from text_table(header, cells).splitlines()
     case = f" of {counts['case']}" if "case" in counts else ""
     yield f"Parameters include unused heads, as the paper counts them; multiply-accumulates{case}."
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from mmx.datasets.dataset import DataSet
 from mmx.datasets.samples import Utterances
+from mmx.datasets.tokenizer import train_tokenizer
 from mmx.evaluation.scores import undecided
 from mmx.export.assets import find_face_nets, find_tokenizer
 from mmx.export.face_nets import build_face_nets
@@ -39,7 +40,6 @@ from mmx.runtime.machine import user_cache
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
 from mmx.training.recipe import Recipe
-from mmx.training.tokenizer import train_tokenizer
 from mmx.training.trainer import SAVE_EVERY, Epoch, Trainer
 
 CHECKPOINT, STATE, RECORD = "ckpt.pt", "training.pt", "training.json"

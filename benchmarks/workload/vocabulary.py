@@ -6,149 +6,23 @@ The published vocabulary can't be shipped; a seeded system does not care which i
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
-WORDS = [
-    "i",
-    "you",
-    "we",
-    "they",
-    "it",
-    "that",
-    "this",
-    "what",
-    "who",
-    "how",
-    "why",
-    "where",
-    "when",
-    "a",
-    "the",
-    "my",
-    "your",
-    "no",
-    "yes",
-    "not",
-    "and",
-    "but",
-    "so",
-    "or",
-    "if",
-    "because",
-    "then",
-    "now",
-    "never",
-    "always",
-    "really",
-    "just",
-    "only",
-    "even",
-    "still",
-    "again",
-    "out",
-    "up",
-    "down",
-    "over",
-    "with",
-    "without",
-    "about",
-    "for",
-    "from",
-    "to",
-    "of",
-    "in",
-    "on",
-    "at",
-    "is",
-    "are",
-    "was",
-    "were",
-    "be",
-    "been",
-    "have",
-    "had",
-    "do",
-    "did",
-    "don't",
-    "can",
-    "can't",
-    "could",
-    "would",
-    "should",
-    "will",
-    "won't",
-    "think",
-    "thought",
-    "know",
-    "knew",
-    "want",
-    "wanted",
-    "need",
-    "see",
-    "saw",
-    "say",
-    "said",
-    "tell",
-    "told",
-    "come",
-    "came",
-    "go",
-    "going",
-    "gone",
-    "make",
-    "made",
-    "take",
-    "took",
-    "give",
-    "gave",
-    "feel",
-    "felt",
-    "leave",
-    "left",
-    "stay",
-    "love",
-    "hate",
-    "hope",
-    "fear",
-    "happy",
-    "sorry",
-    "tired",
-    "angry",
-    "glad",
-    "afraid",
-    "wonderful",
-    "terrible",
-    "old",
-    "new",
-    "long",
-    "little",
-    "big",
-    "good",
-    "bad",
-    "better",
-    "worse",
-    "same",
-    "other",
-    "day",
-    "night",
-    "year",
-    "time",
-    "home",
-    "work",
-    "money",
-    "car",
-    "door",
-    "letter",
-    "friend",
-    "mother",
-    "father",
-    "brother",
-    "sister",
-    "everybody",
-]
+from mmx.datasets.tokenizer import train_tokenizer
+
+WORDS = tuple(
+    """
+    i you we they it that this what who how why where when a the my your no yes not and but so or if because then
+    now never always really just only even still again out up down over with without about for from to of in on at
+    is are was were be been have had do did don't can can't could would should will won't think thought know knew
+    want wanted need see saw say said tell told come came go going gone make made take took give gave feel felt
+    leave left stay love hate hope fear happy sorry tired angry glad afraid wonderful terrible old new long little
+    big good bad better worse same other day night year time home work money car door letter friend mother father
+    brother sister everybody
+    """.split()  # noqa: SIM905
+)
 SENTENCES = 400
 PIECES = 400
 
@@ -161,22 +35,4 @@ def speech(words: int) -> str:
 
 def train_vocabulary(folder: Path) -> Path:
     """Train the model on such texts and write ``folder/spiece.model``, with ALBERT's special ids; the folder."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([speech(5 + n % 40) for n in range(SENTENCES)]),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=PIECES,
-        hard_vocab_limit=False,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-        minloglevel=2,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spiece.model").write_bytes(model.getvalue())
-    return folder
+    return train_tokenizer([speech(5 + n % 40) for n in range(SENTENCES)], folder, PIECES)

@@ -12,10 +12,13 @@ from mmx.runtime.errors import BadDataError
 from mmx.runtime.files import write_bytes
 
 
-def train_tokenizer(texts: Sequence[str], folder: Path) -> Path:
-    """A small unigram ``spiece.model`` with ALBERT's special ids, learned from ``texts``; returns ``folder``.
+def train_tokenizer(texts: Sequence[str], folder: Path, pieces: int = 1000) -> Path:
+    """A unigram ``spiece.model`` of at most so many pieces, with ALBERT's special ids, learned from ``texts``.
 
     For systems that are trained from nothing: the published vocabulary belongs to the published text weights.
+
+    Returns:
+        ``folder``, which holds it.
 
     Raises:
         BadDataError: too little text to learn from.
@@ -26,7 +29,7 @@ def train_tokenizer(texts: Sequence[str], folder: Path) -> Path:
             sentence_iterator=iter([text.lower() for text in texts]),
             model_writer=model,
             model_type="unigram",
-            vocab_size=1000,
+            vocab_size=pieces,
             hard_vocab_limit=False,
             pad_id=0,
             unk_id=1,
