@@ -52,6 +52,7 @@ class Pool(click.ParamType[tuple[int, int]]):
 @click.option("--beside", is_flag=True, help="Take talk.srt, talk.vtt or talk.txt beside talk.mp4 as its transcript.")
 @click.option("--retry", is_flag=True, help="Answer again for the files that had an error.")
 @model.backend
+@model.device
 @model.precision
 @model.on_mismatch
 @model.faces
@@ -82,6 +83,7 @@ def batch(
     beside: bool,
     retry: bool,
     backend: str,
+    device: str | None,
     precision: str,
     on_mismatch: str,
     faces: str,
@@ -121,7 +123,7 @@ def batch(
     signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what is answered is written down
     path, named = _bundle_and_inputs(bundle, inputs)
     tasks = find_tasks(named, beside=beside)
-    options: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
+    options: dict[str, Any] = {"backend": backend, "device": device, "precision": precision, "threads": threads}
     with ExitStack() as closing:
         opened = Bundle.open(path)
         results = closing.enter_context(

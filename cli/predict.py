@@ -39,6 +39,7 @@ Report = Callable[[str, MmxError], None]
 @model.window
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line and segment (see docs/predict.md).")
 @model.backend
+@model.device
 @model.precision
 @model.on_mismatch
 @model.faces
@@ -63,6 +64,7 @@ def predict(
     window: float | None,
     as_json: bool,
     backend: str,
+    device: str | None,
     precision: str,
     on_mismatch: str,
     faces: str,
@@ -101,6 +103,7 @@ def predict(
 
     options: dict[str, Any] = {
         "backend": backend,
+        "device": device,
         "precision": precision,
         "threads": threads,
         "on_mismatch": on_mismatch,

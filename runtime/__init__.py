@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmx.runtime.backends import Backend, open_backend
     from mmx.runtime.bundle import Bundle
     from mmx.runtime.errors import MmxError
+    from mmx.runtime.network import Network
     from mmx.runtime.packing import pack
     from mmx.runtime.prediction import Prediction, SeenFace, arrow_schema, prediction_schema, to_pandas
     from mmx.runtime.predictor import Predictor
@@ -35,6 +36,7 @@ _HOME = {
     "FileResult": "throughput",
     "Item": "throughput",
     "MmxError": "errors",
+    "Network": "network",
     "Pipeline": "throughput",
     "Prediction": "prediction",
     "Predictor": "predictor",
@@ -55,6 +57,7 @@ __all__ = [  # noqa: RUF022 (in the order a reader meets them)
     "to_pandas",
     "prediction_schema",
     "arrow_schema",
+    "Network",
     "Pipeline",
     "Item",
     "FileResult",

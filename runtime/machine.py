@@ -4,16 +4,56 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from platformdirs import user_cache_path
 
 from mmx.runtime.errors import EnvironmentMissing
 
+CGROUPS = Path("/sys/fs/cgroup")
+
 
 def usable_cores() -> int:
-    """Cores this process may run on, which containers make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may keep busy: those it may run on, and no more than a container's CPU quota pays for."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = min(_quotas(CGROUPS, Path("/proc/self/cgroup")), default=allowed)
+    return max(1, min(allowed, int(quota)))
+
+
+def _quotas(root: Path, membership: Path) -> Iterator[float]:
+    """The CPU quotas of the process's control group and of those around it, in cores; version 2 and version 1.
+
+    Inside a container the group is often the root of what is mounted, whatever its name outside.
+    """
+    try:
+        lines = membership.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounts = [root / controllers, root / "cpu,cpuacct", root / "cpu"] if controllers else [root, root / "unified"]
+        inner = PurePosixPath(group.lstrip("/"))
+        for folder in {mount / each for mount in mounts for each in (inner, *inner.parents)}:
+            if (quota := _quota(folder)) is not None:
+                yield quota
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores that a group's ``cpu.max`` (version 2) or ``cpu.cfs_*_us`` (version 1) pays for; None: no limit there."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip() for name in ("quota", "period")
+            )
+        return int(quota) / int(period) if quota not in ("max", "-1") and int(period) > 0 else None
+    except (OSError, ValueError):
+        return None
 
 
 def cpu_name() -> str:

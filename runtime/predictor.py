@@ -25,7 +25,7 @@ class Predictor:
 
     Args:
         bundle: a bundle folder, or one that is open.
-        backend, precision, threads, on_mismatch: see ``open_backend``. Face detection uses as many threads.
+        backend, precision, threads, on_mismatch, device: see ``open_backend``. Face detection uses as many threads.
         faces: exact, or a quicker search that may find other faces (docs/faces.md): fast, large, track.
         batch_size: segments that the network takes at once, at most. The first answer never waits: batches grow from
             1 (then 2, 4, ...) while a file is read.
@@ -52,6 +52,7 @@ class Predictor:
         on_mismatch: str = "error",
         faces: str = "exact",
         utterances: int | None = None,
+        device: str | None = None,
         wait: bool = True,
     ) -> None:
         if batch_size < 1:
@@ -67,6 +68,7 @@ class Predictor:
             threads=threads,
             on_mismatch=on_mismatch,
             utterances=utterances,
+            device=device,
         )
         loading.shutdown(wait=False)
         if wait:
@@ -105,9 +107,10 @@ class Predictor:
             UsageError: the arguments are at fault; at once where that can be known.
             MmxError: a file is at fault and there is no ``on_error``.
         """
-        paths = [files] if isinstance(files, (str, Path)) else list(files)
+        one = isinstance(files, (str, Path))
+        paths = [files] if one else list(files)
         texts = one_each("text", text, paths)
-        transcripts = one_each("transcript", transcript, paths)
+        transcripts = [[]] if one and transcript == [] else one_each("transcript", transcript, paths)
         return self._predict_all(list(zip(paths, texts, transcripts, strict=True)), window, on_error)
 
     def close(self) -> None:

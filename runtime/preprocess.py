@@ -249,7 +249,9 @@ def _what_is_said(text: str | None, transcript: Transcript | None) -> str | Sequ
         raise UsageError("text and a transcript were both given", "give one of them")
     if isinstance(transcript, (str, Path)):
         return read_transcript(transcript)
-    return text if transcript is None else transcript
+    if transcript is None:
+        return text
+    return transcript or ""  # no cue: it is known that nothing is said
 
 
 def _seen(frame: Frame, face: Face) -> SeenFace:

@@ -33,7 +33,7 @@ class Pipeline:
 
     Args:
         bundle: a bundle folder, or one that is open.
-        backend, precision, threads, on_mismatch: see ``open_backend``.
+        backend, precision, threads, on_mismatch, device: see ``open_backend``.
         jobs: files read side by side, each on one core; None: as many as there are cores.
         max_rows: tower rows (faces + pieces + tokens / 32) that the network takes at once. It bounds the memory:
             besides the network's own, about ``2 * throughput_run.WINDOW * max_rows`` rows of 28 kB wait, and 64 MB of
@@ -59,13 +59,16 @@ class Pipeline:
         batch_size: int = BATCH_SIZE,
         on_mismatch: str = "error",
         faces: str = "exact",
+        device: str | None = None,
     ) -> None:
         for name, value in (("jobs", jobs), ("max_rows", max_rows), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be 1 or more")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         require_media(self.bundle)
-        self.network = Network.open(self.bundle, backend, precision, threads=threads, on_mismatch=on_mismatch)
+        self.network = Network.open(
+            self.bundle, backend, precision, threads=threads, on_mismatch=on_mismatch, device=device
+        )
         self.backend = self.network.backend
         self._preprocessor = Preprocessor(self.bundle, threads=1, faces=faces)
         self._jobs = jobs or usable_cores()

@@ -44,7 +44,8 @@ class Workers:
     """What every worker needs to know, and how many there are of each kind.
 
     Attributes:
-        bundle: a path that every node sees. window, faces, on_mismatch, backend, precision, threads: as ``Pipeline``.
+        bundle: a path that every node sees. window, faces, on_mismatch, backend, precision, threads, device: as in
+            ``Pipeline``.
         readers, networks: the fewest and the most actors; None: from one to as many as the cluster has CPUs (for
             readers), nodes or GPUs (for networks).
         gpus: of each network actor; without any it takes no CPU of its own, as readers wait for it when it is behind.
@@ -60,6 +61,7 @@ class Workers:
     backend: str = "auto"
     precision: str = "fp32"
     threads: int | None = None
+    device: str | None = None
 
 
 class Attempts:
@@ -132,6 +134,7 @@ class Answer:
             workers.precision,
             threads=workers.threads,
             on_mismatch=workers.on_mismatch,
+            device=workers.device,
         )
         require_media(self._network.bundle)
 

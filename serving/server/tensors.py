@@ -22,7 +22,7 @@ from mmx.serving.server.refusal import Refusal
 CONTENT_TYPE = "application/x-npz"
 HEADER_BYTES = 4096  # of one array
 ARCHIVE_BYTES = 64 * 1024  # beside the arrays' own
-LARGEST_PIXEL = 255.0
+LARGEST_PIXEL = 255.01  # resampling rounds: the crop of a white face has 255.00001525878906
 LARGEST_POWER = 1e12  # of a mel bin; full-scale sound reaches about 1e4
 
 
@@ -122,7 +122,7 @@ def _check_values(arrays: dict[str, NDArray[Any]], limits: TensorLimits) -> None
     for name, largest in (("faces", LARGEST_PIXEL), ("pieces", LARGEST_POWER)):
         array = arrays.get(name)
         if array is not None and len(array) and not (array.min() >= 0 and array.max() <= largest):  # NaN fails, too
-            raise _bad(f"{name} has values outside 0 to {largest:g}")
+            raise _bad(f"{name} has values outside 0 to {round(largest):g}")
     ids = arrays.get("token_ids")
     if ids is None:
         return

@@ -160,6 +160,14 @@ def test_the_first_answer_waits_for_nothing(predictor: Predictor, tone: Path, mo
     assert len(list(answers)) == 4
 
 
+def test_an_empty_transcript_says_that_nothing_is_said(predictor: Predictor, tone: Path) -> None:
+    (empty,) = predictor.predict(tone, transcript=[])
+    (none,) = predictor.predict(tone)
+    assert empty.left_out["text"] == "no words in this segment" and none.left_out["text"] == "no transcript"
+    assert (empty.start, empty.end) == (none.start, none.end) and empty.logits == pytest.approx(none.logits)
+    assert len(list(predictor.predict([tone, tone], transcript=[[], None]))) == 2
+
+
 def test_sound_alone(predictor: Predictor, tone: Path) -> None:
     (answer,) = predictor.predict(tone)
     assert answer.modalities == ("audio",) and answer.frames_seen == 0

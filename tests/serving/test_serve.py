@@ -17,6 +17,7 @@ import pytest
 
 from mmx.cli.main import main
 from mmx.runtime import Prediction, Predictor
+from mmx.runtime.media.faces.resample import resize_opencv_area
 from mmx.runtime.preprocess import Preprocessor
 from mmx.serving.server import openapi
 
@@ -129,6 +130,16 @@ def hostile(kind: str) -> bytes:
         "negative": npz(token_ids=np.array([2, -1, 3])),
         "stranger": npz(faces=faces, secrets=faces),
     }[kind]
+
+
+def test_a_white_face_is_not_too_bright(server: Any) -> None:
+    """As the runtime itself resamples a white picture, which rounds to a little over 255."""
+    crop = resize_opencv_area(np.full((49, 49, 3), 255, np.uint8), 48)
+    assert crop.max() > 255
+    faces = np.ascontiguousarray(crop.transpose(2, 0, 1)[None]).astype(np.float32)
+    for largest in (faces, np.nextafter(np.full_like(faces, 255), np.float32(256), dtype=np.float32)):
+        response = server.post(content=npz(faces=largest), headers={"content-type": "application/x-npz"})
+        assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize(
