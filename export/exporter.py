@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from mmx.export import parity
+from mmx.export import batches, parity
 from mmx.export.assets import check_tokenizer, copy_tokenizer, find_face_nets, find_tokenizer
 from mmx.export.bundle_writer import bundle_folder, hash_files, write_manifest
 from mmx.export.card import CARD, model_card
@@ -145,6 +145,9 @@ def export_bundle(
         with stage("prove parity"):
             proof = parity.measure(loaded.module, folder / GRAPH, spec)
             proof.require(f"the graph of {checkpoint}")
+            company = batches.measure(folder / GRAPH, spec)
+            batches.require(company, f"the graph of {checkpoint}")
+            proof = replace(proof, batches=company)
             notes += [f"PyTorch's own float32 rounding was allowed for in the case {case!r}" for case in proof.rounding]
         with stage("finish the bundle"):
             if text is not None:

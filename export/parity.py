@@ -15,7 +15,7 @@ system worth deploying reaches it, and a tenth of the error of a logit that FP16
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,13 @@ class Parity:
     Attributes:
         errors: the graph's, against PyTorch in float32.
         rounding: of that reference, against float64; only for the cases where an error is over the tolerance.
+        batches: by backend, the largest relative difference that the rest of a batch makes to a sample.
     """
 
     errors: dict[str, Errors]
     rounding: dict[str, Errors]
     tolerance: float
+    batches: dict[str, float] = field(default_factory=dict)
 
     @property
     def worst(self) -> float:
@@ -82,6 +84,7 @@ class Parity:
             "worst": self.worst,
             "cases": self.errors,
             "rounding_of_the_reference": self.rounding,
+            "alone_or_in_a_batch": self.batches,
         }
 
 

@@ -107,10 +107,11 @@ class Predictor:
             UsageError: the arguments are at fault; at once where that can be known.
             MmxError: a file is at fault and there is no ``on_error``.
         """
-        one = isinstance(files, (str, Path))
-        paths = [files] if one else list(files)
+        paths = [files] if isinstance(files, (str, Path)) else list(files)
         texts = one_each("text", text, paths)
-        transcripts = [[]] if one and transcript == [] else one_each("transcript", transcript, paths)
+        if isinstance(files, (str, Path)) and transcript == []:
+            transcript = [transcript]
+        transcripts = one_each("transcript", transcript, paths)
         return self._predict_all(list(zip(paths, texts, transcripts, strict=True)), window, on_error)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,24 @@ def part(inputs: Inputs, start: int, stop: int) -> Inputs:
 
     A tower that none of them has anything for gets one row, as the graph contract asks.
     """
+    return _taken(inputs, slice(start, stop))
+
+
+def equally_long(inputs: Inputs) -> Iterator[tuple[NDArray[np.int64], Inputs]]:
+    """The samples of a batch of feature sequences in groups whose lengths are equal, so that none has padding.
+
+    Yields:
+        Their places in the batch, int64 [samples], and their inputs.
+    """
+    lengths = np.stack([array for name, array in inputs.items() if name.endswith("_len")], axis=1)
+    for wanted in np.unique(lengths, axis=0):
+        places = np.flatnonzero((lengths == wanted).all(axis=1))
+        yield places, _taken(inputs, places)
+
+
+def _taken(inputs: Inputs, rows: slice | NDArray[np.int64]) -> Inputs:
     tables = set(RAGGED.values())
-    cut = {name: array[start:stop] for name, array in inputs.items() if name not in RAGGED}
+    cut = {name: array[rows] for name, array in inputs.items() if name not in RAGGED}
     for name, table in RAGGED.items():
         if name in inputs:
             index = cut[table]

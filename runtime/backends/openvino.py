@@ -6,17 +6,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.backends import Backend
 from mmx.runtime.backends.lending import Lent
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, missing_extra
 from mmx.runtime.manifest import TensorSpec
+from mmx.runtime.splitting import batch_size, equally_long
 
 DEVICE = "CPU"
 # The Python binding of OpenVINO sets itself up in its first inference; two threads that are in their first at once wait
 # for each other for ever, for the interpreter's lock and for the set-up (seen with 2026.4.1).
 FIRST_RUN = threading.Lock()
+RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence")
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # int8: of what the graph does not quantise
 
 
@@ -61,18 +64,29 @@ class OpenVinoBackend(Backend):
             compiled = core.compile_model(path, DEVICE, settings)
         except RuntimeError as e:
             raise BadDataError(f"OpenVINO cannot load {path}: {e}", "run mmx export again") from e
+        self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
+        self.outputs = tuple(port.get_any_name() for port in compiled.outputs)
+        self._by_length = any(name.endswith("_len") for name in self.inputs) and _has_recurrence(core, path)
         self._has_run = False
         self._requests: Lent[Any] = Lent([compiled.create_infer_request() for _ in range(streams)])
         self.streams = streams
         self.precision = precision
         self.device = str(core.get_property(DEVICE, "FULL_DEVICE_NAME"))
         self.why = "asked for"
-        self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
-        self.outputs = tuple(port.get_any_name() for port in compiled.outputs)
         self.tensors = {port.get_any_name(): _spec(port) for port in (*compiled.inputs, *compiled.outputs)}
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """See ``Backend.run``."""
+        if not self._by_length:
+            return self._run(inputs)
+        outputs: dict[str, NDArray] = {}
+        for places, group in equally_long(inputs):
+            for name, values in self._run(group).items():
+                whole = outputs.setdefault(name, np.empty((batch_size(inputs), *values.shape[1:]), values.dtype))
+                whole[places] = values
+        return outputs
+
+    def _run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         with self._requests.one() as request:
             if self._has_run:
                 return self._infer(request, inputs)
@@ -94,3 +108,10 @@ def _spec(port: Any) -> TensorSpec:
     """What OpenVINO reports of an input or output; an axis that may have any size is a text."""
     axes = tuple("?" if axis.is_dynamic else axis.get_length() for axis in port.get_partial_shape())
     return TensorSpec(port.get_any_name(), port.get_element_type().to_dtype().name, axes)
+
+
+def _has_recurrence(core: Any, path: Path) -> bool:
+    """Whether the graph has an LSTM or its like. Where shapes are dynamic OpenVINO (2026.4) ignores their lengths and
+    reads the padding, so that such a graph is given samples of equal lengths together, and no others.
+    """
+    return any(operator.get_type_name() in RECURRENT for operator in core.read_model(path).get_ops())
