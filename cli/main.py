@@ -43,6 +43,7 @@ ENTRIES = {
     "systems": Entry("List the systems that mmx knows."),
     "synth": Entry("Make a synthetic data set to train, score and calibrate on."),
     "prepare": Entry("Turn a raw IEMOCAP or MOSEI release into a data set to train on.", "prepare", ("PIL",)),
+    "data": Entry("Check a table of your own clips before training on it."),
     "train": Entry("Train a system on a processed data set.", "training", ("torch",)),
     "eval": Entry("Score a checkpoint or a bundle on a data set, in every precision.", "training", ("torch",)),
     "bench": Entry("Measure systems against each other on this machine.", "export", ("torch", "onnx")),

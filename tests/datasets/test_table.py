@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmx.cli.main import main
 from mmx.datasets.dataset import find_dataset, parse_map
 from mmx.datasets.reading import read_utterance
 from mmx.datasets.samples import Utterances
@@ -177,3 +178,33 @@ def test_damaged_tables_are_one_line(folder) -> None:
         else:
             assert all(line > 0 and why and "\n" not in why for line, why in table.wrong), seed
             assert all(clip.path.is_file() for clips in table.splits.values() for clip in clips)
+
+
+def test_data_check_says_what_is_in_a_table_and_what_is_wrong(folder, capsys) -> None:
+    (folder / "d.wav").write_bytes(b"RIFF no wave")
+    rows = [
+        "a.wav,0,1,Hello there,x,train,ana",
+        "a.wav,1,2,hello  THERE,y,test,ana",
+        "b.wav,,,Bye,x,valid,ben",
+        "c.wav,2,9,,y,train,cy",
+        "d.wav,0,1,,y,train,cy",
+        "e.wav,0,1,,y,train,cy",
+    ]
+    table = write(folder / "clips.csv", "file,start,end,text,label,split,speaker", *rows)
+    assert main(["data", "check", str(table)]) == 5
+    said = capsys.readouterr()
+    for part in (
+        "5 rows, 3 train, 1 valid, 1 test",
+        "minutes in all",
+        "2 rows have none",
+        "1 files are in train and test: a.wav",
+        "1 speakers are in train and test: ana",
+        "1 texts are in train and test: hello there",
+        "it ends at 9 s and c.wav at 3.00 s",
+        "e.wav does not exist",
+        "d.wav cannot be read as media",
+    ):
+        assert part in said.out, part
+    assert "3 rows that cannot be used" in said.err
+    good = write(folder / "good.csv", "file,label,split", "a.wav,x,train", "b.wav,y,valid", "c.wav,y,test")
+    assert main(["data", "check", str(good)]) == 0
