@@ -177,6 +177,9 @@ def bench(
     from mmx.runtime.files import write_text
     from mmx.view.terminal import Progress
 
+    if html_file:  # said before minutes of measuring if matplotlib is missing
+        from mmx.benchmarks.reports.html import as_html
+
     source = click.get_current_context().get_parameter_source
     if compare is None and source("fail_if_slower") is not ParameterSource.DEFAULT:
         raise UsageError("--fail-if-slower needs an earlier run", "--compare old.json --fail-if-slower 5%")
@@ -204,8 +207,6 @@ def bench(
     if markdown_file:
         write_text(markdown_file, as_markdown(report))
     if html_file:
-        from mmx.benchmarks.reports.html import as_html
-
         write_text(html_file, as_html(report))
     if source("backends") is not ParameterSource.DEFAULT and options.backends != NAMES:
         _check_asked(report, options.backends)
