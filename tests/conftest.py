@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pydoc_data.topics
 import signal
@@ -84,6 +85,19 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         pytest.skip(f"the clip's media can't be had here: {built.stderr}")
     assert built.returncode == 0, built.stderr
     return path, path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+
+
+@pytest.fixture(scope="session")
+def older_cpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which a child process sees a CPU with AVX2 alone (see tests/older_cpu/run.py)."""
+    spec = importlib.util.spec_from_file_location("older_cpu", Path(__file__).parent / "older_cpu" / "run.py")
+    assert spec and spec.loader
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    if reason := run.obstacle():
+        pytest.skip(reason)
+    environment: dict[str, str] = run.older_environment(tmp_path_factory.mktemp("older_cpu"))
+    return environment
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from .run import obstacle, older_environment
-
-if reason := obstacle():
-    pytest.skip(reason, allow_module_level=True)
-
 # One product of 8-bit weights and activations at their limits: 16-bit sums saturate, and only AVX2 has no others.
 SATURATES = """
 import sys
@@ -52,13 +47,8 @@ print(json.dumps(found))
 )
 
 
-@pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return older_environment(tmp_path_factory.mktemp("older"))
-
-
-def test_every_library_sees_the_older_cpu(older: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-c", LOOK], env=older, capture_output=True, text=True)
+def test_every_library_sees_the_older_cpu(older_cpu: dict[str, str]) -> None:
+    done = subprocess.run([sys.executable, "-c", LOOK], env=older_cpu, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["numpy"] and not [name for name in found["numpy"] if name.startswith("AVX512")]
@@ -66,17 +56,17 @@ def test_every_library_sees_the_older_cpu(older: dict[str, str]) -> None:
     assert found["onnxruntime"] < 60  # of 64
 
 
-def test_torch_sees_the_older_cpu(older: dict[str, str]) -> None:
+def test_torch_sees_the_older_cpu(older_cpu: dict[str, str]) -> None:
     look = "import torch; print(torch.backends.cpu.get_cpu_capability())"
-    done = subprocess.run([sys.executable, "-c", look], env=older, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", look], env=older_cpu, capture_output=True, text=True)
     assert done.stdout.strip() == "AVX2", done.stderr
 
 
 @pytest.mark.parametrize("handler", ["", "import faulthandler; faulthandler.enable();"])
-def test_a_crash_stays_a_crash(older: dict[str, str], handler: str) -> None:
+def test_a_crash_stays_a_crash(older_cpu: dict[str, str], handler: str) -> None:
     """The program's own handler is called, and without one the process dies of the signal."""
     crash = f"{handler}import ctypes; ctypes.string_at(0)"
-    done = subprocess.run([sys.executable, "-c", crash], env=older, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", crash], env=older_cpu, capture_output=True, text=True)
     assert done.returncode == -signal.SIGSEGV
     assert ("Fatal Python error: Segmentation fault" in done.stderr) == bool(handler)
 
