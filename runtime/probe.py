@@ -109,19 +109,22 @@ def _answers(inputs: Sequence[TensorSpec], run: Run, numbers: Sequence[int]) -> 
 def _spread(shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
     """Evenly spread over 0..1 without a pattern that matters, the same in every version of NumPy."""
     places = np.arange(int(np.prod(shape))) + 7919 * number
-    return (places * 0.6180339887498949 % 1).reshape(shape)
+    spread: NDArray[np.float64] = (places * 0.6180339887498949 % 1).reshape(shape)
+    return spread
 
 
 def _waves(shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
     """Pictures of soft stripes, 0..255."""
     which, colour, y, x = np.indices(shape)
-    return 127.5 * (1 + np.sin((0.11 + 0.05 * which) * x + (0.07 + 0.04 * number) * y + 2.0 * colour + number))
+    pictures: NDArray[np.float64] = 127.5 * (1 + np.sin((0.11 + 0.05 * which) * x + (0.07 + 0.04 * number) * y + 2.0 * colour + number))
+    return pictures
 
 
 def _spectra(shape: tuple[int, ...], number: int, spread: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mel powers that fall over the bands, louder with each sample."""
     tilt = 10.0 ** (-3 * np.arange(shape[-2]) / shape[-2])
-    return 10.0 ** (number % 4 - 1) * tilt[:, None] * -np.log1p(-spread)
+    powers: NDArray[np.float64] = 10.0 ** (number % 4 - 1) * tilt[:, None] * -np.log1p(-spread)
+    return powers
 
 
 def _rms(x: NDArray) -> float:
