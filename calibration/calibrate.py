@@ -18,11 +18,13 @@ from mmx.calibration.layers import Layer, find_layers
 from mmx.calibration.quantize import WEIGHT_BITS, quantise
 from mmx.calibration.ranges import SCHEMA_VERSION, Inputs, Record, measure_limits, read_record
 from mmx.calibration.sensitivity import layer_sqnr
+from mmx.export.precision.session import cpu_session
 from mmx.export.precision.variant import add_graph
 from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, ParityError
 from mmx.runtime.packing import pack
+from mmx.runtime.probe import Run, make_probe
 from mmx.runtime.records import Record as VariantRecord
 from mmx.runtime.types import Sample
 from mmx.runtime.variants import check_files
@@ -216,7 +218,14 @@ def calibrate(
                 bundle,
                 "int8",
                 int8,
-                recipe={"data": digest, "method": method, "samples": record.samples, "kept_fp32": tries[-1].kept},
+                recipe={
+                    "data": digest,
+                    "method": method,
+                    "samples": record.samples,
+                    "weight_bits": WEIGHT_BITS,
+                    "kept_fp32": tries[-1].kept,
+                },
+                probe=make_probe(bundle.manifest.graphs["fp32"].inputs, _runner(model), _runner(int8, as_written=True)),
                 verification={name: outcome[name] for name in VERIFIED},
                 **made_now(time.monotonic() - started),
             )
@@ -252,6 +261,12 @@ def _sweep(
         count = max(1, 2 * count)
         if tries[-1].accuracy.holds or count >= len(worst):
             return tuple(tries), int8
+
+
+def _runner(model: onnx.ModelProto, **options: bool) -> Run:
+    session = cpu_session(model, **options)
+    names = [node.name for node in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def _inputs(bundle: Bundle, samples: Data | list[Sample]) -> Iterator[Inputs]:

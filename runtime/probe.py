@@ -116,7 +116,8 @@ def _spread(shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
 def _waves(shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
     """Pictures of soft stripes, 0..255."""
     which, colour, y, x = np.indices(shape)
-    pictures: NDArray[np.float64] = 127.5 * (1 + np.sin((0.11 + 0.05 * which) * x + (0.07 + 0.04 * number) * y + 2.0 * colour + number))
+    angle = (0.11 + 0.05 * which) * x + (0.07 + 0.04 * number) * y + 2.0 * colour + number
+    pictures: NDArray[np.float64] = 127.5 * (1 + np.sin(angle))
     return pictures
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from mmx.runtime.from_json import Name, OneOf, Within
 from mmx.runtime.manifest import TensorSpec
+from mmx.runtime.probe import Probe
 
 SCHEMA_VERSION = 1
 Size = Annotated[int, Within(0, 2**31 - 1)]
@@ -48,11 +49,15 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphRecord(Record):
-    """An ONNX graph in another precision; its inputs and outputs are those of the FP32 graph. ``graph``: its file."""
+    """An ONNX graph in another precision; its inputs and outputs are those of the FP32 graph.
+
+    ``graph``: its file. ``probe``: what an INT8 graph answers where it is computed right.
+    """
 
     kind: Annotated[str, OneOf(("graph",))] = "graph"
     graph: Name
     opset: Annotated[int, Within(1, 1000)]
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from mmx.runtime.engines import ENGINE_GRAPHS, EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.machine import usable_cores
 from mmx.runtime.manifest import TensorSpec
+from mmx.runtime.probe import check_probe
+from mmx.runtime.records import GraphRecord
 
 # Each name's module has `load(path, precision, threads, streams=1) -> Backend`; ONNX Runtime's also takes `packed`,
 # that of a GPU `index`.
@@ -136,7 +138,8 @@ def open_backend(
     Raises:
         UsageError: an unknown name or device, no such graph or engine in the bundle, fewer threads or streams than
             one, or a device that this backend does not run on.
-        EnvironmentMissing: what was asked for is not installed, or can't have that precision here.
+        EnvironmentMissing: what was asked for is not installed, can't have that precision here, or does not compute
+            an INT8 graph right on this CPU.
         BadDataError: the graph can't be loaded, or its inputs and outputs are not those of the manifest.
         BundleReplaced: an export has put another bundle in its place.
     """
@@ -198,6 +201,7 @@ def _open(bundle: Bundle, name: str, asked: _Asked) -> Backend:
         options = {"packed": not asked.few} if name == "onnxruntime" else {}
         backend = load(graph.path, asked.precision, threads, streams=streams, **options)
     _check_contract(backend, graph)
+    _check_arithmetic(backend, graph)
     return backend
 
 
@@ -258,6 +262,17 @@ def _fastest_on_cpu(bundle: Bundle, asked: _Asked, passed: list[str]) -> tuple[B
         if backend.name != winner:
             backend.close()
     return next(backend for backend in opened if backend.name == winner), f"measured just now, {result}"
+
+
+def _check_arithmetic(backend: Backend, graph: Graph) -> None:
+    """Raise EnvironmentMissing where this machine does not compute an INT8 graph as the graph means it."""
+    record = graph.variant.record if graph.variant else None
+    if isinstance(record, GraphRecord) and record.probe:
+        try:
+            check_probe(record.probe, backend, graph.spec.inputs)
+        except EnvironmentMissing:
+            backend.close()
+            raise
 
 
 def _check_contract(backend: Backend, graph: Graph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from mmx.calibration.gate import Accuracy, Speed
 from mmx.export.precision.samples import mel_powers, pictures
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import ParityError
+from mmx.runtime.errors import EnvironmentMissing, ParityError
 from mmx.runtime.packing import pack
+from mmx.runtime.records import GraphRecord
 from mmx.runtime.types import Sample
 
 
@@ -87,6 +89,15 @@ def test_what_passes_is_added_and_runs_on_both_engines(bundle: Bundle, monkeypat
         with open_backend(opened, engine, "int8", 1) as backend:
             error = np.abs(backend.run(inputs)["logits_text"] - wanted).max()
         assert 0 < error < 0.2 * np.abs(wanted).max(), engine
+    graph = opened.graph("int8")
+    assert graph.variant and isinstance(graph.variant.record, GraphRecord)
+    assert graph.variant.record.recipe["weight_bits"] == 7 and graph.variant.record.probe
+    path = graph.variant.path / "record.json"
+    raw = json.loads(path.read_text())
+    raw["probe"]["exact"] = raw["probe"]["own"] = {"logits_text": [[9.0] * 6] * len(raw["probe"]["samples"])}
+    path.write_text(json.dumps(raw))
+    with pytest.raises(EnvironmentMissing, match="onnxruntime does not compute this INT8 graph right"):
+        open_backend(Bundle.open(bundle.path), "onnxruntime", "int8", 1)
 
 
 def test_a_slow_graph_is_refused_unless_it_is_for_elsewhere(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
