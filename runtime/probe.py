@@ -109,8 +109,7 @@ def _answers(inputs: Sequence[TensorSpec], run: Run, numbers: Sequence[int]) -> 
 def _spread(shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
     """Evenly spread over 0..1 without a pattern that matters, the same in every version of NumPy."""
     places = np.arange(int(np.prod(shape))) + 7919 * number
-    spread: NDArray[np.float64] = (places * 0.6180339887498949 % 1).reshape(shape)
-    return spread
+    return np.asarray(places * 0.6180339887498949 % 1, np.float64).reshape(shape)
 
 
 def _waves(shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
