@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from mmx.runtime.errors import EnvironmentMissing
 
 if TYPE_CHECKING:
-    from mmx.runtime.backends import Backend
     from mmx.runtime.manifest import TensorSpec
 
 CANDIDATES, SAMPLES = 16, 4
@@ -34,6 +33,16 @@ NEGLIGIBLE = 1e-3
 
 Rows = list[list[float]]
 Run = Callable[[dict[str, NDArray]], Mapping[str, NDArray]]
+
+
+class Runs(Protocol):
+    """As much of a backend as is needed here."""
+
+    name: str
+
+    def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
+        """See ``Backend.run``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ def make_probe(inputs: Sequence[TensorSpec], exact: Run, own: Run) -> Probe:
     return Probe(tuple(kept.tolist()), *logits)
 
 
-def check_probe(probe: Probe, backend: Backend, inputs: Sequence[TensorSpec]) -> None:
+def check_probe(probe: Probe, backend: Runs, inputs: Sequence[TensorSpec]) -> None:
     """Run the samples on a backend that has loaded the INT8 graph.
 
     Raises:
