@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mmx.calibration.gate import CPU_ENGINES, Accuracy, Judge, Speed, measure_speed
-from mmx.calibration.layers import Layer, find_layers
+from mmx.calibration.layers import Layer, find_layers, without
 from mmx.calibration.quantize import WEIGHT_BITS, quantise
 from mmx.calibration.ranges import SCHEMA_VERSION, Inputs, Record, measure_limits, read_record
 from mmx.calibration.sensitivity import layer_sqnr
@@ -149,6 +149,7 @@ def calibrate(
     labelled: bool = True,
     fresh: bool = False,
     require_speed: bool = True,
+    keep_fp32: Sequence[str] = (),
     say: Say = lambda what, share: None,
 ) -> Calibration:
     """Make a bundle's INT8 variant, if it passes the gate. Otherwise the bundle gets no graph, only the ranges.
@@ -157,6 +158,7 @@ def calibrate(
         data: samples to measure ranges on. held_out: samples of the gate, none of them in ``data``.
         method: of ``ranges.METHODS``. labelled: whether ``held_out.truths`` are the bundle's labels.
         fresh: measure ranges although the bundle has a record of those of this data and method.
+        keep_fp32: patterns of layers that are not quantised (``layers.without``).
         require_speed: whether slower than what it replaces is a refusal; an engine for another machine is judged there.
 
     Raises:
@@ -178,6 +180,7 @@ def calibrate(
             )
             record = Record(SCHEMA_VERSION, bundle.graph_sha256, digest, method, count, largest, limits)
             saved = save_ranges(bundle, record, time.monotonic() - started)
+        layers = without(layers, keep_fp32)
         say("layers", 0)
         few = [data[i] for i in range(min(SQNR_SAMPLES, len(data)))]
         sqnr = layer_sqnr(model, layers, record.limits, _inputs(bundle, few))

@@ -7,12 +7,15 @@ of results: quantising their inputs costs more than their arithmetic (``studies/
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import NodeProto, TensorProto
 
+from mmx.export.precision.rules import fits
 from mmx.export.precision.view import GraphView, label
+from mmx.runtime.errors import UsageError
 
 NARROWEST = 8
 """A layer with fewer results, or fewer inputs to each, stays in floats."""
@@ -44,6 +47,21 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
     view = GraphView(model)
     layers = [_layer(view, node) for node in view.nodes]
     return [layer for layer in layers if layer is not None]
+
+
+def without(layers: Sequence[Layer], patterns: Sequence[str]) -> list[Layer]:
+    """The layers that no pattern means (their names, as file names are matched, or their operator).
+
+    Raises:
+        UsageError: a pattern means none, or nothing is left.
+    """
+    for pattern in patterns:
+        if not any(fits(pattern, layer.node, layer.op) for layer in layers):
+            raise UsageError(f"--keep-fp32 {pattern!r} fits no layer", "mmx calibrate -v lists them")
+    left = [layer for layer in layers if not any(fits(pattern, layer.node, layer.op) for pattern in patterns)]
+    if not left:
+        raise UsageError("--keep-fp32 leaves no layer for INT8", "use mmx build-engine --fp16")
+    return left
 
 
 def _layer(view: GraphView, node: NodeProto) -> Layer | None:

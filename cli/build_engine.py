@@ -87,6 +87,18 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
     multiple=True,
     help="For an ONNX file: an .npz with one run's inputs to prove it on, instead of random ones. May be repeated.",
 )
+@click.option(
+    "--keep-fp32",
+    metavar="PATTERN",
+    multiple=True,
+    help="Keep nodes in FP32, by name ('A.layers.3.*') or operator (Resize). May be repeated; -v lists the nodes.",
+)
+@click.option(
+    "--allow-half",
+    metavar="PATTERN",
+    multiple=True,
+    help="No rule of accuracy keeps these nodes in FP32; the comparison with FP32 still decides. May be repeated.",
+)
 @click.option("--force", is_flag=True, help="Build even if the engine is there.")
 @click.option("-v", "--verbose", is_flag=True, help="Also print why each FP32 node stays FP32.")
 def build_engine(
@@ -102,6 +114,8 @@ def build_engine(
     tolerance: float | None,
     max_flips: int | None,
     inputs: tuple[Path, ...],
+    keep_fp32: tuple[str, ...],
+    allow_half: tuple[str, ...],
     force: bool,
     verbose: bool,
     **precisions: bool,
@@ -140,6 +154,8 @@ def build_engine(
             tolerance=tolerance,
             max_flips=max_flips,
             inputs=inputs,
+            keep_fp32=keep_fp32,
+            allow_half=allow_half,
             force=force,
             report=shown.share,
         )

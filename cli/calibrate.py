@@ -42,6 +42,12 @@ ERRORS = ("logit error", "relative", "flips")
 )
 @click.option("--fresh", is_flag=True, help="Measure ranges again although there is a record of some.")
 @click.option("--any-speed", is_flag=True, help="Accept a graph that is slower here: for an engine on another machine.")
+@click.option(
+    "--keep-fp32",
+    metavar="PATTERN",
+    multiple=True,
+    help="Layers to leave unquantised, by name ('A.layers.3.*') or operator (Conv). May be repeated; -v lists them.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
 @click.option("--report", type=OutFile(), help="Write everything that was found to this JSON file.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every layer, not only the worst.")
@@ -56,6 +62,7 @@ def calibrate(
     held_out: str,
     fresh: bool,
     any_speed: bool,
+    keep_fp32: tuple[str, ...],
     cache: Path | None,
     report: Path | None,
     verbose: bool,
@@ -94,6 +101,7 @@ def calibrate(
             labelled=labelled,
             fresh=fresh or synth,
             require_speed=not any_speed,
+            keep_fp32=keep_fp32,
             say=shown.share,
         )
     if report:

@@ -64,6 +64,8 @@ def build_engine(
     tolerance: float | None = None,
     max_flips: int | None = None,
     inputs: Sequence[Path] = (),
+    keep_fp32: Sequence[str] = (),
+    allow_half: Sequence[str] = (),
     force: bool = False,
     report: Report | None = None,
 ) -> Built:
@@ -79,6 +81,7 @@ def build_engine(
         batch: the most utterances in one run.
         samples, seconds, tolerance, max_flips: see ``variant.ensure_variant``.
         inputs: for an ONNX file, .npz files with the inputs of one run each, to compare its FP16 form on.
+        keep_fp32, allow_half: patterns of nodes that stay FP32, or that no rule of accuracy keeps (``rules.Choices``).
         force: build even if the engine is there.
 
     Raises:
@@ -98,7 +101,10 @@ def build_engine(
     else:
         prepare = _prepare_bundle
     say = report or (lambda what, share: None)
-    proof = _Proof(chosen, samples, seconds, limit, max_flips, tuple(inputs))
+    chosen_nodes = {"keep_fp32": tuple(keep_fp32), "allow_half": tuple(allow_half)}
+    if any(chosen_nodes.values()) and precision not in TOLERANCE:
+        raise UsageError(f"--keep-fp32 and --allow-half are for FP16 and BF16, not {precision}", "leave them out")
+    proof = _Proof(chosen, samples, seconds, limit, max_flips, tuple(inputs), chosen_nodes)
     ready = prepare(path, precision, profiles, batch, proof, say)
     job = _Job(ready.source, precision, wanted, chosen, version, ready.profiles, settings, proof)
     found = None if force else job.cached()
@@ -117,6 +123,12 @@ class _Proof:
     tolerance: float | None
     max_flips: int | None
     inputs: tuple[Path, ...]
+    choices: dict[str, tuple[str, ...]]
+
+    @property
+    def recorded_choices(self) -> dict[str, list[str]]:
+        """As ``rules.Choices.to_dict`` gives them."""
+        return {name: list(patterns) for name, patterns in self.choices.items() if patterns}
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -141,7 +153,14 @@ def _prepare_bundle(
 
     bundle = Bundle.open(path, verify=False)
     made = False
-    if precision in TOLERANCE and not is_current(bundle, precision, proof.tolerance, proof.max_flips):  # type: ignore[arg-type]
+    if precision in TOLERANCE and not is_current(
+        bundle,
+        precision,  # type: ignore[arg-type]
+        proof.tolerance,  # type: ignore[arg-type]
+        proof.max_flips,
+        proof.recorded_choices,
+    ):
+        from mmx.export.precision.rules import Choices
         from mmx.export.precision.variant import ensure_variant
 
         proof.flavour.load()  # before minutes of proof: can anything be built at all?
@@ -152,6 +171,7 @@ def _prepare_bundle(
             seconds=proof.seconds,
             tolerance=proof.tolerance,
             max_flips=proof.max_flips,
+            choices=Choices(**proof.choices),
             report=say,
         )
     elif precision in ENGINE_GRAPHS and not quantised_is_current(bundle, precision, proof.max_flips):
@@ -177,6 +197,7 @@ def _prepare_file(
     path: Path, precision: str, profiles: Sequence[str] | Path, batch: int, proof: _Proof, say: Report
 ) -> _Ready:
     from mmx.export.engine.onnx_file import half_of_file, profiles_of_file, source_of_file
+    from mmx.export.precision.rules import Choices
 
     source, made = source_of_file(path), False
     shapes = profiles_of_file(source, profiles)
@@ -191,6 +212,7 @@ def _prepare_file(
             samples=proof.samples,
             seconds=proof.seconds,
             tolerance=proof.tolerance,
+            choices=Choices(**proof.choices),
             report=say,
         )
     return _Ready(source, shapes, None, made)

@@ -22,6 +22,7 @@ from onnx import helper
 from mmx.export.engine.profiles import profile, read_profiles
 from mmx.export.engine.source import Source
 from mmx.export.precision.current import RECIPE, Half, meets
+from mmx.export.precision.rules import NO_CHOICES, Choices
 from mmx.export.precision.samples import Inputs
 from mmx.export.precision.variant import TRIAL_SAMPLES, make_variant, until
 from mmx.export.precision.view import read_graph
@@ -92,6 +93,7 @@ def half_of_file(
     samples: int,
     seconds: float,
     tolerance: float,
+    choices: Choices = NO_CHOICES,
     report: Report,
 ) -> tuple[Source, bool]:
     """The file's FP16 or BF16 form, made and proved unless it is there; and whether it was made now.
@@ -99,17 +101,19 @@ def half_of_file(
     Args:
         given: .npz files with the inputs of one run each; without them the proof runs on random ones.
         samples, seconds: how many runs to compare, and when to stop at the latest.
+        choices: the user's, for single nodes.
         tolerance: largest accepted error, of the largest value of each output where that is above 1.
 
     Raises:
         BadDataError: the graph cannot be run, or ``given`` does not fit it.
         ParityError: not accurate enough.
     """
-    recipe = {"rules": RECIPE, "inputs": hashlib.sha256("".join(map(sha256_of, given)).encode()).hexdigest()}
+    digest = hashlib.sha256("".join(map(sha256_of, given)).encode()).hexdigest()
+    recipe = {"rules": RECIPE, "inputs": digest, "choices": choices.to_dict()}
     root, started = _root(source.asked), time.monotonic()
     for found in list_variants(root, source.sha256)[0]:
         graph = _as_graph(found, source)
-        same = found.record.precision == half and found.record.recipe.get("inputs") == recipe["inputs"]
+        same = found.record.precision == half and {**found.record.recipe, **recipe} == found.record.recipe
         if graph is not None and same and meets(graph, RECIPE, tolerance):
             return _half_source(source, graph), False
     with new_variant_in(root) as folder:
@@ -123,6 +127,7 @@ def half_of_file(
             what=f"{source.asked} in {half}",
             tolerance=tolerance,
             total=samples,
+            choices=choices,
             report=report,
         )
         if variant.model.ByteSize() > _LARGEST:

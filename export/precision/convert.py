@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from mmx.export.precision.forms import fp32_inputs
 from mmx.export.precision.view import GraphView
 
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -70,9 +71,10 @@ class _Converter:
     def _add(self, node: NodeProto, wanted: int) -> None:
         copy = NodeProto()
         copy.CopyFrom(node)
+        full = fp32_inputs(node, self.view.opset) if wanted == self.half_type else frozenset()
         for position, name in enumerate(node.input):
             if name and self.view.is_float(name):
-                copy.input[position] = self._as(name, wanted)
+                copy.input[position] = self._as(name, TensorProto.FLOAT if position in full else wanted)
             elif name in self.view.constants:
                 self.constants.setdefault(name, self.view.constants[name])
         for attribute in copy.attribute:

@@ -10,7 +10,7 @@ from mmx.runtime.bundle import Bundle, Graph
 from mmx.runtime.engines import ENGINE_GRAPHS
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
-RECIPE = 3  # raised whenever rules or conversion change, so that older variants are made again
+RECIPE = 4  # raised whenever rules or conversion change, so that older variants are made again
 QUANTISED_RECIPE = 4  # the same for what is around the quantised layers of INT8 and FP8 engines
 TOLERANCE = {"fp16": 1e-2, "bf16": 1e-1}  # largest accepted error of a logit
 FP8_TOLERANCE = 1.0  # three bits of mantissa: what it costs is printed, and counted in label flips
@@ -19,10 +19,18 @@ FLIPS = {"fp16": 0}  # label flips that are accepted before more of a graph is k
 Half = Literal["fp16", "bf16"]
 
 
-def is_current(bundle: Bundle, half: Half, tolerance: float, max_flips: int | None = None) -> bool:
-    """Whether the bundle has the variant, made by this recipe, and as accurate as asked."""
+def is_current(
+    bundle: Bundle, half: Half, tolerance: float, max_flips: int | None = None, choices: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether the bundle has the variant, made by this recipe, and as accurate as asked.
+
+    ``choices``: see ``rules.Choices.to_dict``; None: those of the variant, whatever they are.
+    """
     graph = bundle.described(half)
-    return graph is not None and meets(graph, RECIPE, tolerance, max_flips)
+    if graph is None or graph.variant is None:
+        return False
+    same = choices is None or graph.variant.record.recipe.get("choices", {}) == choices
+    return same and meets(graph, RECIPE, tolerance, max_flips)
 
 
 def quantised_is_current(bundle: Bundle, precision: str, max_flips: int | None) -> bool:

@@ -18,6 +18,7 @@ from mmx.export.precision.current import Half
 from mmx.export.precision.proof import Exact, outputs_of
 from mmx.export.precision.rules import LAST_PRODUCTS, Kept
 from mmx.export.precision.samples import Inputs
+from mmx.export.precision.search import bisect
 from mmx.export.precision.session import cpu_session
 from mmx.export.precision.switched import switch, switched
 from mmx.export.precision.view import GraphView, label
@@ -56,26 +57,46 @@ class Ladder:
         return convert(self._view, self.kept, self._half)
 
     def climb(self, enough: Callable[[onnx.ModelProto], bool]) -> None:
-        """Keep parts in FP32 until the half-precision graph is good ``enough``; none where it is already."""
-        self.holds = True
-        while self.holds and not enough(self.converted().model):
-            self.holds = self.step()
+        """Keep as few parts in FP32 as it takes for the half-precision graph to be good ``enough``; all, in vain."""
+
+        def good(parts: int) -> bool:
+            return enough(convert(self._view, self._keeping(parts), self._half).model)
+
+        self.holds = good(0)
+        if not self.holds:
+            found = bisect(good, 1, len(self.left))
+            self.holds = found is not None
+            self._take(len(self.left) if found is None else found)
 
     def step(self) -> bool:
         """Keep one more part in FP32. Returns whether there was one."""
+        self.holds = bool(self.left)
+        self._take(1)
+        return self.holds
+
+    @property
+    def left(self) -> list[Part]:
+        """The parts that are not kept yet, the one whose rounding hurts most first; ranked when first asked for."""
         if self._left is None:
             self._left = self._ranked()
-        if not self._left:
-            return False
-        part = self._left.pop(0)
-        reason = f"rounding from {label(self._view.nodes[part.nodes.start])} on moves the logits by up to "
-        reason += f"{part.largest:.1e}"
-        for index in part.nodes:
-            node = self._view.nodes[index]
-            is_table = node.op_type == "Gather" and not self._view.computed_inputs(index)  # its rounding is a weight's
-            if index not in self.kept and self._view.takes_or_makes_float(index) and not is_table:
-                self.kept[index] = Kept(label(node), node.op_type, "sensitive", reason)
-        return True
+        return self._left
+
+    def _take(self, parts: int) -> None:
+        self.kept = self._keeping(parts)
+        del self.left[:parts]
+
+    def _keeping(self, parts: int) -> dict[int, Kept]:
+        """What stays FP32 with so many more parts."""
+        kept = dict(self.kept)
+        for part in self.left[:parts] if parts else ():
+            reason = f"rounding from {label(self._view.nodes[part.nodes.start])} on moves the logits by up to "
+            reason += f"{part.largest:.1e}"
+            for index in part.nodes:
+                node = self._view.nodes[index]
+                is_table = node.op_type == "Gather" and not self._view.computed_inputs(index)  # a weight's rounding
+                if index not in kept and self._view.takes_or_makes_float(index) and not is_table:
+                    kept[index] = Kept(label(node), node.op_type, "sensitive", reason)
+        return kept
 
     def _ranked(self) -> list[Part]:
         want = self._exact.outputs(self._probe)

@@ -8,6 +8,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from mmx.export.precision.convert import HALF_TYPES
+from mmx.export.precision.forms import fp32_inputs
 from mmx.export.precision.rules import MOVES
 from mmx.export.precision.view import GraphView
 
@@ -50,8 +51,9 @@ def switched(view: GraphView, parts: Sequence[range], kept: Collection[int], hal
         copy.CopyFrom(node)
         made: list[str] = []
         if index not in kept and view.takes_or_makes_float(index):
+            full = fp32_inputs(node, view.opset)
             for position, name in enumerate(node.input):
-                if name and view.is_float(name):
+                if name and view.is_float(name) and position not in full:
                     copy.input[position] = input_of(part_of[index], name)
             for position, name in enumerate(node.output):
                 if name and view.is_float(name) and node.op_type not in MOVES:

@@ -13,7 +13,7 @@ from mmx.export.precision.current import FLIPS, RECIPE, TOLERANCE, Half, is_curr
 from mmx.export.precision.proof import SCALES, Accuracy, Exact, Stop, measure, outputs_of, require, require_labels
 from mmx.export.precision.ranges import largest_values
 from mmx.export.precision.rounded import rounded
-from mmx.export.precision.rules import Kept, count_by_rule, kept_nodes, with_finite_masks
+from mmx.export.precision.rules import NO_CHOICES, Choices, Kept, count_by_rule, kept_nodes, with_finite_masks
 from mmx.export.precision.samples import Inputs, scaled, utterances
 from mmx.export.precision.sensitivity import Ladder
 from mmx.export.precision.session import cpu_session
@@ -53,6 +53,7 @@ def make_variant(
     tolerance: float | None = None,
     flips: int | None = None,
     total: int = 0,
+    choices: Choices = NO_CHOICES,
     report: Report | None = None,
 ) -> Variant:
     """Turn an FP32 graph into half precision and compare the two. The graph may be anybody's.
@@ -66,10 +67,11 @@ def make_variant(
         tolerance: largest accepted logit error; None takes the precision's own.
         flips: with more label flips than this, more of the graph is kept in FP32, ``ATTEMPTS`` times; None: any number.
         total: samples that ``batches`` will give, for ``report``.
+        choices: the user's, for single nodes.
 
     Raises:
         ParityError: not accurate enough, or not finite on loud inputs.
-        BadDataError: the graph's types cannot be inferred.
+        BadDataError: the graph's types cannot be inferred. UsageError: a pattern of ``choices`` fits no node.
     """
     say = report or (lambda what, share: None)
     finite, masks = with_finite_masks(model)
@@ -80,7 +82,7 @@ def make_variant(
     largest = largest_values(view, [*by_size, *(scaled(batch, max(SCALES)) for batch in loud)])
     accepted = TOLERANCE[half] if tolerance is None else tolerance
     exact = Exact(model, thresholds)
-    ladder = Ladder(view, half, kept_nodes(view, half, largest), exact, by_size[len(by_size) // 2], say)
+    ladder = Ladder(view, half, kept_nodes(view, half, largest, choices), exact, by_size[len(by_size) // 2], say)
     ladder.climb(lambda graph: _worst(exact, graph, by_size) <= AIM * accepted)
     failed: list[Stop] = []
     while True:
@@ -145,6 +147,7 @@ def ensure_variant(
     seconds: float = 1800,
     tolerance: float | None = None,
     max_flips: int | None = None,
+    choices: Choices = NO_CHOICES,
     report: Report | None = None,
 ) -> tuple[Bundle, bool]:
     """Give the bundle its ``half`` graph, unless it has one of the same FP32 graph, recipe and tolerance.
@@ -157,6 +160,7 @@ def ensure_variant(
             were run.
         tolerance: largest accepted logit error.
         max_flips: more label flips than this are an error; None: they are none.
+        choices: the user's, for single nodes; a variant that was made with others is made again.
 
     Returns:
         The bundle as it then is, and whether the variant was made now.
@@ -165,7 +169,7 @@ def ensure_variant(
         ParityError: the variant is not accurate enough; the bundle is left as it was.
     """
     wanted = TOLERANCE[half] if tolerance is None else tolerance
-    if is_current(bundle, half, wanted, max_flips):
+    if is_current(bundle, half, wanted, max_flips, choices.to_dict()):
         return bundle, False
     started = time.monotonic()
     with new_variant(bundle) as folder:
@@ -181,6 +185,7 @@ def ensure_variant(
             tolerance=wanted,
             flips=FLIPS.get(half) if max_flips is None else max_flips,
             total=samples,
+            choices=choices,
             report=report,
         )
         require_labels(variant.accuracy, str(bundle.path), max_flips)
@@ -189,7 +194,13 @@ def ensure_variant(
             bundle,
             half,
             variant.model,
-            recipe={"rules": RECIPE, "samples": samples, "seconds": seconds, "tolerance": wanted},
+            recipe={
+                "rules": RECIPE,
+                "choices": choices.to_dict(),
+                "samples": samples,
+                "seconds": seconds,
+                "tolerance": wanted,
+            },
             verification={**variant.accuracy.to_dict(), **variant.summary},
             **made_now(time.monotonic() - started),
         )

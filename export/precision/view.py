@@ -23,7 +23,7 @@ class GraphView:
         nodes: in topological order.
         producer: node index by the value it makes. consumers: node indices by the value they take.
         types: ONNX element type by value name (inputs, initialisers, and every value that shape inference reaches).
-        constants: initialisers by name.
+        constants: initialisers by name. opset: of ONNX's own operators.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -40,6 +40,7 @@ class GraphView:
         self.inputs = [value.name for value in graph.input if value.name not in self.constants]
         self.outputs = [value.name for value in graph.output]
         self.types = element_types(self.model)
+        self.opset = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=1)
 
     def is_float(self, name: str) -> bool:
         """Whether the value is float32."""

@@ -180,3 +180,19 @@ def test_a_whole_system(tiny_bundle: Path) -> None:
 
 def rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(x**2)))
+
+
+def test_layers_that_a_user_keeps() -> None:
+    from mmx.calibration.layers import Layer, without
+    from mmx.runtime.errors import UsageError
+
+    layers = [
+        Layer(name, op, "x", "w", "y", 0)
+        for name, op in (("A.0.fc1", "MatMul"), ("A.1.fc1", "MatMul"), ("V.0", "Conv"))
+    ]
+    assert [layer.node for layer in without(layers, ("A.0.*",))] == ["A.1.fc1", "V.0"]
+    assert [layer.node for layer in without(layers, ("Conv", "A.1*"))] == ["A.0.fc1"]
+    assert without(layers, ()) == layers
+    for patterns in (("B.*",), ("A.*", "V.*")):
+        with pytest.raises(UsageError, match="--keep-fp32"):
+            without(layers, patterns)

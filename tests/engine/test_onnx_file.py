@@ -142,3 +142,34 @@ def test_no_file_no_graph_and_no_such_precision(network: Path, tmp_path: Path) -
     onnx.save(_network(4), network)
     with pytest.raises(BadDataError, match="no int8 layer"):
         build_engine(network, "int8", target="sm89")
+
+
+def test_a_resize_builds_in_fp16_with_its_scales_in_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Upsampling by a factor that FP16 does not hold; then the same with nodes that the user chose."""
+    monkeypatch.chdir(tmp_path)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+        helper.make_node("Resize", ["a", "", "scales"], ["b"], "resize", mode="linear"),
+        helper.make_node("Conv", ["b", "w"], ["c"], "second"),
+        helper.make_node("Conv", ["c", "w"], ["y"], "last"),
+    ]
+    weight = np.random.default_rng(0).normal(0, 0.3, (8, 8, 1, 1)).astype(np.float32)
+    constants = {"w": weight, "scales": np.float32([1, 1, 2.2, 2.2])}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 8, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 8, 13, 13])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), "up.onnx")
+    command = ["build-engine", "up.onnx", "--fp16", "--target", "sm89", "--samples", "4", "-v"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "outputs within" in out and "resize" not in out
+    assert main([*command, "--keep-fp32", "Resize"]) == 0
+    out = capsys.readouterr().out
+    assert "keep-fp32 Resize" in out and "built in" in out
+    assert main([*command, "--keep-fp32", "Rezise"]) == 2

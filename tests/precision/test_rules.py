@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import precision_graphs as graphs
@@ -11,12 +13,13 @@ from onnx.reference import ReferenceEvaluator
 
 from mmx.export.precision.convert import convert
 from mmx.export.precision.rounded import rounded
-from mmx.export.precision.rules import count_by_rule, kept_nodes, with_finite_masks
+from mmx.export.precision.rules import Choices, count_by_rule, kept_nodes, with_finite_masks
 from mmx.export.precision.session import cpu_session
 from mmx.export.precision.view import GraphView, element_types
+from mmx.runtime.errors import UsageError
 
 
-def half_of(model: onnx.ModelProto, **options: dict[str, float]) -> tuple[onnx.ModelProto, dict[str, str]]:
+def half_of(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The FP16 graph, and the rule by the name of each kept node."""
     view = GraphView(with_finite_masks(model)[0])
     kept = kept_nodes(view, "fp16", **options)
@@ -153,3 +156,83 @@ def test_values_that_a_loop_body_takes_from_outside_stay_fp32() -> None:
     assert rules["loop"] == "state"
     x = np.full((2, 4), 1.5, np.float32)
     np.testing.assert_array_equal(cpu_session(half).run(None, {"x": x})[0], 4 * x)
+
+
+def between(node: onnx.NodeProto, constants: dict[str, Any], domain: str = "") -> onnx.ModelProto:
+    """Two convolutions with one node between them, from ``a`` to ``b``."""
+    node.domain = domain
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+        node,
+        helper.make_node("Conv", ["b", "w"], ["y"], "second"),
+        helper.make_node("Conv", ["y", "w"], ["z"], "last"),
+    ]
+    nodes[-1].output[0], nodes[2].output[0], nodes[-1].input[0] = "y", "c", "c"
+    eye = np.eye(3, dtype=np.float32)[:, :, None, None]
+    return graphs.model(nodes, ["batch", 3, 6, 6], {"w": eye, **constants})
+
+
+@pytest.mark.parametrize("scales", ["constant", "computed"])
+def test_a_resize_is_half_and_its_scales_are_not(scales: str) -> None:
+    """In FP16 a scale of 1/3 would be another one; ONNX does not even allow it."""
+    constants = {"scales": np.float32([1, 1, 1 / 3, 7 / 3]), "one": np.float32([1, 1, 1, 1])}
+    model = between(helper.make_node("Resize", ["a", "", "scales"], ["b"], "resize", mode="linear"), constants)
+    if scales == "computed":
+        model.graph.node.insert(1, helper.make_node("Mul", ["scales", "one"], ["made"], "made"))
+        model.graph.node[2].input[2] = "made"
+    half, rules = half_of(model)
+    onnx.shape_inference.infer_shapes(half, check_type=True, strict_mode=True)
+    assert "resize" not in rules
+    types = element_types(half)
+    (resize,) = (node for node in half.graph.node if node.op_type == "Resize")
+    assert [types[name] for name in resize.input if name] == [TensorProto.FLOAT16, TensorProto.FLOAT]
+    x = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
+    want = cpu_session(model).run(None, {"x": x})[0]
+    assert want.shape == (2, 3, 2, 14)
+    for graph in (rounded(half), half):
+        np.testing.assert_allclose(cpu_session(graph, basic=True).run(None, {"x": x})[0], want, atol=4e-3)
+
+
+def test_an_operator_without_a_half_form_stays_fp32_whatever_is_allowed() -> None:
+    model = between(helper.make_node("Celu", ["a"], ["b"], "celu"), {})
+    half, rules = half_of(model, choices=Choices(allow_half=("celu",)))
+    assert rules["celu"] == "form"
+    onnx.shape_inference.infer_shapes(half, check_type=True, strict_mode=True)
+    x = np.random.default_rng(0).normal(size=(1, 3, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(in_true_fp16(half, x), in_true_fp16(model, x), atol=4e-3)
+
+
+def test_boxes_for_suppression_stay_fp32() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["boxes"], "boxes"),
+        helper.make_node("ReduceMax", ["boxes", "axes"], ["best"], "best", keepdims=0),
+        helper.make_node("Unsqueeze", ["best", "axes1"], ["scores"], "scores"),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["picked"], "nms"),
+        helper.make_node("Cast", ["picked"], ["y"], "cast", to=TensorProto.FLOAT),
+    ]
+    constants = {"w": np.eye(4, dtype=np.float32), "axes": np.int64([2]), "axes1": np.int64([1]), "most": np.int64([3])}
+    half, _ = half_of(graphs.model(nodes, [1, 5, 4], constants))
+    onnx.shape_inference.infer_shapes(half, check_type=True, strict_mode=True)
+    types = element_types(half)
+    (nms,) = (node for node in half.graph.node if node.op_type == "NonMaxSuppression")
+    assert {types[name] for name in nms.input[:2]} == {TensorProto.FLOAT}
+
+
+def test_an_operator_of_somebodys_own_stays_fp32() -> None:
+    model = between(helper.make_node("Swish", ["a"], ["b"], "own"), {}, domain="my.own")
+    model.opset_import.append(helper.make_opsetid("my.own", 1))
+    model.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, ["batch", 3, 6, 6]))
+    view = GraphView(model)
+    assert kept_nodes(view, "fp16")[1].rule == "form"
+
+
+def test_a_user_keeps_nodes_and_allows_others() -> None:
+    model = graphs.simam(3, 8)
+    _, plain = half_of(model)
+    assert "conv0" not in plain and plain["squared"] == "square"
+    _, chosen = half_of(model, choices=Choices(keep_fp32=("conv?", "Sigmoid"), allow_half=("squared", "ReduceSum")))
+    assert chosen["conv0"] == "keep-fp32" and chosen["gate"] == "keep-fp32"
+    assert "squared" not in chosen and "sum" not in chosen and chosen["deviation"] == "square"
+    for option, choices in (("keep-fp32", Choices(("nothing*",))), ("allow-half", Choices((), ("nothing*",)))):
+        with pytest.raises(UsageError, match=rf"--{option} 'nothing\*' fits no node"):
+            half_of(model, choices=choices)

@@ -92,7 +92,7 @@ def test_bfloat16_too(fresh: Bundle) -> None:
 def test_too_inaccurate_is_refused_and_leaves_the_bundle_as_it_was(
     fresh: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ladder, "step", lambda _self: False)
+    monkeypatch.setattr(Ladder, "_ranked", lambda _self: [])
     before = {path: path.read_bytes() for path in fresh.path.rglob("*") if path.is_file()}
     with pytest.raises(ParityError, match=r"logits are .* off FP32 on 4 samples"):
         ensure_variant(fresh, "fp16", samples=16, tolerance=1e-6)
@@ -166,7 +166,7 @@ def test_a_label_that_flips_keeps_more_in_fp32_until_none_does(made: Bundle, mon
     careful = with_flips(0)
     assert careful.accuracy.label_flips == 0 and careful.accuracy.samples == 8
     assert careful.summary["kept_fp32"]["sensitive"] > 0
-    monkeypatch.setattr(Ladder, "step", lambda _self: False)
+    monkeypatch.setattr(Ladder, "_ranked", lambda _self: [])
     flipped = with_flips(0).accuracy  # nothing is left to keep: it is told, on all samples
     assert flipped.label_flips == careless.label_flips and flipped.samples == 8
     assert "from its threshold" in sentence(flipped.to_dict() | {"kept_fp32": {}})
