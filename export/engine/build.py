@@ -133,7 +133,8 @@ class _Proof:
     @property
     def recipe(self) -> dict[str, Any]:
         """What the engine's record keeps of it, for ``engines.rebuild_options``."""
-        return {name: getattr(self, name) for name in ("samples", "seconds", "tolerance", "max_flips")}
+        kept = {name: getattr(self, name) for name in ("samples", "seconds", "tolerance", "max_flips")}
+        return kept | self.recorded_choices
 
 
 @dataclass(frozen=True)
