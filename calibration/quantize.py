@@ -22,7 +22,7 @@ from mmx.export.precision.view import GraphView, label
 WEIGHT_BITS = 7
 """Of the eight that a weight is stored in. Two products of an unsigned byte with a weight then fit the 16-bit sums of
 CPUs without VNNI (2 * 255 * 64 = 32640); with all eight, ONNX Runtime and OpenVINO saturate there, and a graph has
-other answers on other machines. What the bit costs is in ``benchmarks/NOTES.md``."""
+other answers on other machines. What the bit costs is in ``studies/NOTES.md``."""
 
 WEIGHT_LEVELS = 2 ** (WEIGHT_BITS - 1)  # -64..64, as onnxruntime.quantization's reduce_range
 
