@@ -115,11 +115,12 @@ def rebuild_options(record: EngineRecord) -> list[str]:
     """The options of ``mmx build-engine`` that an engine was built with, but for target and profiles."""
     given = {"workspace": record.settings.get("workspace"), "level": record.settings.get("level")}
     given |= {name: record.recipe.get(name) for name in ("samples", "seconds", "tolerance", "max_flips")}
-    given |= {name: record.recipe[name] for name in ("keep_fp32", "allow_half") if name in record.recipe}
     options = [f"--{record.precision}", "--flavour", record.flavour]
     for name, value in given.items():
         if isinstance(value, (int, float)):  # a level or a limit that was not given is None
             options += [f"--{name.replace('_', '-')}", f"{value}"]
+    for name in ("keep_fp32", "allow_half"):
+        options += [f"--{name.replace('_', '-')}={pattern}" for pattern in record.recipe.get(name) or ()]
     return options
 
 
