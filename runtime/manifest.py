@@ -24,12 +24,14 @@ class VideoSpec:
     """How frames are taken from a video, and what stands in for a frame without a face.
 
     ``interval_s``: one frame each so many seconds, by timestamp. ``every_nth``: every n-th frame instead, as the public
-    data sets' loaders do it (0 = by time). ``no_face``: center | skip | mask | error.
+    data sets' loaders do it (0 = by time). ``no_face``: center | skip | mask | error. ``hdr``: map (PQ and HLG are
+    brought to the range of other video) | keep (their values are taken as they are).
     """
 
     interval_s: Annotated[float, Within(0.01, 3600)] = 0.5
     every_nth: Annotated[int, Within(0, 100_000)] = 0
     no_face: Annotated[str, OneOf(("center", "skip", "mask", "error"))] = "center"
+    hdr: Annotated[str, OneOf(("map", "keep"))] = "map"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class MelSpec:
     """torchaudio's MelSpectrogram defaults at 16 kHz (power 2, HTK, no norm, no log), cut in pieces of 32 columns.
 
     ``n_mels`` and ``columns`` are those of the graph contract.
+    ``mix``: how channels become one: layout (as FFmpeg mixes them; stereo is the mean) | mean (of all channels).
+    ``own_rate``: the spectrogram is computed at the file's own sample rate, with ``n_fft`` and ``hop`` as long in
+    seconds (1102 and 551 at 44.1 kHz), as the public MOSEI loader does it; otherwise the sound is resampled to
+    ``sample_rate``.
     """
 
     sample_rate: Annotated[int, Within(4000, 96_000)] = 16000
@@ -61,6 +67,8 @@ class MelSpec:
     hop: Annotated[int, Within(32, 16_384)] = 200
     n_mels: Annotated[int, OneOf((128,))] = 128
     columns: Annotated[int, OneOf((32,))] = 32
+    mix: Annotated[str, OneOf(("layout", "mean"))] = "layout"
+    own_rate: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.media.container import Tracks
 from mmx.runtime.media.faces import Face, FaceDetector
-from mmx.runtime.media.mel import mel_pieces
+from mmx.runtime.media.mel import at_rate, mel_pieces
 from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
 from mmx.runtime.media.text import Tokenizer
@@ -164,9 +165,13 @@ class Preprocessor:
             return
         started = perf_counter()
         no_face = "upstream" if self._spec.compat == "upstream" else self._spec.video.no_face
-        crops = self._face_detector().extract([f.rgb for f in frames], no_face, [f.time for f in frames])
+        new = [frame for i, frame in enumerate(frames) if not i or frame.rgb is not frames[i - 1].rgb]
+        found = iter(self._face_detector().extract([f.rgb for f in new], no_face, [f.time for f in new]))
         each_ms = _ms_since(started) / len(frames)
-        for frame, crop in zip(frames, crops, strict=True):
+        crop = next(found)
+        for i, frame in enumerate(frames):
+            if i and frame.rgb is not frames[i - 1].rgb:
+                crop = next(found)
             mine = faces[frame.segment]
             mine.ms += each_ms
             if crop.face is not None:
@@ -183,7 +188,8 @@ class Preprocessor:
         absent: dict[str, str] = {}
 
         started = perf_counter()
-        pieces = mel_pieces(end.sound, self._spec.mel)
+        mel = self._spec.mel
+        pieces = mel_pieces(end.sound, at_rate(mel, end.sample_rate) if mel.own_rate else mel)
         timings["mel"] = _ms_since(started)
         if not len(pieces):
             absent["audio"] = "no sound in this segment" if source.has_audio else "no audio track"

@@ -1,16 +1,15 @@
 """Open a media file and read its header, trusting nothing.
 
-Files are hostile until shown otherwise: only real container formats on the local disk are opened (no playlist, no
-concat list, no URL), and picture sizes and sample rates are capped.
+Files are untrusted: only real container formats are opened, from the local disk or from memory (no playlist, no concat
+list, no URL), and frame sizes and sample rates are capped, before anything is decoded.
 """
 
 from __future__ import annotations
 
-import stat
+import re
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from av.container import InputContainer
@@ -18,21 +17,53 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from mmx.runtime.errors import BadDataError
+from mmx.runtime.media.source import MediaInput, Source
 
 # Containers that hold their own media. Left out on purpose: hls, dash, concat, image2, lavfi and other pointers.
 FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,flac,mp3,aac,aiff,caf,amr,au,mxf,gif,nut,ivf,dv,rm,h264,hevc,m4v"
 )
 MAX_PIXELS = 36_000_000  # 8K video is 33 million
+SCALE_DOWN = f"mmx decodes {MAX_PIXELS} pixels at most; scale it down first"
 SAMPLE_RATES = (1_000, 768_000)  # Hz
+MAX_GAP_S = 3600.0  # no two frames of a real file, nor its start and its first frame, are further apart
+
+# Formats of which FFmpeg guesses the length from the bit rate of the first packets.
+GUESSED_LENGTH = frozenset({"mp3", "aac", "amr", "h264", "hevc", "m4v", "mpeg", "dv", "ac3", "mpegvideo"})
+# Pictures, not video: beside a video track, such a track of one frame is a cover or a thumbnail.
+STILL_CODECS = frozenset({"png", "mjpeg", "bmp", "gif", "webp", "tiff", "jpeg2000", "jpegls"})
+COVER = Disposition.attached_pic | Disposition.timed_thumbnails
+ASIDE = (
+    Disposition.still_image | Disposition.dependent | Disposition.visual_impaired | Disposition.hearing_impaired
+) | (Disposition.comment | Disposition.non_diegetic | Disposition.karaoke)
+# Formats without a clock of their own: where sound comes first by an encoder's delay, the video says where the file starts.
+NO_TIMELINE = frozenset({"mpegts", "mpeg", "flv"})
+ENCODER_DELAY_S = 0.1
+DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Which video and audio track to read, counted from 0 as FFmpeg's ``0:v:N`` and ``0:a:N``; None: the default one."""
+
+    video: int | None = None
+    audio: int | None = None
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file's header says. Times in seconds; None where the file does not tell; sizes as stored,
-    which is on its side where the file says that the picture is to be turned."""
+    """What a file's header says.
 
-    path: Path
+    Attributes:
+        name: the path as given, or what stands for it.
+        duration: seconds from the file's start to the end of the chosen tracks; None where the header does not tell, or
+            FFmpeg could only guess it.
+        width, height: pixels as stored, on its side where the file says that the frames are to be turned.
+        fps: frames per second, None where not told. sample_rate: Hz. channels: of the audio track; 0 without one.
+        video_tracks, audio_tracks: how many there are to choose from.
+    """
+
+    name: str
     duration: float | None
     has_video: bool
     has_audio: bool
@@ -41,24 +72,28 @@ class MediaInfo:
     fps: float | None
     sample_rate: int
     channels: int
+    video_tracks: int
+    audio_tracks: int
 
 
-def probe(path: str | Path) -> MediaInfo:
+def probe(media: MediaInput, tracks: Tracks = Tracks()) -> MediaInfo:
     """Read a file's header, decode nothing.
 
     Raises:
-        BadDataError: no such file, or none that can be read as media, or neither picture nor sound in it.
+        BadDataError: no such file, or none that can be read as media, or neither video nor sound in it, or no such track.
     """
-    with open_media(path) as container:
-        return describe(container, Path(path))
+    source = Source(media)
+    with open_media(source) as container:
+        return describe(container, source.name, tracks)
 
 
-def describe(container: InputContainer, path: Path) -> MediaInfo:
-    """What the header of an open file says."""
-    video, audio = video_stream(container), audio_stream(container)
+def describe(container: InputContainer, name: str, tracks: Tracks = Tracks()) -> MediaInfo:
+    """What the header of an open file says. Raises BadDataError for a track that it does not have."""
+    video = video_stream(container, tracks.video, name)
+    audio = audio_stream(container, tracks.audio, name)
     rate = video.average_rate or video.guessed_rate if video else None
     return MediaInfo(
-        path=path,
+        name=name,
         duration=declared_duration(container, [s for s in (video, audio) if s]),
         has_video=video is not None,
         has_audio=audio is not None,
@@ -67,92 +102,151 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
         fps=float(rate) if rate else None,
         sample_rate=audio.rate or 0 if audio else 0,
         channels=audio.channels if audio else 0,
+        video_tracks=len(_moving(container)),
+        audio_tracks=len(container.streams.audio),
     )
 
 
-def open_media(path: str | Path) -> InputContainer:
-    """Open a local media file for reading; close it, or use it in a ``with``.
+def open_media(media: MediaInput | Source) -> InputContainer:
+    """Open media for reading; close it, or use it in a ``with``.
 
     Raises:
         BadDataError: as ``probe``.
     """
-    path = Path(path)
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as e:
-        raise BadDataError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}", "check the path") from e
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise BadDataError(f"{path} is {kind}", "give a video or sound file")
-    if not status.st_size:
-        raise BadDataError(f"{path} is empty (0 bytes)", "copy or download it again")
+    source = media if isinstance(media, Source) else Source(media)
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_streams": "100"}
     try:
-        container = av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace")
+        container = av.open(
+            source.for_ffmpeg(),
+            options={"max_pixels": str(MAX_PIXELS)},  # of each stream's decoder, which the header may have to be read with
+            container_options=options,
+            metadata_errors="replace",
+        )
     except (FFmpegError, OSError, ValueError) as e:
-        reason, hint = _why_unreadable(path, e)
-        raise BadDataError(f"{path} cannot be read as media: {reason}", hint) from e
+        reason, hint = _why_unreadable(source, e)
+        raise BadDataError(f"{source.name} cannot be read as media: {reason}", hint) from e
     try:
-        _check(container, path)
+        _check(container, source.name)
     except BaseException:
         container.close()
         raise
     return container
 
 
-def video_stream(container: InputContainer) -> Any | None:
-    """The picture: the first video stream that has a decoder and is no cover art; None without one."""
-    still = Disposition.attached_pic | Disposition.timed_thumbnails
-    return next((s for s in container.streams.video if s.codec_context and not s.disposition & still), None)
+def video_stream(container: InputContainer, track: int | None = None, name: str = "the file") -> Any | None:
+    """The video track of that number; by default the one that the file marks as default, else the first.
+
+    Cover art and thumbnails are none, and a still is none beside a video. None without any; BadDataError for a number that
+    is not there.
+    """
+    return _chosen(_moving(container), track, "video", name)
 
 
-def audio_stream(container: InputContainer) -> Any | None:
-    """The sound: the first audio stream that has a decoder; None without one."""
-    return next((s for s in container.streams.audio if s.codec_context), None)
+def audio_stream(container: InputContainer, track: int | None = None, name: str = "the file") -> Any | None:
+    """The audio track of that number; by default the one that the file marks as default, else the first."""
+    return _chosen(list(container.streams.audio), track, "audio", name)
 
 
-def _check(container: InputContainer, path: Path) -> None:
-    """Refuse a file without picture and sound, and sizes no real file has."""
+def _chosen(streams: list[Any], track: int | None, kind: str, name: str) -> Any | None:
+    if track is not None and not 0 <= track < len(streams):
+        there = f"{len(streams)} {kind} track{'s' * (len(streams) != 1)}"
+        raise BadDataError(f"{name} has {there}, and track {track} was asked for", "tracks are counted from 0")
+    if track is not None:
+        if not streams[track].codec_context:
+            raise BadDataError(f"{name}: {kind} track {track} is in a format that cannot be decoded")
+        return streams[track]
+    usable = [stream for stream in streams if stream.codec_context]
+    return max(usable, key=_standing, default=None)  # the first of the best
+
+
+def _standing(stream: Any) -> tuple[bool, bool]:
+    disposition = stream.disposition
+    return bool(disposition & Disposition.default), not disposition & ASIDE
+
+
+def _moving(container: InputContainer) -> list[Any]:
+    """The video tracks, without covers; without stills where there is anything else."""
+    videos = [stream for stream in container.streams.video if not stream.disposition & COVER]
+    return [stream for stream in videos if not _is_still(stream)] or videos
+
+
+def _is_still(stream: Any) -> bool:
+    if stream.frames > 1:
+        return False
+    context = stream.codec_context
+    is_picture = context is not None and context.codec.canonical_name in STILL_CODECS
+    return bool(stream.frames == 1 or is_picture or stream.disposition & Disposition.still_image)
+
+
+def _check(container: InputContainer, name: str) -> None:
+    """Reject a file without video and sound, and sizes that no real file has."""
     video, audio = video_stream(container), audio_stream(container)
     if video is None and audio is None:
-        raise BadDataError(f"{path} holds no picture and no sound that can be decoded", "give a video or sound file")
-    if video is not None:
-        check_size(video.width, video.height, path)
+        raise BadDataError(f"{name} holds no video and no sound that can be decoded", "give a video or sound file")
+    for each in container.streams.video:
+        if each.codec_context:
+            check_size(each.width, each.height, name)
+            if each.codec_context.pix_fmt and not each.width * each.height:  # what is left of a size beyond the limit
+                raise BadDataError(f"{name} has frames of no size, or of more than {MAX_PIXELS} pixels", SCALE_DOWN)
     if audio is not None and audio.rate:
-        check_rate(audio.rate, str(path))
+        check_rate(audio.rate, name)
 
 
-def check_size(width: int, height: int, path: Path) -> None:
-    """Refuse pictures beyond 8K, which are a mistake or meant to fill the memory."""
+def check_size(width: int, height: int, name: str) -> None:
+    """Reject frames beyond 8K, which are a mistake or meant to fill the memory."""
     if width * height > MAX_PIXELS:
-        raise BadDataError(
-            f"{path} has a picture of {width}x{height} pixels", f"mmx decodes {MAX_PIXELS} at most; scale it down first"
-        )
+        raise BadDataError(f"{name} has frames of {width}x{height} pixels", SCALE_DOWN)
 
 
 def check_rate(rate: int, what: str) -> None:
-    """Refuse sample rates that no recording has: resampling those would multiply the sound's size by thousands."""
+    """Reject sample rates that no recording has: resampling those would multiply the sound's size by thousands."""
     low, high = SAMPLE_RATES
     if not low <= rate <= high:
         raise BadDataError(f"{what} has a sample rate of {rate} Hz", f"mmx takes {low} to {high} Hz")
 
 
+def origin(container: InputContainer, video: Any | None) -> float:
+    """Where the file starts on its own clock, in seconds."""
+    start = (container.start_time or 0) / av.time_base
+    if video is None or video.start_time is None or not NO_TIMELINE & set(container.format.name.split(",")):
+        return start
+    first = float(video.start_time * video.time_base)
+    return first if 0 < first - start <= ENCODER_DELAY_S else start
+
+
 def declared_duration(container: InputContainer, streams: list[Any]) -> float | None:
-    """The declared length in seconds from the file's start: of the chosen streams if they all tell, else the file's."""
-    origin = (container.start_time or 0) / av.time_base
-    ends = [float(((s.start_time or 0) + s.duration) * s.time_base) - origin for s in streams if s.duration]
-    all_tell = ends and len(ends) == len(streams)
-    longest = max(ends) if all_tell else (container.duration or 0) / av.time_base
-    return longest if longest > 0 else None
+    """Seconds from the file's start to the end of the chosen streams, as declared; None where that is not known.
+
+    A length that FFmpeg guessed from the bit rate is not, nor one of the whole file that another track may have set.
+    """
+    if GUESSED_LENGTH & set(container.format.name.split(",")):
+        return None
+    ends = [end for end in (_declared_end(stream) for stream in streams) if end is not None]
+    if ends and len(ends) == len(streams):
+        longest = max(ends) - origin(container, next((s for s in streams if s.type == "video"), None))
+    elif len(container.streams) == len(streams):
+        longest = (container.duration or 0) / av.time_base
+    else:
+        return None
+    return longest if 0 < longest <= max(MAX_GAP_S, container.size) else None  # a byte a second, or it is damaged
 
 
-def _why_unreadable(path: Path, error: Exception) -> tuple[str, str]:
+def _declared_end(stream: Any) -> float | None:
+    """Where a stream ends on the file's clock, from its own duration or Matroska's tag of it."""
+    start = float((stream.start_time or 0) * stream.time_base)
+    if stream.duration:
+        return start + float(stream.duration * stream.time_base)
+    found = DURATION_TAG.match(stream.metadata.get("DURATION", ""))
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
+
+
+def _why_unreadable(source: Source, error: Exception) -> tuple[str, str]:
     """(reason, hint) in words for a file that FFmpeg would not open."""
     if isinstance(error, av.error.ArgumentError):
         return "a playlist, or a format that is not taken", "give the video or sound file itself"
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), source.reader() as file:
         head = file.read(512)
-        if head[4:8] == b"ftyp" and not _has_moov(path):
+        if head[4:8] == b"ftyp" and not _has_moov(file, source.size):
             return "its index (moov) is missing", "the recording or the copy was cut short; record or copy it again"
         if b"\0" not in head and head.isascii():
             return "it is text", "give a video or sound file"
@@ -160,20 +254,18 @@ def _why_unreadable(path: Path, error: Exception) -> tuple[str, str]:
     return reason[:1].lower() + reason[1:], "try to play it; convert it to MP4 if other programs can read it"
 
 
-def _has_moov(path: Path) -> bool:
+def _has_moov(file: BinaryIO, size: int) -> bool:
     """Whether an MP4 file's top-level boxes, walked by their sizes, include the index."""
-    size = path.stat().st_size
     position = 0
-    with path.open("rb") as file:
-        while position + 8 <= size:
-            file.seek(position)
-            header = file.read(16)
-            length = int.from_bytes(header[:4], "big")
-            if header[4:8] == b"moov":
-                return position + length <= size
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            if length < 8:
-                return False
-            position += length
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if header[4:8] == b"moov":
+            return position + length <= size
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:
+            return False
+        position += length
     return False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 from mmx.runtime.errors import UsageError
@@ -41,10 +42,10 @@ class Cuts(Protocol):
         """Those not handed out yet that something at ``time`` to ``end`` reaches."""
 
     def remaining(self) -> Iterator[Cut]:
-        """Those that were never reached, once the file has ended."""
+        """Utterances of which nothing was reached, each as one cut, once the file has ended."""
 
-    def at(self, time: float) -> list[Cut]:
-        """Those that ``time`` lies in, whether or not they were handed out."""
+    def between(self, time: float, end: float) -> Iterable[Cut]:
+        """Those that share some time with ``time`` to ``end``, whether or not they were handed out."""
 
     @property
     def exhausted(self) -> bool:
@@ -71,38 +72,92 @@ def plan_cuts(spans: Sequence[Span] | None, window: float | None, duration: floa
 
 
 class SpanCuts:
-    """The given utterances; each one that is too long in equal parts, which all carry its text."""
+    """The given utterances; each one that is too long in equal parts, which all carry its text.
+
+    Parts are made as the reading reaches them: an utterance may claim to last for years.
+    """
 
     def __init__(self, spans: Sequence[Span], max_segment_s: float) -> None:
-        cuts: list[Cut] = []
+        utterances: list[_Utterance] = []
         for span in spans:
             if not (math.isfinite(span.start) and math.isfinite(span.end) and span.start < span.end):
                 raise UsageError(f"an utterance from {span.start} to {span.end} s", "an utterance ends after it starts")
             start = max(0.0, span.start)
-            parts = max(1, math.ceil((span.end - start) / max_segment_s - EPSILON_S))
-            edges = [start + (span.end - start) * i / parts for i in range(parts)] + [max(span.end, start)]
-            cuts += [Cut(a, b, span.text, parts > 1) for a, b in pairwise(edges)]
-        self._cuts = sorted(cuts, key=lambda cut: (cut.start, cut.end))
-        self._starts = [cut.start for cut in self._cuts]
-        self._longest = max((cut.end - cut.start for cut in cuts), default=0.0)
-        self._next = 0
+            end = max(span.end, start)
+            parts = max(1, math.ceil((end - start) / max_segment_s - EPSILON_S))
+            utterances.append(_Utterance(start, end, span.text, parts))
+        utterances.sort(key=lambda each: (each.start, each.end))
+        self._short = [each for each in utterances if each.parts == 1]
+        self._long = [each for each in utterances if each.parts > 1]
+        self._longest_short = max((each.end - each.start for each in self._short), default=0.0)
+        self._utterances = deque(enumerate(utterances))
+        self._begun: list[tuple[float, float, int, int, _Utterance]] = []  # a heap: the next part of each
 
     def starting(self, time: float, end: float) -> Iterator[Cut]:
-        while self._next < len(self._cuts) and self._cuts[self._next].start <= end + EPSILON_S:
-            self._next += 1
-            yield self._cuts[self._next - 1]
+        while True:
+            next_start = self._begun[0][0] if self._begun else math.inf
+            if self._utterances and self._utterances[0][1].start <= next_start:
+                if self._utterances[0][1].start > end + EPSILON_S:
+                    return
+                self._push(*self._utterances.popleft(), 0)
+            elif next_start > end + EPSILON_S:
+                return
+            else:
+                _, _, order, number, utterance = heapq.heappop(self._begun)
+                self._push(order, utterance, number + 1)
+                yield utterance.part(number)
+
+    def _push(self, order: int, utterance: _Utterance, number: int) -> None:
+        if number < utterance.parts:
+            part = utterance.part(number)
+            heapq.heappush(self._begun, (part.start, part.end, order, number, utterance))
 
     def remaining(self) -> Iterator[Cut]:
-        return self.starting(math.inf, math.inf)
+        while self._utterances:
+            _, utterance = self._utterances.popleft()
+            yield Cut(utterance.start, utterance.end, utterance.text, utterance.parts > 1)
+        self._begun.clear()
 
-    def at(self, time: float) -> list[Cut]:
-        first = bisect_left(self._starts, time - self._longest - EPSILON_S)
-        last = bisect_right(self._starts, time + EPSILON_S)
-        return [cut for cut in self._cuts[first:last] if cut.holds(time)]
+    def between(self, time: float, end: float) -> Iterator[Cut]:
+        first = bisect_left(self._short, time - self._longest_short, key=_start)
+        for utterance in self._short[first : bisect_left(self._short, end, key=_start)]:
+            yield from utterance.between(time, end)
+        for utterance in self._long[: bisect_left(self._long, end, key=_start)]:
+            yield from utterance.between(time, end)
 
     @property
     def exhausted(self) -> bool:
-        return self._next == len(self._cuts)
+        return not (self._utterances or self._begun)
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    """An utterance in so many equal parts."""
+
+    start: float
+    end: float
+    text: str | None
+    parts: int
+
+    def part(self, number: int) -> Cut:
+        return Cut(self._edge(number), self._edge(number + 1), self.text, self.parts > 1)
+
+    def _edge(self, number: int) -> float:
+        return self.end if number == self.parts else self.start + (self.end - self.start) * number / self.parts
+
+    def between(self, time: float, end: float) -> Iterator[Cut]:
+        if time >= self.end:
+            return
+        length = (self.end - self.start) / self.parts
+        number = max(0, int((time - self.start) / length) - 1)
+        while number < self.parts and (cut := self.part(number)).start < end:
+            number += 1
+            if cut.end > time:
+                yield cut
+
+
+def _start(utterance: _Utterance) -> float:
+    return utterance.start
 
 
 class WindowCuts:
@@ -132,10 +187,9 @@ class WindowCuts:
     def remaining(self) -> Iterator[Cut]:
         return iter(())
 
-    def at(self, time: float) -> list[Cut]:
-        number = self._number(time)
-        cut = Cut(self._edge(number), self._edge(number + 1))
-        return [cut] if cut.holds(time) else []
+    def between(self, time: float, end: float) -> Iterator[Cut]:
+        for number in range(self._number(time), self._number(end) + 1):
+            yield Cut(self._edge(number), self._edge(number + 1))
 
     @property
     def exhausted(self) -> bool:

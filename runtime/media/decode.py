@@ -1,4 +1,4 @@
-"""One media file's picture and sound as two lazy tracks on one clock, decoded through PyAV.
+"""One media file's video and sound as two lazy tracks on one clock, decoded through PyAV.
 
 Both read the file in one pass (``packets``), and every packet is decoded once. Times that cannot be are not believed,
 and what fails to decode is counted and passed over.
@@ -9,65 +9,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Self
 
-import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError
-from mmx.runtime.media.container import (
-    MediaInfo,
-    audio_stream,
-    check_rate,
-    check_size,
-    probe,
-    video_stream,
-)
+from mmx.runtime.media.container import MAX_GAP_S, MAX_PIXELS, SCALE_DOWN, MediaInfo, check_rate, check_size, probe
+from mmx.runtime.media.frames import ToneMap, is_hdr, upright_rgb
 from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.skipping import Foresight, How, Looks
+from mmx.runtime.media.sound import Mixer, Resampler, resample_sound
+from mmx.runtime.media.source import MediaInput
 
 __all__ = ["MediaInfo", "SoundTrack", "VideoTrack", "probe", "resample_sound", "upright_rgb"]
 
-SLACK_S = 10.0  # a time further than this past the end that the file declares is not believed
+SLACK_S = 10.0  # a jump to a time further than this past the end that the file declares is not believed
 JITTER_S = 0.05  # sound within this of where the last sample ended follows it without a gap
-MIXED_SCALE = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63}
-
-
-def upright_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The frame as uint8 RGB [height, width, 3], turned as its display matrix says (by quarter turns)."""
-    rgb: NDArray[Any] = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
-
-
-def resample_sound(samples: NDArray, sample_rate: int, target_rate: int = 16000) -> NDArray[np.float32]:
-    """A raw array and its sample rate -> float32 mono [m] at ``target_rate``.
-
-    Args:
-        samples: [n] or [channels, n]; floating-point in -1..1, or integers at full scale (int16, int32, int64, uint8).
-            Channels are mixed by their mean.
-
-    Raises:
-        BadDataError: other shapes or dtypes, a sample rate outside 1 kHz to 768 kHz.
-    """
-    samples = np.atleast_2d(samples)
-    if samples.ndim != 2 or samples.dtype.str[1:] not in {*MIXED_SCALE, "f2", "f4", "f8"}:
-        raise BadDataError(
-            f"a sound of {samples.dtype} {list(samples.shape)}", "give [n] or [channels, n], as floats or integers"
-        )
-    check_rate(sample_rate, "the sound")
-    resampler = _Resampler(sample_rate, target_rate)
-    return np.concatenate([resampler.feed(_mean_of_channels(samples)), resampler.flush()])
+DRIFT_S = 0.02  # sound that is this far from its timestamps for some time is moved to them
+DRIFT_OVER_S = 2.0
+SLOWEST_STEP_S = 60.0
 
 
 class _Clock:
-    """Seconds since the start of the file. A time that runs backwards or past the declared end is not believed."""
+    """Seconds since the start of the file.
+
+    A time is not believed that runs backwards, that is an hour after the one before, or that jumps past the declared end.
+    """
 
     def __init__(self, origin: float, duration: float | None) -> None:
         self.origin = origin
@@ -79,7 +51,7 @@ class _Clock:
         if pts is None or time_base is None:
             return follows
         time = float(pts * time_base) - self.origin
-        if earliest <= time <= self._limit:
+        if earliest <= time <= min(follows + MAX_GAP_S, max(self._limit, follows + SLACK_S)):
             return time
         self.doubts += 1
         return follows
@@ -88,7 +60,8 @@ class _Clock:
 class Track:
     """What both tracks share: their file, stream and clock, and what went wrong so far.
 
-    ``file``: a path, or a file that is open, which both tracks may read at once; leaving the ``with`` closes it.
+    ``file``: what ``MediaFile`` takes, or a file that is open, which both tracks may read at once; leaving the ``with``
+    closes it.
 
     Attributes:
         duration: of the file, in seconds, as declared; None where it is not.
@@ -96,20 +69,20 @@ class Track:
         decoded: frames decoded so far.
     """
 
-    def __init__(self, file: MediaFile | str | Path, kind: str, threads: int | None) -> None:
+    def __init__(self, file: MediaFile | MediaInput, kind: str, threads: int | None) -> None:
         self._file = file if isinstance(file, MediaFile) else MediaFile(file)
-        self.path = self._file.path
-        container = self._file.container
-        stream = video_stream(container) if kind == "video" else audio_stream(container)
+        self.name = self._file.name
+        stream = self._file.stream(kind)
         if stream is None:
             self._file.close()
-            raise BadDataError(f"{self.path} has no {kind} track")
+            raise BadDataError(f"{self.name} has no {kind} track")
         self._file.add(stream)
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads or 0
         self._stream = stream
         self.duration = self._file.info.duration
-        self._clock = _Clock((container.start_time or 0) / av.time_base, self.duration)
+        self._clock = _Clock(self._file.origin, self.duration)
         self.end = 0.0
         self.decoded = 0
         self._damaged = 0
@@ -151,6 +124,10 @@ class Track:
                 frames += self._stream.decode(self._no_more())
                 context.flush_buffers()
             frames += self._stream.decode(packet or self._no_more())
+        except ArgumentError as e:
+            if context.type == "video" and not context.width:  # what FFmpeg says of more pixels than it was allowed
+                raise BadDataError(f"{self.name} has frames of more than {MAX_PIXELS} pixels", SCALE_DOWN) from e
+            self._damaged += 1
         except FFmpegError:
             self._damaged += 1
         return frames
@@ -163,28 +140,51 @@ class Track:
 
 
 class VideoTrack(Track):
-    """The picture's frames in time order: iterate for (seconds, frame).
+    """The frames in time order: iterate for (seconds, frame); ``rgb`` turns one into pixels.
 
     ``looks``: which frames matter (see ``skipping``); most others are then left out. None: all do.
+    ``hdr``: ``map`` brings HDR video to the range of other video; ``keep`` takes its values as they are.
+
+    Attributes:
+        hdr: whether a frame so far was HDR.
     """
 
-    def __init__(self, file: MediaFile | str | Path, threads: int | None = None, looks: Looks | None = None) -> None:
+    def __init__(
+        self,
+        file: MediaFile | MediaInput,
+        threads: int | None = None,
+        looks: Looks | None = None,
+        hdr: str = "map",
+    ) -> None:
         super().__init__(file, "video", threads)
         self._foresight = Foresight(self._stream, self._clock.origin, looks, self._in_order) if looks else None
         rate = self._stream.average_rate or self._stream.guessed_rate
-        self._step = float(1 / rate) if rate else 1 / 25
+        self._step = float(1 / rate) if rate and rate * SLOWEST_STEP_S >= 1 else 1 / 25
+        self._tone_map = ToneMap() if hdr == "map" else None
+        self.hdr = False
         self._stamps = {"pts": (-math.inf, 0), "dts": (-math.inf, 0)}  # the last of each kind, and its faults so far
 
     def __iter__(self) -> Iterator[tuple[float, VideoFrame]]:
         last: float | None = None
         for frame in self._decode():
-            check_size(frame.width, frame.height, self.path)
+            check_size(frame.width, frame.height, self.name)
+            self.hdr = self.hdr or is_hdr(frame)
             earliest, follows = (-math.inf, 0.0) if last is None else (last, last + self._step)
             last = self._clock.read(self._stamp(frame), frame.time_base, earliest, follows)
-            self.end = last + self._step
+            self.end = last + max(self._step, self._shown_s(frame))
             if self._foresight:
                 self._foresight.came_out(last)
             yield last, frame
+
+    def rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """The frame as a viewer sees it: uint8 RGB [height, width, 3]."""
+        return upright_rgb(self._tone_map(frame) if self._tone_map and is_hdr(frame) else frame)
+
+    @staticmethod
+    def _shown_s(frame: VideoFrame) -> float:
+        """How long the file says that a frame stays on screen; 0 where it does not."""
+        seconds = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+        return seconds if seconds <= MAX_GAP_S else 0.0
 
     def _planned(self) -> Iterator[tuple[Packet | None, How]]:
         if self._foresight and self._foresight.helps:
@@ -203,78 +203,94 @@ class VideoTrack(Track):
 
 
 class SoundTrack(Track):
-    """The sound as mono float32 at ``sample_rate``: iterate for (index of the first sample, samples).
+    """The sound as mono float32: iterate for (index of the first sample, samples).
 
-    Index 0 is the start of the file, so that sound which begins late, or has a hole, stays aligned with the picture.
+    Index 0 is the start of the file, so that sound which begins late, or has a hole, stays aligned with the video. Where
+    timestamps and samples drift apart, the timestamps win: a few milliseconds are left out or silent now and then.
+
+    ``sample_rate``: in Hz; None: the track's own. ``mix``: see ``sound.Mixer``.
     """
 
-    def __init__(self, file: MediaFile | str | Path, sample_rate: int = 16000, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        file: MediaFile | MediaInput,
+        sample_rate: int | None = 16000,
+        threads: int | None = None,
+        mix: str = "layout",
+    ) -> None:
         super().__init__(file, "audio", threads)
-        self.sample_rate = sample_rate
+        self.sample_rate: int = sample_rate or self._stream.rate or 0
+        check_rate(self.sample_rate, self.name)
+        self._mixer = Mixer(mix)
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        resampler: _Resampler | None = None
-        start, taken, position = 0.0, 0, 0  # of the run of sound that one resampler is fed: seconds, samples in, out
+        next_index: int | None = None
+        for place, piece in self._pieces():
+            index = place if next_index is None else max(place, next_index)
+            samples = piece[index - place :]
+            if len(samples):
+                next_index = index + len(samples)
+                self.end = next_index / self.sample_rate
+                yield index, samples
+
+    def _pieces(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """As ``__iter__``; a piece may begin before the end of the one before it."""
+        run: _Run | None = None
+        expected = drift = 0.0  # where the next frame begins by the timestamps, and how far that is from the samples
         for frame in self._decode():
             if not frame.samples:
                 continue
-            check_rate(frame.sample_rate, str(self.path))
-            follows = start + (taken / resampler.rate if resampler else 0.0)
-            earliest = follows - JITTER_S if resampler else -math.inf
-            time = self._clock.read(frame.pts, frame.time_base, earliest, follows)
-            if resampler is None or resampler.rate != frame.sample_rate or time > follows + JITTER_S:
-                if resampler:
-                    self._holes += time > follows + JITTER_S
-                    yield from self._at(position, resampler.flush())
-                resampler = _Resampler(frame.sample_rate, self.sample_rate)
-                start, taken, position = time, 0, round(time * self.sample_rate)
-            channels = frame.to_ndarray()
-            if not frame.format.is_planar:
-                channels = channels.reshape(frame.samples, -1).T
-            mono = _mean_of_channels(channels)
-            if not np.isfinite(mono).all():
-                self._damaged += 1
-                mono = np.nan_to_num(mono, posinf=0.0, neginf=0.0)
-            taken += frame.samples
-            for index, samples in self._at(position, resampler.feed(mono)):
-                yield index, samples
-                position = index + len(samples)
-        if resampler:
-            yield from self._at(position, resampler.flush())
+            check_rate(frame.sample_rate, self.name)
+            time = self._clock.read(frame.pts, frame.time_base, expected - JITTER_S if run else -math.inf, expected)
+            seconds = frame.samples / frame.sample_rate
+            hole = run is not None and time > expected + JITTER_S
+            if run:
+                drift += (time - run.end - drift) * min(1.0, seconds / DRIFT_OVER_S)
+            if run is None or hole or abs(drift) > DRIFT_S or run.rate != frame.sample_rate:
+                start = time if run is None or hole else run.end + drift
+                if run:
+                    self._holes += hole
+                    yield run.flush()
+                run, drift = _Run(start, frame.sample_rate, self.sample_rate), 0.0
+            expected = time + seconds
+            yield run.feed(self._mono(frame))
+        if run:
+            yield run.flush()
 
-    def _at(self, index: int, samples: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        if len(samples):
-            self.end = (index + len(samples)) / self.sample_rate
-            yield index, samples
-
-
-class _Resampler:
-    """Mono float32 at one rate -> at another, through FFmpeg's resampler; its delay comes out with ``flush``."""
-
-    def __init__(self, rate: int, target: int) -> None:
-        self.rate = rate
-        self._resampler = None if rate == target else av.AudioResampler("fltp", "mono", target)
-
-    def feed(self, mono: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._resampler is None or not len(mono):
-            return mono
-        frame = AudioFrame.from_ndarray(np.ascontiguousarray(mono)[None], format="fltp", layout="mono")
-        frame.sample_rate = self.rate
-        return self._take(frame)
-
-    def flush(self) -> NDArray[np.float32]:
-        return self._take(None) if self._resampler else np.empty(0, np.float32)
-
-    def _take(self, frame: AudioFrame | None) -> NDArray[np.float32]:
-        assert self._resampler
-        parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
-
-
-def _mean_of_channels(channels: NDArray) -> NDArray[np.float32]:
-    """[channels, n] of any sample format -> float32 [n] in -1..1; the mean, so that mono as stereo changes nothing."""
-    scale = MIXED_SCALE.get(channels.dtype.str[1:])
-    mono = channels[0].astype(np.float32) if len(channels) == 1 else channels.mean(axis=0, dtype=np.float32)
-    if scale is None:
+    def _mono(self, frame: AudioFrame) -> NDArray[np.float32]:
+        try:
+            mono = self._mixer(frame)
+        except FFmpegError:
+            mono = np.full(frame.samples, np.nan, np.float32)
+        if not np.isfinite(mono).all():
+            self._damaged += 1
+            mono = np.nan_to_num(mono, posinf=0.0, neginf=0.0)
         return mono
-    return (mono - 128 if channels.dtype == np.uint8 else mono) * np.float32(scale)
+
+
+class _Run:
+    """Sound without a hole, from ``start`` (seconds) on, through one resampler."""
+
+    def __init__(self, start: float, rate: int, target: int) -> None:
+        self.rate = rate
+        self._start, self._taken, self._place = start, 0, round(start * target)
+        self._resampler = Resampler(rate, target)
+
+    @property
+    def end(self) -> float:
+        """Where the samples so far end, in seconds."""
+        return self._start + self._taken / self.rate
+
+    def feed(self, mono: NDArray[np.float32]) -> tuple[int, NDArray[np.float32]]:
+        """The next samples that come out, and the index of the first."""
+        self._taken += len(mono)
+        return self._placed(self._resampler.feed(mono))
+
+    def flush(self) -> tuple[int, NDArray[np.float32]]:
+        """The last samples."""
+        return self._placed(self._resampler.flush())
+
+    def _placed(self, samples: NDArray[np.float32]) -> tuple[int, NDArray[np.float32]]:
+        place = self._place
+        self._place += len(samples)
+        return place, samples

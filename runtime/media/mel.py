@@ -8,6 +8,7 @@ and its error is four times smaller (1e-7 of the peak).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -22,11 +23,17 @@ CHUNK_COLUMNS = 4096  # bounds the memory of the transform: 4096 windows are 41 
 BLOCK_COLUMNS = 8  # 8 x 201 x 128 multiplications; OpenBLAS uses its threads from 2**18 on
 
 
+def at_rate(spec: MelSpec, rate: int) -> MelSpec:
+    """The spec of a sound that stays at ``rate`` Hz: windows and hops as long in seconds, as the public loaders round them."""
+    n_fft = int(rate / spec.sample_rate * spec.n_fft)
+    return replace(spec, sample_rate=rate, n_fft=n_fft, hop=n_fft * spec.hop // spec.n_fft)
+
+
 def mel_pieces(sound: Array, spec: MelSpec) -> Array:
     """Cut the mel spectrogram of ``sound`` into pieces.
 
     Args:
-        sound: float [n], mono, -1..1, at ``spec.sample_rate`` (``decode.resample_sound`` brings it there).
+        sound: float [n], mono, -1..1, at ``spec.sample_rate`` (``sound.resample_sound`` brings it there).
 
     Returns:
         float32 [pieces, n_mels, columns], raw power. The last piece is filled with zeros on the right. A sound that
@@ -40,7 +47,7 @@ def mel_pieces(sound: Array, spec: MelSpec) -> Array:
     if sound.ndim != 1 or not np.issubdtype(sound.dtype, np.floating):
         raise BadDataError(
             f"sound must be one channel of floating-point samples, not {sound.dtype} {list(sound.shape)}",
-            "decode.resample_sound turns raw arrays into that",
+            "sound.resample_sound turns raw arrays into that",
         )
     with np.errstate(over="ignore", invalid="ignore"):
         columns = mel_spectrogram(sound.astype(np.float32, copy=False), spec)
@@ -89,8 +96,8 @@ def filter_bank(spec: MelSpec) -> Array:
     The reference computes the corner frequencies in float32, which moves weights by up to 1.2e-5 against float64. The
     published checkpoints saw those weights, so the same roundings are made here: the bank equals theirs bit for bit.
     """
-    nyquist = spec.sample_rate / 2
-    hertz = _linspace(0.0, spec.sample_rate // 2, spec.n_fft // 2 + 1)
+    nyquist = spec.sample_rate // 2  # as there: a whole number, for odd rates too
+    hertz = _linspace(0.0, nyquist, spec.n_fft // 2 + 1)
     mels = _linspace(0.0, 2595.0 * math.log10(1.0 + nyquist / 700.0), spec.n_mels + 2)
     powers = (10.0 ** (mels / np.float32(2595.0)).astype(np.float64)).astype(np.float32)
     corners = np.float32(700.0) * (powers - np.float32(1.0))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
+from functools import cached_property
 from typing import Any, Self
 
 from av.container import InputContainer
@@ -16,7 +17,17 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Discard
 
-from mmx.runtime.media.container import describe, open_media
+from mmx.runtime.media.container import (
+    MAX_GAP_S,
+    MediaInfo,
+    Tracks,
+    audio_stream,
+    describe,
+    open_media,
+    origin,
+    video_stream,
+)
+from mmx.runtime.media.source import MediaInput, Source
 
 WAITING_BYTES = 16 * 2**20
 
@@ -24,16 +35,25 @@ WAITING_BYTES = 16 * 2**20
 class MediaFile:
     """One open file; use it in a ``with``, or close it.
 
-    Attributes: ``path``, ``container``, ``info`` (what its header says).
+    Args:
+        media: a path, bytes or a file object (see ``source.Source``). tracks: which to read.
+
+    Attributes: ``name``, ``container``, ``info`` (what its header says).
 
     Raises:
         BadDataError: see ``container.probe``.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.container = open_media(self.path)
-        self.info = describe(self.container, self.path)
+    def __init__(self, media: MediaInput, tracks: Tracks = Tracks()) -> None:
+        self._source = Source(media)
+        self._tracks = tracks
+        self.name = self._source.name
+        self.container = open_media(self._source)
+        try:
+            self.info: MediaInfo = describe(self.container, self.name, tracks)
+        except BaseException:
+            self.container.close()
+            raise
         self._waiting: dict[int, deque[Packet]] = {}  # of each track that is read, by the stream's index
         self._held = 0
         self._shared: Iterator[Packet] | None = None
@@ -48,6 +68,33 @@ class MediaFile:
     def close(self) -> None:
         """Close the file; twice is fine."""
         self.container.close()
+
+    def stream(self, kind: str) -> Any | None:
+        """The chosen track, ``video`` or ``audio``; None where the file has none."""
+        if kind == "video":
+            return video_stream(self.container, self._tracks.video, self.name)
+        return audio_stream(self.container, self._tracks.audio, self.name)
+
+    @property
+    def origin(self) -> float:
+        """Where the file starts on its own clock, in seconds."""
+        return origin(self.container, self.stream("video"))
+
+    def chosen(self, kind: str) -> bool:
+        """Whether the caller chose the ``video`` or ``audio`` track by number."""
+        return (self._tracks.video if kind == "video" else self._tracks.audio) is not None
+
+    @cached_property
+    def length(self) -> float:
+        """Seconds to the end of the chosen tracks: as declared, or by reading all packets once, without decoding.
+
+        0.0 where packets have no times.
+        """
+        if self.info.duration is not None:
+            return self.info.duration
+        wanted = {stream.index for stream in (self.stream("video"), self.stream("audio")) if stream}
+        with open_media(self._source) as own:
+            return max(0.0, _last_end(own, wanted, self.origin))
 
     def add(self, stream: Any) -> None:
         """Say that a stream's packets will be read; all are to be added before the first is read."""
@@ -65,7 +112,7 @@ class MediaFile:
             else:
                 self._read_on()
         if self._apart:
-            with open_media(self.path) as own:
+            with open_media(self._source) as own:
                 yield from _alone(own, own.streams[stream.index], had)
 
     def _read_on(self) -> None:
@@ -103,6 +150,18 @@ def _alone(container: InputContainer, stream: Any, had: int) -> Iterator[Packet 
             had -= 1
             if had < 0:
                 yield packet
+
+
+def _last_end(container: InputContainer, streams: set[int], start: float) -> float:
+    """Where the last packet of these streams ends, in seconds from ``start``, as far as it can be read."""
+    _choose(container, streams)
+    last = 0.0
+    with suppress(FFmpegError, OSError, IndexError):
+        for packet in container.demux(*(container.streams[index] for index in streams)):
+            if packet.pts is not None and packet.time_base:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start
+                last = max(last, end) if end - last <= MAX_GAP_S else last
+    return last
 
 
 def _choose(container: InputContainer, streams: set[int]) -> None:

@@ -1,5 +1,8 @@
 """A media file cut into segments: the frames that are looked at and the sound, as they come, in bounded memory.
 
+The frame on screen at a time is looked at, whenever it began: a still, or a screen recording in which nothing moved for a
+minute, is seen in every segment. So a file that leaves out repeated frames gives what one with all of them gives.
+
 for event in read_segments("talk.mp4", spans, preprocessing):
     match event:
         case Frame(segment, time, rgb): ...
@@ -11,34 +14,40 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property, partial
+from itertools import pairwise
 
 import numpy as np
-from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Preprocessing, VideoSpec
 from mmx.runtime.media.container import MediaInfo, probe
 from mmx.runtime.media.cuts import EPSILON_S, Cut, Cuts, plan_cuts
-from mmx.runtime.media.decode import SoundTrack, VideoTrack, upright_rgb
+from mmx.runtime.media.decode import SoundTrack, VideoTrack
 from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.skipping import Looks
+from mmx.runtime.media.source import MediaInput
 from mmx.runtime.types import Span
 
 __all__ = ["Frame", "MediaInfo", "SegmentEnd", "probe", "read_segments"]
 
 MAX_OPEN = 200  # segments that overlap at one moment; more is no transcript
 FAULT_FLAGS = ("corrupt_media", "repaired_timestamps", "sound_gap")  # in the order of Track.faults
+ON_SCREEN_S = 0.001  # a frame that begins this little after a time is on screen at it: containers round times to this
+PIECE_S = 0.5  # a frame that stays on screen longer is handed out in pieces, so that the sound keeps up with it
 TRUNCATED_S = 0.5  # media that end this much before the declared end were cut short
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame that is looked at: its segment, its time in the file in seconds, uint8 RGB [height, width, 3]."""
+    """One look at a frame: its segment, the time in the file in seconds, uint8 RGB [height, width, 3].
+
+    Looks at the same frame hold the same array.
+    """
 
     segment: int
     time: float
@@ -52,24 +61,27 @@ class SegmentEnd:
     Attributes:
         segment: counts from 0 in order of start.
         span: the segment, cut at the end of the media, with its text.
-        sound: float32 [n], mono, at the mel spec's rate, from the segment's start (silence where the track begins later
-            or has a hole) to its end or the track's. Empty if the track has nothing in the segment.
-        frames: how many were looked at.
+        sound: float32 [n], mono, from the segment's start (silence where the track begins later or has a hole) to its end
+            or the track's. Empty if the track has nothing in the segment.
+        sample_rate: of ``sound``, in Hz: the mel spec's, or the file's own where the spec asks for that.
+        frames: how many looks at frames there were.
         flags: ``utterance_split`` (a part of an utterance too long for one segment), ``outside_media`` (the file ends
             before it begins), ``truncated_media`` (the file breaks off in it), ``corrupt_media`` (something in it could
             not be decoded), ``sound_gap`` (the sound stops and goes on later in it), ``repaired_timestamps`` (times in
-            it were impossible and were replaced).
+            it were impossible and were replaced), ``hdr_video``, ``several_video_tracks`` and ``several_audio_tracks``
+            (one was chosen by default).
     """
 
     segment: int
     span: Span
     sound: NDArray[np.float32]
+    sample_rate: int
     frames: int
     flags: tuple[str, ...]
 
 
 def read_segments(
-    file: str | Path | MediaFile,
+    file: MediaInput | MediaFile,
     spans: Sequence[Span] | None,
     preprocessing: Preprocessing,
     *,
@@ -80,15 +92,16 @@ def read_segments(
 ) -> Iterator[Frame | SegmentEnd]:
     """Decode a file once and yield, in time order, each segment's frames and then its end.
 
-    Of a segment's frames those are looked at that come first at or after start + k * ``interval_s`` (or every n-th, see
-    ``VideoSpec``), and only those are converted to RGB. A segment takes the frames with start <= time < end.
+    Of a segment's frames those are looked at that are on screen at start + k * ``interval_s`` (or every n-th that begins
+    in it, see ``VideoSpec``), and only those are converted to RGB. Before the first frame of the file nothing is on screen;
+    a segment in which it begins looks at it once for the times that it missed.
 
     Args:
-        file: its path, or the open file, which is closed in the end.
+        file: what ``MediaFile`` takes, or the open file, which is closed in the end.
         spans: the utterances, in any order; they may overlap. None: the whole file is one utterance.
             Utterances longer than ``max_segment_s`` are cut into equal parts.
-        window: cut the file into windows of so many seconds instead. Where the file declares its length, a rest shorter
-            than half a window and 0.4 s joins the last one. Windows in which the file has nothing are left out.
+        window: cut the file into windows of so many seconds instead. A rest shorter than half a window and 0.4 s joins the
+            last one. Windows in which the file has nothing are left out.
         video, audio: whether to decode that track.
         threads: for the decoders; None: as many as there are cores.
 
@@ -98,7 +111,11 @@ def read_segments(
     """
     opened = file if isinstance(file, MediaFile) else MediaFile(file)
     info = opened.info
-    cuts = plan_cuts(spans, window, info.duration, preprocessing.max_segment_s)
+    try:
+        cuts = plan_cuts(spans, window, None if spans is not None else opened.length, preprocessing.max_segment_s)
+    except BaseException:
+        opened.close()
+        raise
     return _read(opened, cuts, preprocessing, video and info.has_video, audio and info.has_audio, threads)
 
 
@@ -110,28 +127,38 @@ def _read(
         closing.enter_context(file)
         tracks: list[VideoTrack | SoundTrack] = []
         streams: list[Iterator[_Event]] = []
+        rate = preprocessing.mel.sample_rate
         if video:
             looks = None if preprocessing.video.every_nth else _looks(cuts, preprocessing.video)
-            pictures = closing.enter_context(VideoTrack(file, threads, looks))
+            pictures = closing.enter_context(VideoTrack(file, threads, looks, preprocessing.video.hdr))
             tracks.append(pictures)
-            streams.append(_Event(time, time, frame=frame) for time, frame in pictures)
+            streams.append(_frame_events(pictures))
         if audio:
-            sounds = closing.enter_context(SoundTrack(file, preprocessing.mel.sample_rate, threads))
-            tracks.append(sounds)
+            mel = preprocessing.mel
+            sounds = SoundTrack(file, None if mel.own_rate else mel.sample_rate, threads, mel.mix)
+            tracks.append(closing.enter_context(sounds))
             streams.append(_sound_events(sounds))
-        desk = _Desk(cuts, preprocessing)
+            rate = sounds.sample_rate
+        always = set()
+        if video and info.video_tracks > 1 and not file.chosen("video"):
+            always.add("several_video_tracks")
+        if audio and info.audio_tracks > 1 and not file.chosen("audio"):
+            always.add("several_audio_tracks")
+        desk = _Desk(cuts, preprocessing.video, rate, always)
         seen: tuple[int, ...] = (0, 0, 0)
         for event in heapq.merge(*streams, key=lambda event: event.time):
             yield from desk.close_until(event.time)
             if desk.finished:
                 return
+            if video and pictures.hdr:
+                always.add("hdr_video")
             yield from desk.take(event)
             faults = tuple(sum(counts) for counts in zip(*(track.faults() for track in tracks), strict=True))
             if faults != seen:
                 desk.flag(*(flag for flag, now, before in zip(FAULT_FLAGS, faults, seen, strict=True) if now > before))
                 seen = faults
         if tracks and not any(track.decoded for track in tracks):
-            raise BadDataError(f"{info.path}: nothing in it could be decoded", "copy or download it again")
+            raise BadDataError(f"{info.name}: nothing in it could be decoded", "copy or download it again")
         end = max((track.end for track in tracks), default=info.duration or 0.0)
         if not tracks:
             yield from desk.take(_Event(0.0, end))
@@ -140,17 +167,34 @@ def _read(
 
 
 def _looks(cuts: Cuts, spec: VideoSpec) -> Looks:
-    """Which segments a frame at some time lies in, and which step of each."""
+    """Whether a frame that is on screen from ``time`` to ``end`` is looked at by any segment."""
 
-    def looks(time: float) -> set[Hashable]:
-        return {(cut.start, cut.end, _step(cut, time, spec)) for cut in cuts.at(time)}
+    def looks(time: float, end: float) -> bool:
+        return any(_times(cut, time, end, spec) for cut in cuts.between(time - ON_SCREEN_S, end))
 
     return looks
 
 
-def _step(cut: Cut, time: float, spec: VideoSpec) -> int:
-    """The k of start + k * ``interval_s`` that ``time`` comes at or after; the first frame of each is looked at."""
-    return math.floor((time - cut.start + EPSILON_S) / spec.interval_s)
+def _times(cut: Cut, time: float, end: float, spec: VideoSpec) -> range:
+    """The k of those start + k * ``interval_s`` of a segment at which a frame from ``time`` to ``end`` is on screen."""
+
+    def first_at_or_after(seconds: float) -> int:
+        return max(0, math.ceil((seconds - cut.start - EPSILON_S) / spec.interval_s))
+
+    return range(first_at_or_after(time - ON_SCREEN_S), first_at_or_after(min(end - ON_SCREEN_S, cut.end)))
+
+
+@dataclass
+class _Shown:
+    """A frame on screen, converted to RGB once, when it is first looked at."""
+
+    convert: Callable[[], NDArray[np.uint8]]
+    first: bool  # of the file
+    begins: bool = True  # whether this is its first piece
+
+    @cached_property
+    def rgb(self) -> NDArray[np.uint8]:
+        return self.convert()
 
 
 @dataclass(frozen=True)
@@ -159,9 +203,28 @@ class _Event:
 
     time: float
     end: float
-    frame: VideoFrame | None = None
+    frame: _Shown | None = None
     sound: NDArray[np.float32] | None = None
     index: int = 0
+
+
+def _frame_events(track: VideoTrack) -> Iterator[_Event]:
+    """Each frame from its time to that of the next one, which has to be decoded first."""
+    waiting: tuple[float, _Shown] | None = None
+    for time, frame in track:
+        if waiting:
+            yield from _in_pieces(*waiting, time)
+        waiting = time, _Shown(partial(track.rgb, frame), first=waiting is None)
+    if waiting:
+        yield from _in_pieces(*waiting, track.end)
+
+
+def _in_pieces(time: float, shown: _Shown, end: float) -> Iterator[_Event]:
+    pieces = max(1, math.ceil((end - time) / PIECE_S))
+    edges = [time + (end - time) * n / pieces for n in range(pieces)] + [end]
+    for start, stop in pairwise(edges):
+        yield _Event(start, stop, frame=shown)
+        shown.begins = False
 
 
 def _sound_events(track: SoundTrack) -> Iterator[_Event]:
@@ -177,31 +240,35 @@ class _Open:
     number: int
     cut: Cut
     flags: set[str]
-    step: int = -1
     passed: int = 0
     taken: int = 0
 
-    def wants(self, time: float, spec: VideoSpec) -> bool:
-        """Whether the frame at ``time`` is one of those that are looked at; call it once for each frame."""
-        if not self.cut.holds(time):
-            return False
-        self.passed += 1
+    def looks_at(self, event: _Event, shown: _Shown, spec: VideoSpec) -> list[float]:
+        """The times at which it looks at a frame on screen; call it once for each piece of a frame."""
         if spec.every_nth:
-            chosen = (self.passed - 1) % spec.every_nth == 0
+            begins = shown.begins and self.cut.holds(event.time)
+            self.passed += begins
+            times = [event.time] if begins and (self.passed - 1) % spec.every_nth == 0 else []
         else:
-            step = _step(self.cut, time, spec)
-            chosen, self.step = step > self.step, max(step, self.step)
-        self.taken += chosen
-        return chosen
+            times = [self.cut.start + k * spec.interval_s for k in _times(self.cut, event.time, event.end, spec)]
+            if shown.first and shown.begins and self.cut.holds(event.time) and not (times and times[0] <= event.time):
+                late = event.time - self.cut.start > ON_SCREEN_S + EPSILON_S
+                times = [event.time] * late + times
+        self.taken += len(times)
+        return times
 
 
 class _Desk:
-    """Deals frames and sound out to the segments that are open at their time; keeps no more sound than those need."""
+    """Deals frames and sound out to the segments that are open at their time; keeps no more sound than those need.
 
-    def __init__(self, cuts: Cuts, preprocessing: Preprocessing) -> None:
+    ``always``: flags that every segment gets.
+    """
+
+    def __init__(self, cuts: Cuts, spec: VideoSpec, rate: int, always: set[str]) -> None:
         self._cuts = cuts
-        self._spec = preprocessing.video
-        self._rate = preprocessing.mel.sample_rate
+        self._spec = spec
+        self._rate = rate
+        self._always = always
         self._open: list[_Open] = []
         self._chunks: deque[tuple[int, NDArray[np.float32]]] = deque()
         self._number = 0
@@ -220,10 +287,9 @@ class _Desk:
         if event.sound is not None and self._open:
             self._chunks.append((event.index, event.sound))
         if event.frame is not None:
-            takers = [segment for segment in self._open if segment.wants(event.time, self._spec)]
-            if takers:
-                rgb = upright_rgb(event.frame)
-                yield from (Frame(segment.number, event.time, rgb) for segment in takers)
+            for segment in self._open:
+                for time in segment.looks_at(event, event.frame, self._spec):
+                    yield Frame(segment.number, time, event.frame.rgb)
 
     def flag(self, *flags: str) -> None:
         """Put flags on every open segment."""
@@ -262,9 +328,9 @@ class _Desk:
 
     def _ended(self, segment: _Open, end: float, *, split: bool) -> SegmentEnd:
         cut = segment.cut
-        flags = segment.flags | ({"utterance_split"} if split else set())
-        span = Span(cut.start, end, cut.text)
-        return SegmentEnd(segment.number, span, self._sound(cut.start, end), segment.taken, tuple(sorted(flags)))
+        flags = segment.flags | self._always | ({"utterance_split"} if split else set())
+        span, sound = Span(cut.start, end, cut.text), self._sound(cut.start, end)
+        return SegmentEnd(segment.number, span, sound, self._rate, segment.taken, tuple(sorted(flags)))
 
     def _sound(self, start: float, end: float) -> NDArray[np.float32]:
         """The sound of a stretch: silence before and between chunks, nothing after the last."""

@@ -4,8 +4,8 @@ Of 25 frames a second two are looked at. The others still have to be decoded whe
 - a frame that no other refers to (half of H.264's B frames, or more): the decoder itself knows those;
 - the rest of a group of pictures after the last frame in it that is looked at or referred to by one.
 
-A frame is known not to be looked at when another one comes shortly before it that would be looked at in its place.
-That is decided from the packets' times, read some way ahead. Whatever makes those doubtful, and every format in which
+A frame is known not to be looked at when the next one comes before the next time that is looked at. That is decided
+from the packets' times, read some way ahead. Whatever makes those doubtful, and every format in which
 a packet may hold no whole frame, makes everything be decoded.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -25,8 +25,8 @@ AHEAD_BYTES = 32 * 2**20
 KEPT_TIMES = 256
 GAP_S = 1.0  # frames further apart than this are decoded: something is odd about the times
 
-Looks = Callable[[float], set[Hashable]]
-"""For a time in seconds, the looks (segment and number) that a frame there would serve if it came first."""
+Looks = Callable[[float, float], bool]
+"""Whether a frame that is on screen from one time to another, in seconds, is looked at."""
 
 
 class How(Enum):
@@ -51,7 +51,7 @@ class Foresight:
 
     Args:
         stream: the video stream. origin: seconds at which its file starts.
-        looks: see ``Looks``; every look's times are one interval.
+        looks: see ``Looks``.
         trusted: whether all times and frames so far were in order.
     """
 
@@ -130,14 +130,14 @@ class Foresight:
         return How.DECODE_IF_REFERRED_TO
 
     def _needless(self, waiting: _Waiting) -> bool:
-        """Whether a frame shortly before it serves every look that it could serve. The last frame is never needless."""
+        """Whether the next frame replaces it before it is looked at. The first and the last are never needless."""
         if waiting.needless or waiting.time is None:
             return waiting.needless
         place = bisect_left(self._times, waiting.time)
         if place == 0 or place + 1 >= len(self._times) or self._times[place + 1] == waiting.time:
             return False
-        before = self._times[place - 1]
-        waiting.needless = waiting.time - before <= GAP_S and self._looks(waiting.time) <= self._looks(before)
+        after = self._times[place + 1]
+        waiting.needless = after - waiting.time <= GAP_S and not self._looks(waiting.time, after)
         return waiting.needless
 
     def _restarts(self, waiting: _Waiting) -> bool:

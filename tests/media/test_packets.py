@@ -26,7 +26,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every file that is opened."""
     paths: list[Path] = []
     plain = packets.open_media
-    monkeypatch.setattr(packets, "open_media", lambda path: (paths.append(path), plain(path))[1])
+    monkeypatch.setattr(packets, "open_media", lambda path: (paths.append(Path(path.name)), plain(path))[1])
     return paths
 
 
