@@ -22,6 +22,7 @@ from mmx.runtime.media.faces import Face, FaceDetector
 from mmx.runtime.media.mel import at_rate, mel_pieces
 from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
+from mmx.runtime.media.source import MediaInput
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import read_transcript
 from mmx.runtime.packing import FACE_SHAPE
@@ -105,20 +106,23 @@ class Preprocessor:
 
     def segments(
         self,
-        file: str | Path,
+        file: MediaInput,
         *,
         text: str | None = None,
         transcript: Transcript | None = None,
         window: float | None = None,
+        tracks: Tracks = Tracks(),
         stop: threading.Event | None = None,
     ) -> Generator[Segment, None, None]:
         """Read one file, in one pass and bounded memory, and yield its segments in the order they end.
 
         Args:
+            file: a path, bytes or a file object (see ``media.source``).
             text: what is said in the whole file.
             transcript: a .txt (as ``text``), .srt or .vtt file, or its spans. Each timed cue is one segment.
             window: cut the file into windows of so many seconds instead. A window's text is that of the cues whose
                 middle lies in it; untimed text goes to every window, with the flag ``text_of_whole_file``.
+            tracks: which video and audio track to read; by default the one that the file marks as default.
             stop: once it is set, reading ends at the next frame, and what was read since the last segment is dropped.
 
         Raises:
@@ -128,8 +132,8 @@ class Preprocessor:
         """
         said = _what_is_said(text, transcript)
         started = perf_counter()
-        opened = MediaFile(file)
-        source = _Source(str(file), opened.info.has_video, opened.info.has_audio, said, window is not None)
+        opened = MediaFile(file, tracks)
+        source = _Source(opened.name, opened.info.has_video, opened.info.has_audio, said, window is not None)
         system = self._bundle.manifest.modalities
         events = read_segments(
             opened,

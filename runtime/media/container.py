@@ -183,11 +183,10 @@ def _check(container: InputContainer, name: str) -> None:
     video, audio = video_stream(container), audio_stream(container)
     if video is None and audio is None:
         raise BadDataError(f"{name} holds no video and no sound that can be decoded", "give a video or sound file")
-    for each in container.streams.video:
-        if each.codec_context:
-            check_size(each.width, each.height, name)
-            if each.codec_context.pix_fmt and not each.width * each.height:  # what is left of a size beyond the limit
-                raise BadDataError(f"{name} has frames of no size, or of more than {MAX_PIXELS} pixels", SCALE_DOWN)
+    if video is not None:
+        check_size(video.width, video.height, name)
+        if video.codec_context.pix_fmt and not video.width * video.height:  # what FFmpeg leaves of one beyond the limit
+            raise BadDataError(f"{name} has frames of no size, or of more than {MAX_PIXELS} pixels", SCALE_DOWN)
     if audio is not None and audio.rate:
         check_rate(audio.rate, name)
 

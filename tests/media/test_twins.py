@@ -1,0 +1,269 @@
+"""The same video gives the same answer, whatever it is wrapped in: every case is one plain clip written another way.
+
+The plain clip is lossless (FFV1 and 16-bit PCM in Matroska). A twin that is lossless too gives the same bits; a lossy
+one, or one at another rate, the tolerances of ``NEAR``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.media.container import Tracks
+from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
+from mmx.runtime.predictor import Predictor
+from mmx.runtime.preprocess import Preprocessor, Segment
+
+from .twins import FPS, HELD, LATE_S, SECONDS, Audio, Clip, Video, plain_clip, write
+
+X264 = Video("libx264", options={"qp": "0", "preset": "ultrafast"})  # lossless
+DEFAULT = int(Disposition.default)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a twin may be from the plain clip.
+
+    ``box``: of a face's corners, in fractions of the frame. ``crop``: mean difference of a face's pixels, of 255.
+    ``mel``: sum of differences by the sum of the plain clip's mel. ``probability``: of any label.
+    """
+
+    box: float
+    crop: float
+    mel: float
+    probability: float
+
+
+EXACT = Tolerance(0.0, 0.0, 0.0, 0.0)
+NEAR = Tolerance(0.02, 8.0, 0.08, 0.01)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A file name, the tracks in it, and how near its answer must be; ``flags``: what may be said of it beside."""
+
+    name: str
+    tracks: tuple[Video | Audio, ...]
+    tolerance: Tolerance = EXACT
+    options: dict[str, str] | None = None
+    subtitle_until: float | None = None
+    flags: tuple[str, ...] = ()
+    chosen: Tracks = Tracks()
+    change: Callable[[Path], None] | None = None
+
+
+def _centre(mono: np.ndarray, names: list[str]) -> np.ndarray:
+    """Speech where films have it; without a centre, in both fronts at the power that makes it as loud."""
+    level = {"FC": 1.0} if "FC" in names else dict.fromkeys(("FL", "FR"), math.sqrt(0.5))
+    return np.stack([mono * level.get(name, 0.0) for name in names])
+
+
+def _in_front(mono: np.ndarray, names: list[str]) -> np.ndarray:
+    return np.stack([mono * (name in ("FL", "FR")) for name in names])
+
+
+def _without_index(path: Path) -> None:
+    """An MP3 file without the header that tells its length."""
+    data = path.read_bytes()
+    start = data.index(b"Xing") if b"Xing" in data else data.index(b"Info")
+    path.write_bytes(data[:start] + b"\0\0\0\0" + data[start + 4 :])
+
+
+def _orientation(a: int, b: int, c: int, d: int) -> Video:
+    """Frames stored so that this display matrix shows them upright."""
+    turn: Callable[[np.ndarray], np.ndarray]
+    if a or d:
+        turn = lambda rgb: rgb[:: d or 1, :: a or 1]  # noqa: E731
+    else:
+        turn = lambda rgb: rgb[::b, ::c].swapaxes(0, 1)  # noqa: E731
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+    return Video("libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"}, matrix=matrix, turn=turn)
+
+
+ORIENTATIONS = [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)] + [
+    (0, b, c, 0) for b in (1, -1) for c in (1, -1)
+]
+LAYOUTS = ("3.0", "4.0", "quad", "3.1", "5.0", "5.1", "5.1(side)", "6.1", "7.1", "7.1(wide)", "5.1.2", "7.1.4", "22.2")
+STILL = Video("png", "rgb24", chosen=lambda number: number == 0, black=True)
+SILENT = Audio(silent=True, disposition=0)
+FASTEST = {"preset": "ultrafast"}
+
+TWINS: dict[str, Twin] = {
+    # Containers.
+    **{f"container {suffix}": Twin(f"a.{suffix}", (X264, Audio())) for suffix in ("mp4", "mov", "mkv", "nut")},
+    "container avi": Twin("a.avi", (Video(), Audio())),
+    "container asf": Twin("a.asf", (Video("msmpeg4", options={"qmin": "1", "qmax": "2"}), Audio()), NEAR),
+    "container mxf": Twin("a.mxf", (Video("mpeg2video", options={"qmin": "1", "qmax": "2"}), Audio()), NEAR),
+    "container ts": Twin("a.ts", (X264, Audio("aac")), NEAR),
+    "container mpg": Twin("a.mpg", (Video("mpeg2video", options={"qmin": "1", "qmax": "2"}), Audio("mp2")), NEAR),
+    "container flv": Twin("a.flv", (X264, Audio("pcm_s16le", rate=44100)), NEAR),
+    "container webm": Twin(
+        "a.webm",
+        (Video("libvpx-vp9", options={"lossless": "1", "cpu-used": "8", "deadline": "realtime"}), Audio("libopus")),
+        NEAR,
+    ),
+    "container 3gp": Twin("a.3gp", (Video("mpeg4", options={"qmin": "1", "qmax": "2"}), Audio("aac")), NEAR),
+    "index first": Twin("a.mp4", (X264, Audio()), options={"movflags": "faststart"}),
+    "fragments": Twin("a.mp4", (X264, Audio()), options={"movflags": "frag_keyframe+empty_moov"}),
+    "live, no length": Twin("a.mkv", (X264, Audio()), options={"live": "1"}),
+    "hybrid ts, 192 bytes": Twin("a.ts", (X264, Audio("aac")), NEAR, options={"mpegts_m2ts_mode": "1"}),
+    # Codecs.
+    "huffyuv": Twin("a.avi", (Video("ffvhuff"), Audio())),
+    "utvideo": Twin("a.mkv", (Video("utvideo"), Audio())),
+    "HEVC": Twin("a.mp4", (Video("libx265", options={"x265-params": "lossless=1:log-level=none", **FASTEST}), Audio())),
+    "H.264 with B frames": Twin("a.mkv", (Video("libx264", options={"qp": "0", "preset": "fast", "bf": "3"}), Audio())),
+    "H.264, lossy": Twin("a.mp4", (Video("libx264", options={"crf": "10", **FASTEST}), Audio()), NEAR),
+    "AV1": Twin("a.mkv", (Video("libsvtav1", options={"crf": "10", "preset": "12"}), Audio()), NEAR),
+    "VP8": Twin("a.mkv", (Video("libvpx", options={"crf": "4", "b": "4M", "cpu-used": "8"}), Audio()), NEAR),
+    "MPEG-4": Twin("a.avi", (Video("mpeg4", options={"qmin": "1", "qmax": "2"}), Audio()), NEAR),
+    "MJPEG": Twin("a.avi", (Video("mjpeg", "yuvj420p", options={"qmin": "1", "qmax": "1"}), Audio()), NEAR),
+    "ProRes": Twin("a.mov", (Video("prores_ks", "yuv422p10le"), Audio()), NEAR),
+    "ten bits": Twin("a.mkv", (Video("ffv1", "yuv420p10le"), Audio()), NEAR),
+    "PNG frames": Twin("a.mov", (Video("png", "rgb24"), Audio())),
+    "FLAC": Twin("a.mkv", (Video(), Audio("flac"))),
+    "ALAC": Twin("a.mov", (X264, Audio("alac"))),
+    "WavPack": Twin("a.mkv", (Video(), Audio("wavpack"))),
+    "24 bits": Twin("a.mov", (X264, Audio("pcm_s24le")), Tolerance(0.0, 0.0, 0.001, 0.0001)),
+    "float": Twin("a.mkv", (Video(), Audio("pcm_f32le")), Tolerance(0.0, 0.0, 0.001, 0.0001)),
+    "AAC": Twin("a.mp4", (X264, Audio("aac", options={"b": "256k"})), NEAR),
+    "MP3": Twin("a.mp4", (X264, Audio("libmp3lame", options={"b": "192k"})), NEAR),
+    "AC-3": Twin("a.mkv", (Video(), Audio("ac3", options={"b": "256k"})), NEAR),
+    "Opus": Twin("a.mkv", (Video(), Audio("libopus", options={"b": "256k"})), NEAR),
+    # Orientations.
+    **{f"matrix {matrix}": Twin("a.mp4", (_orientation(*matrix), Audio())) for matrix in ORIENTATIONS},
+    "matrix in Matroska": Twin("a.mkv", (_orientation(0, -1, 1, 0), Audio())),
+    # Channels.
+    "stereo": Twin("a.mkv", (Video(), Audio(layout="stereo"))),
+    "2.1": Twin("a.mkv", (Video(), Audio(layout="2.1", channels=_in_front))),
+    **{
+        f"layout {layout}": Twin(
+            "a.mkv", (Video(), Audio("pcm_f32le", layout=layout, channels=_centre)), Tolerance(0.0, 0.0, 0.001, 0.0001)
+        )
+        for layout in LAYOUTS
+    },
+    "7.1 in planes": Twin("a.mp4", (X264, Audio("aac", layout="7.1", channels=_centre, options={"b": "768k"})), NEAR),
+    "5.1 AC-3": Twin("a.mkv", (Video(), Audio("ac3", layout="5.1", channels=_centre, options={"b": "640k"})), NEAR),
+    # Tracks.
+    "silent track first": Twin("a.mkv", (Video(), SILENT, Audio()), flags=("several_audio_tracks",)),
+    "silent track first, MP4": Twin("a.mp4", (X264, SILENT, Audio()), flags=("several_audio_tracks",)),
+    "silent track second": Twin("a.mkv", (Video(), Audio(), SILENT), flags=("several_audio_tracks",)),
+    "audio track by number": Twin(
+        "a.mkv", (Video(), Audio(silent=True), Audio(disposition=0)), chosen=Tracks(audio=1)
+    ),
+    "audio for the blind first": Twin(
+        "a.mkv",
+        (Video(), Audio(silent=True, disposition=DEFAULT | Disposition.visual_impaired), Audio()),
+        flags=("several_audio_tracks",),
+    ),
+    "black track first": Twin(
+        "a.mkv", (Video(black=True, disposition=0), Video(), Audio()), flags=("several_video_tracks",)
+    ),
+    "video track by number": Twin(
+        "a.mkv", (Video(black=True), Video(disposition=0), Audio()), chosen=Tracks(video=1)
+    ),
+    "still first": Twin("a.mov", (STILL, X264, Audio())),
+    "still first, Matroska": Twin("a.mkv", (STILL, Video(), Audio())),
+    "sound first": Twin("a.mkv", (Audio(), Video())),
+    # Rates.
+    **{f"sound at {rate}": Twin("a.mkv", (Video(), Audio(rate=rate)), NEAR) for rate in (16000, 32000, 44100, 96000)},
+    "repeats left out": Twin("a.mkv", (Video(chosen=lambda i: i <= 6 and i == 0 or i > 6 and i % HELD == 0), Audio())),
+    "repeats left out, MP4": Twin(
+        "a.mp4",
+        (Video("libx264", options=X264.options, chosen=lambda i: i == 0 or i > 6 and i % HELD == 0), Audio()),
+    ),
+    "uneven times": Twin("a.mkv", (Video(time=lambda i: i / FPS + 0.012 * (i % HELD == 2)), Audio())),
+    # Clocks, edit lists, tracks that begin late or early.
+    "starts at 5 s": Twin(
+        "a.mkv", (Video(time=lambda i: 5 + i / FPS), Audio(shift=5.0)), options={"avoid_negative_ts": "disabled"}
+    ),
+    "starts at 100 s, ts": Twin(
+        "a.ts", (Video("libx264", options=X264.options, time=lambda i: 100 + i / FPS), Audio("aac", shift=100.0)), NEAR
+    ),
+    "sound late": Twin("a.mkv", (Video(), Audio(start=LATE_S))),
+    "sound late, edit list": Twin("a.mp4", (X264, Audio(start=LATE_S))),
+    "sound late, ts": Twin("a.ts", (X264, Audio("aac", start=LATE_S)), NEAR),
+    "video late": Twin("a.mkv", (Video(chosen=lambda i: i >= LATE_S * FPS), Audio())),
+    "video late, edit list": Twin(
+        "a.mp4", (Video("libx264", options=X264.options, chosen=lambda i: i >= LATE_S * FPS), Audio())
+    ),
+    "edit list leaves out a start": Twin(
+        "a.mp4",
+        (Video("libx264", options=X264.options | {"bf": "0"}, time=lambda i: i / FPS), Audio("aac", options={"b": "256k"})),
+        NEAR,
+        options={"use_editlist": "1", "movflags": "negative_cts_offsets"},
+    ),
+    # Lengths.
+    "subtitle goes on for a minute": Twin("a.mkv", (Video(), Audio()), subtitle_until=60.0),
+    "subtitle, live": Twin("a.mkv", (Video(), Audio()), subtitle_until=60.0, options={"live": "1"}),
+    # Sound alone.
+    **{
+        f"sound alone, {suffix}": Twin(f"a.{suffix}", (Audio(),))
+        for suffix in ("wav", "w64", "caf", "mka", "mov")
+    },
+    "sound alone, aiff": Twin("a.aiff", (Audio("pcm_s16be"),)),
+    "sound alone, au": Twin("a.au", (Audio("pcm_s16be"),)),
+    "sound alone, flac": Twin("a.flac", (Audio("flac"),)),
+    "sound alone, ogg": Twin("a.ogg", (Audio("flac"),)),
+    "sound alone, m4a": Twin("a.m4a", (Audio("aac", options={"b": "256k"}),), NEAR),
+    "sound alone, mp3": Twin("a.mp3", (Audio("libmp3lame", options={"b": "192k"}),), NEAR),
+    "sound alone, opus": Twin("a.opus", (Audio("libopus", options={"b": "256k"}),), NEAR),
+}
+assert len(TWINS) >= 60
+
+
+@pytest.fixture(scope="module")
+def clip(talking_face: tuple[Path, str]) -> Clip:
+    return plain_clip(talking_face[0])
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_bundle: Path) -> Predictor:
+    return Predictor(Bundle.open(tiny_bundle), backend="onnxruntime", threads=1)
+
+
+@pytest.fixture(scope="module")
+def preprocessor(tiny_bundle: Path) -> Preprocessor:
+    return Preprocessor(Bundle.open(tiny_bundle), threads=1)
+
+
+@pytest.fixture(scope="module")
+def plain(clip: Clip, preprocessor: Preprocessor, tmp_path_factory: pytest.TempPathFactory) -> Segment:
+    path = write(tmp_path_factory.mktemp("plain") / "plain.mkv", clip)
+    (segment,) = preprocessor.segments(path)
+    assert len(segment.faces) == segment.frames_seen == 4 and len(segment.sample.pieces) == 6 and not segment.flags
+    return segment
+
+
+def _probabilities(predictor: Predictor, segment: Segment) -> np.ndarray:
+    logits: np.ndarray = predictor.logits([segment.sample])["logits"][0]
+    return 1 / (1 + np.exp(-logits))
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twin(
+    name: str, clip: Clip, plain: Segment, preprocessor: Preprocessor, predictor: Predictor, tmp_path: Path
+) -> None:
+    twin = TWINS[name]
+    path = write(tmp_path / twin.name, clip, twin.tracks, options=twin.options, subtitle_until=twin.subtitle_until)
+    (segment,) = preprocessor.segments(path, tracks=twin.chosen)
+    assert segment.flags == twin.flags
+    allowed = twin.tolerance
+    length = plain.sample.pieces.shape[0]
+    mine, theirs = (sample.pieces[: length - 1] for sample in (segment.sample, plain.sample))
+    assert np.abs(mine - theirs).sum() <= allowed.mel * theirs.sum()
+    if any(isinstance(track, Video) for track in twin.tracks):
+        assert len(segment.faces) == segment.frames_seen == len(plain.faces)
+        boxes = [np.array([face.box for face in each.faces]) for each in (segment, plain)]
+        assert np.abs(boxes[0] - boxes[1]).max() <= allowed.box
+        assert np.abs(segment.sample.faces - plain.sample.faces).mean() <= allowed.crop
+        difference = _probabilities(predictor, segment) - _probabilities(predictor, plain)
+        assert np.abs(difference).max() <= allowed.probability
