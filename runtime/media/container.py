@@ -30,6 +30,8 @@ MAX_GAP_S = 3600.0  # no two frames of a real file, nor its start and its first 
 
 # Formats of which FFmpeg guesses the length from the bit rate of the first packets.
 GUESSED_LENGTH = frozenset({"mp3", "aac", "amr", "h264", "hevc", "m4v", "mpeg", "dv", "ac3", "mpegvideo"})
+# Formats that hold no length of a single track: where FFmpeg gives one, it guessed that too.
+NO_TRACK_LENGTH = frozenset({"matroska", "flv"})
 # Pictures, not video: beside a video track, such a track of one frame is a cover or a thumbnail.
 STILL_CODECS = frozenset({"png", "mjpeg", "bmp", "gif", "webp", "tiff", "jpeg2000", "jpegls"})
 COVER = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -218,7 +220,8 @@ def declared_duration(container: InputContainer, streams: list[Any]) -> float | 
 
     A length that FFmpeg guessed from the bit rate is not, nor one of the whole file that another track may have set.
     """
-    if GUESSED_LENGTH & set(container.format.name.split(",")):
+    names = set(container.format.name.split(","))
+    if GUESSED_LENGTH & names or (NO_TRACK_LENGTH & names and any(stream.duration for stream in streams)):
         return None
     ends = [end for end in (_declared_end(stream) for stream in streams) if end is not None]
     if ends and len(ends) == len(streams):

@@ -171,7 +171,7 @@ class VideoTrack(Track):
             self.hdr = self.hdr or is_hdr(frame)
             earliest, follows = (-math.inf, 0.0) if last is None else (last, last + self._step)
             last = self._clock.read(self._stamp(frame), frame.time_base, earliest, follows)
-            self.end = last + max(self._step, self._shown_s(frame))
+            self.end = last + (self._shown_s(frame) or self._step)
             if self._foresight:
                 self._foresight.came_out(last)
             yield last, frame

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
@@ -57,6 +59,9 @@ class Mixer:
             return mean_of_channels(_channels(frame))
         if self._by_layout and not layout.name.startswith("ambisonic"):
             names = [channel.name for channel in layout.channels]
+            if names == ["NONE"] * 3:  # FFmpeg would take the third for low frequencies, and drop it
+                left, right, centre = self._packed(frame)
+                return (left + right) * np.float32(math.sqrt(0.5)) + centre
             if {name for name in names if not name.startswith("LFE")} != {"FL", "FR"}:
                 return self._converted(frame, "fltp", "mono")[0]
             return mean_of_channels(self._packed(frame)[[names.index("FL"), names.index("FR")]])
