@@ -16,6 +16,7 @@ from mmx.runtime.media.container import check_size
 from mmx.runtime.media.decode import probe, upright_rgb
 from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.mel import mel_pieces
+from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.reader import SegmentEnd, read_segments
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.packing import FACE_SHAPE
@@ -35,40 +36,45 @@ def read_utterance(
         BadDataError: a picture or the sound of it is damaged. EnvironmentMissing: ``compat: upstream`` without Pillow.
     """
     upstream = spec.compat == "upstream"
-    frames, sound = _of_clip(item, spec) if isinstance(item, Clip) else _of_item(item, spec, upstream)
+    frames, parts = _of_clip(item, spec) if isinstance(item, Clip) else _of_item(item, spec, upstream)
     no_face = "upstream" if upstream else spec.video.no_face
     crops = [crop.pixels for crop in detector.extract(frames, no_face)] if frames else []
     pixels = [crop for crop in crops if crop is not None]
     return Sample(
         token_ids=None if tokenizer is None else tokenizer.encode(item.text)[0],
         faces=np.stack(pixels) if pixels else np.empty((0, *FACE_SHAPE), np.float32),
-        pieces=mel_pieces(sound, spec.mel),
+        pieces=mel_pieces(np.concatenate([part.sound for part in parts]), spec.mel, parts[0].sample_rate),
     )
 
 
-def _of_item(item: Item, spec: Preprocessing, upstream: bool) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
-    """The images that are taken of a processed utterance, and its sound."""
+def _of_item(item: Item, spec: Preprocessing, upstream: bool) -> tuple[list[NDArray[np.uint8]], list[SegmentEnd]]:
+    """The images that are taken of a processed utterance, and the parts of its sound."""
     frames = [read_upstream_image(path, item.layout) if upstream else read_image(path) for path in item.chosen(spec)]
     events = read_segments(item.audio, None, spec)
-    return frames, np.concatenate([event.sound for event in events if isinstance(event, SegmentEnd)])
+    return frames, [event for event in events if isinstance(event, SegmentEnd)]
 
 
-def _of_clip(clip: Clip, spec: Preprocessing) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
-    """The frames that are taken of a stretch of a media file, and its sound."""
+def _of_clip(clip: Clip, spec: Preprocessing) -> tuple[list[NDArray[np.uint8]], list[SegmentEnd]]:
+    """The frames that are taken of a stretch of a media file, and the parts of its sound."""
     spans = None
     if clip.start is not None or clip.end is not None:
-        end = clip.end if clip.end is not None else probe(clip.path).duration
-        if end is None or end <= (clip.start or 0.0):
+        end = clip.end if clip.end is not None else _length(clip.path)
+        if end <= (clip.start or 0.0):
             raise BadDataError(f"{clip.path} ends before {clip.start} s, where line {clip.line} of the table starts")
         spans = [Span(clip.start or 0.0, end)]
     frames: list[NDArray[np.uint8]] = []
-    sound = [np.empty(0, np.float32)]
+    parts: list[SegmentEnd] = []
     for event in read_segments(clip.path, spans, spec):
         if isinstance(event, SegmentEnd):
-            sound.append(event.sound)
+            parts.append(event)
         else:
             frames.append(event.rgb)
-    return frames, np.concatenate(sound)
+    return frames, parts
+
+
+def _length(path: Path) -> float:
+    with MediaFile(path) as file:
+        return file.length
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
-from mmx.runtime.media.container import Tracks
+from mmx.runtime.media.container import DEFAULT_TRACKS, Tracks
 from mmx.runtime.media.faces import Face, FaceDetector
-from mmx.runtime.media.mel import at_rate, mel_pieces
+from mmx.runtime.media.mel import mel_pieces
 from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
 from mmx.runtime.media.source import MediaInput
@@ -111,7 +111,7 @@ class Preprocessor:
         text: str | None = None,
         transcript: Transcript | None = None,
         window: float | None = None,
-        tracks: Tracks = Tracks(),
+        tracks: Tracks = DEFAULT_TRACKS,
         stop: threading.Event | None = None,
     ) -> Generator[Segment, None, None]:
         """Read one file, in one pass and bounded memory, and yield its segments in the order they end.
@@ -192,8 +192,7 @@ class Preprocessor:
         absent: dict[str, str] = {}
 
         started = perf_counter()
-        mel = self._spec.mel
-        pieces = mel_pieces(end.sound, at_rate(mel, end.sample_rate) if mel.own_rate else mel)
+        pieces = mel_pieces(end.sound, self._spec.mel, end.sample_rate)
         timings["mel"] = _ms_since(started)
         if not len(pieces):
             absent["audio"] = "no sound in this segment" if source.has_audio else "no audio track"

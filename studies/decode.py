@@ -8,6 +8,7 @@ whose frames differ has no speed.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 import av
 import click
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from mmx.evaluation.environment import describe
@@ -58,20 +60,20 @@ class Result:
         return head + counts + times
 
 
-def step(seconds: float) -> int:
-    """Which look a frame at this time would serve."""
-    return int((seconds + 1e-6) / INTERVAL_S)
+def looked_at(seconds: float, end: float) -> bool:
+    """Whether a frame on screen from ``seconds`` to ``end`` is one of those that are looked at."""
+    return math.ceil(seconds / INTERVAL_S - 1e-6) * INTERVAL_S < end - 1e-6
 
 
 def read(path: Path, threads: int, looks: Looks | None) -> tuple[list[NDArray[np.uint8]], int]:
-    """The first frame of each interval as RGB, and how many frames were decoded."""
+    """The frame on screen at each interval's start as RGB, and how many frames were decoded."""
     taken: list[NDArray[np.uint8]] = []
-    last = -1
     with VideoTrack(path, threads, looks) as track:
+        before: tuple[float, VideoFrame] | None = None
         for seconds, frame in track:
-            if step(seconds) > last:
-                last = step(seconds)
-                taken.append(upright_rgb(frame))
+            if before and looked_at(before[0], seconds):
+                taken.append(upright_rgb(before[1]))
+            before = seconds, frame
         return taken, track.decoded
 
 
@@ -87,7 +89,7 @@ def measure(path: Path, threads: int, passes: int) -> Result:
     info = probe(path)
     with av.open(str(path)) as container:
         codec = container.streams.video[0].codec_context.codec.canonical_name
-    ways = partial(read, path, threads, None), partial(read, path, threads, lambda seconds: {step(seconds)})
+    ways = partial(read, path, threads, None), partial(read, path, threads, looked_at)
     (every, frames), (ahead, decoded) = (way() for way in ways)
     same = len(every) == len(ahead) and all(map(np.array_equal, every, ahead))
     seconds, opening = np.zeros((passes, 2)), []

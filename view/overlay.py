@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.files import whole_file, write_error
 from mmx.runtime.media.container import audio_stream, open_media, probe
-from mmx.runtime.media.decode import VideoTrack, upright_rgb
+from mmx.runtime.media.decode import VideoTrack
 from mmx.runtime.prediction import Prediction, SeenFace
 
 TIME_BASE = Fraction(1, 90_000)
@@ -112,7 +112,7 @@ def _encode(source: Path, container: Any, has_audio: bool, fps: int, drawing: _D
     heard, shown = 0.0, -1
     with VideoTrack(source) as track:
         for time, frame in track:
-            rgb = upright_rgb(frame)
+            rgb = track.rgb(frame)
             height, width = (side - side % 2 for side in rgb.shape[:2])  # what 4:2:0 can hold
             if shown < 0:
                 video.width, video.height, video.pix_fmt = width, height, "yuv420p"

@@ -38,7 +38,7 @@ COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 ASIDE = (
     Disposition.still_image | Disposition.dependent | Disposition.visual_impaired | Disposition.hearing_impaired
 ) | (Disposition.comment | Disposition.non_diegetic | Disposition.karaoke)
-# Formats without a clock of their own: where sound comes first by an encoder's delay, the video says where the file starts.
+# Formats without a clock of their own: where sound comes first by an encoder's delay, the file starts with the video.
 NO_TIMELINE = frozenset({"mpegts", "mpeg", "flv"})
 ENCODER_DELAY_S = 0.1
 DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
@@ -46,10 +46,13 @@ DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class Tracks:
-    """Which video and audio track to read, counted from 0 as FFmpeg's ``0:v:N`` and ``0:a:N``; None: the default one."""
+    """Which video and audio track to read, from 0 as FFmpeg's ``0:v:N`` and ``0:a:N``; None: the default one."""
 
     video: int | None = None
     audio: int | None = None
+
+
+DEFAULT_TRACKS = Tracks()
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,19 @@ class MediaInfo:
     audio_tracks: int
 
 
-def probe(media: MediaInput, tracks: Tracks = Tracks()) -> MediaInfo:
+def probe(media: MediaInput, tracks: Tracks = DEFAULT_TRACKS) -> MediaInfo:
     """Read a file's header, decode nothing.
 
     Raises:
-        BadDataError: no such file, or none that can be read as media, or neither video nor sound in it, or no such track.
+        BadDataError: no such file, or none that can be read as media, or neither video nor sound in it,
+            or no such track.
     """
     source = Source(media)
     with open_media(source) as container:
         return describe(container, source.name, tracks)
 
 
-def describe(container: InputContainer, name: str, tracks: Tracks = Tracks()) -> MediaInfo:
+def describe(container: InputContainer, name: str, tracks: Tracks = DEFAULT_TRACKS) -> MediaInfo:
     """What the header of an open file says. Raises BadDataError for a track that it does not have."""
     video = video_stream(container, tracks.video, name)
     audio = audio_stream(container, tracks.audio, name)
@@ -118,9 +122,12 @@ def open_media(media: MediaInput | Source) -> InputContainer:
     source = media if isinstance(media, Source) else Source(media)
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_streams": "100"}
     try:
-        container = av.open(
+        media_open: Any = av.open  # whose type does not tell reading from writing a file object
+        container: InputContainer = media_open(
             source.for_ffmpeg(),
-            options={"max_pixels": str(MAX_PIXELS)},  # of each stream's decoder, which the header may have to be read with
+            options={
+                "max_pixels": str(MAX_PIXELS)
+            },  # of each stream's decoder, which the header may have to be read with
             container_options=options,
             metadata_errors="replace",
         )
@@ -138,8 +145,8 @@ def open_media(media: MediaInput | Source) -> InputContainer:
 def video_stream(container: InputContainer, track: int | None = None, name: str = "the file") -> Any | None:
     """The video track of that number; by default the one that the file marks as default, else the first.
 
-    Cover art and thumbnails are none, and a still is none beside a video. None without any; BadDataError for a number that
-    is not there.
+    Cover art and thumbnails are none, and a still is none beside a video. None without any; BadDataError for a number
+    that is not there.
     """
     return _chosen(_moving(container), track, "video", name)
 

@@ -38,7 +38,8 @@ SLOWEST_STEP_S = 60.0
 class _Clock:
     """Seconds since the start of the file.
 
-    A time is not believed that runs backwards, that is an hour after the one before, or that jumps past the declared end.
+    A time is not believed that runs backwards, that is an hour after the one before, or that jumps past the declared
+    end.
     """
 
     def __init__(self, origin: float, duration: float | None) -> None:
@@ -205,8 +206,9 @@ class VideoTrack(Track):
 class SoundTrack(Track):
     """The sound as mono float32: iterate for (index of the first sample, samples).
 
-    Index 0 is the start of the file, so that sound which begins late, or has a hole, stays aligned with the video. Where
-    timestamps and samples drift apart, the timestamps win: a few milliseconds are left out or silent now and then.
+    Index 0 is the start of the file, so that sound which begins late, or has a hole, stays aligned with the video.
+    Where timestamps and samples drift apart, the timestamps win: a few milliseconds are left out or silent now and
+    then.
 
     ``sample_rate``: in Hz; None: the track's own. ``mix``: see ``sound.Mixer``.
     """

@@ -34,7 +34,7 @@ def is_hdr(frame: VideoFrame) -> bool:
 
 
 class ToneMap:
-    """HDR frames -> SDR frames (BT.709), through FFmpeg's scale filter; what is brighter than diffuse white is clipped."""
+    """HDR frames -> SDR frames (BT.709), by FFmpeg's scale filter; what is brighter than diffuse white is clipped."""
 
     def __init__(self) -> None:
         self._graph: Graph | None = None
@@ -60,9 +60,9 @@ def _graph(frame: VideoFrame) -> Graph:
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """(a, b, c, d): a frame's x' = a x + c y and y' = b x + d y, in 16.16 fixed point; the identity without one."""
-    for data in frame.side_data:
-        if data.type is Type.DISPLAYMATRIX and data.buffer_size >= 36:
-            a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
-            return a, b, c, d
-    return 1, 0, 0, 1
-
+    side_data: Any = frame.side_data
+    matrix = side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None or matrix.buffer_size < 36:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix)[:36])
+    return a, b, c, d

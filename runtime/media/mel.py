@@ -24,16 +24,17 @@ BLOCK_COLUMNS = 8  # 8 x 201 x 128 multiplications; OpenBLAS uses its threads fr
 
 
 def at_rate(spec: MelSpec, rate: int) -> MelSpec:
-    """The spec of a sound that stays at ``rate`` Hz: windows and hops as long in seconds, as the public loaders round them."""
+    """The spec for a sound at ``rate`` Hz: windows and hops as long in seconds, rounded as public loaders do."""
     n_fft = int(rate / spec.sample_rate * spec.n_fft)
     return replace(spec, sample_rate=rate, n_fft=n_fft, hop=n_fft * spec.hop // spec.n_fft)
 
 
-def mel_pieces(sound: Array, spec: MelSpec) -> Array:
+def mel_pieces(sound: Array, spec: MelSpec, rate: int | None = None) -> Array:
     """Cut the mel spectrogram of ``sound`` into pieces.
 
     Args:
         sound: float [n], mono, -1..1, at ``spec.sample_rate`` (``sound.resample_sound`` brings it there).
+        rate: the rate of ``sound`` in Hz, where the spec asks for the spectrogram at the file's own.
 
     Returns:
         float32 [pieces, n_mels, columns], raw power. The last piece is filled with zeros on the right. A sound that
@@ -49,6 +50,7 @@ def mel_pieces(sound: Array, spec: MelSpec) -> Array:
             f"sound must be one channel of floating-point samples, not {sound.dtype} {list(sound.shape)}",
             "sound.resample_sound turns raw arrays into that",
         )
+    spec = at_rate(spec, rate) if spec.own_rate and rate else spec
     with np.errstate(over="ignore", invalid="ignore"):
         columns = mel_spectrogram(sound.astype(np.float32, copy=False), spec)
     if not np.isfinite(columns).all():

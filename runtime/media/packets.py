@@ -18,6 +18,7 @@ from av.packet import Packet
 from av.stream import Discard
 
 from mmx.runtime.media.container import (
+    DEFAULT_TRACKS,
     MAX_GAP_S,
     MediaInfo,
     Tracks,
@@ -44,7 +45,7 @@ class MediaFile:
         BadDataError: see ``container.probe``.
     """
 
-    def __init__(self, media: MediaInput, tracks: Tracks = Tracks()) -> None:
+    def __init__(self, media: MediaInput, tracks: Tracks = DEFAULT_TRACKS) -> None:
         self._source = Source(media)
         self._tracks = tracks
         self.name = self._source.name

@@ -1,7 +1,7 @@
 """A media file cut into segments: the frames that are looked at and the sound, as they come, in bounded memory.
 
-The frame on screen at a time is looked at, whenever it began: a still, or a screen recording in which nothing moved for a
-minute, is seen in every segment. So a file that leaves out repeated frames gives what one with all of them gives.
+The frame on screen at a time is looked at, whenever it began: a still, or a screen recording in which nothing moved for
+a minute, is seen in every segment. So a file that leaves out repeated frames gives what one with all of them gives.
 
 for event in read_segments("talk.mp4", spans, preprocessing):
     match event:
@@ -61,8 +61,8 @@ class SegmentEnd:
     Attributes:
         segment: counts from 0 in order of start.
         span: the segment, cut at the end of the media, with its text.
-        sound: float32 [n], mono, from the segment's start (silence where the track begins later or has a hole) to its end
-            or the track's. Empty if the track has nothing in the segment.
+        sound: float32 [n], mono, from the segment's start (silence where the track begins later or has a hole) to its
+            end or the track's. Empty if the track has nothing in the segment.
         sample_rate: of ``sound``, in Hz: the mel spec's, or the file's own where the spec asks for that.
         frames: how many looks at frames there were.
         flags: ``utterance_split`` (a part of an utterance too long for one segment), ``outside_media`` (the file ends
@@ -92,16 +92,16 @@ def read_segments(
 ) -> Iterator[Frame | SegmentEnd]:
     """Decode a file once and yield, in time order, each segment's frames and then its end.
 
-    Of a segment's frames those are looked at that are on screen at start + k * ``interval_s`` (or every n-th that begins
-    in it, see ``VideoSpec``), and only those are converted to RGB. Before the first frame of the file nothing is on screen;
-    a segment in which it begins looks at it once for the times that it missed.
+    A segment looks at the frames that are on screen at start + k * ``interval_s`` (or at every n-th that begins in it,
+    see ``VideoSpec``), and only those are converted to RGB. Before the first frame of the file nothing is on screen; a
+    segment in which it begins looks at it once for the times that it missed.
 
     Args:
         file: what ``MediaFile`` takes, or the open file, which is closed in the end.
         spans: the utterances, in any order; they may overlap. None: the whole file is one utterance.
             Utterances longer than ``max_segment_s`` are cut into equal parts.
-        window: cut the file into windows of so many seconds instead. A rest shorter than half a window and 0.4 s joins the
-            last one. Windows in which the file has nothing are left out.
+        window: cut the file into windows of so many seconds instead. A rest shorter than half a window and 0.4 s joins
+            the last one. Windows in which the file has nothing are left out.
         video, audio: whether to decode that track.
         threads: for the decoders; None: as many as there are cores.
 

@@ -1,4 +1,4 @@
-"""Where media come from: a file on the disk, a file object, or bytes; each can be read from its start more than once."""
+"""Where media come from: a file on the disk, a file object, or bytes; each can be read more than once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Source:
         return _View(self._file, self.size, self._lock)
 
 
-class _View(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+class _View(io.RawIOBase, BinaryIO):
     """A place of one's own in a file object that others read too."""
 
     def __init__(self, file: Any, size: int, lock: threading.Lock) -> None:

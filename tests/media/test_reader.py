@@ -58,8 +58,8 @@ def uneven(make_media: MakeMedia, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def _on_screen(times: list[float], end: float, span: Span, interval: float) -> list[tuple[float, int]]:
-    """Brute force: for each start + k * interval before the video's end, that time and the number of the last frame that
-    has begun (within a millisecond)."""
+    """Brute force: for each start + k * interval before the video's end, that time and the number of the last frame
+    that has begun (within a millisecond)."""
     looks = [span.start + k * interval for k in range(math.ceil((span.end - span.start) / interval - 1e-9))]
     return [(look, max(i for i, t in enumerate(times) if t <= look + 0.001)) for look in looks if look < end - 0.001]
 
@@ -118,7 +118,9 @@ def test_sound_is_mono_16_khz(
 
     def tones(rate: int) -> np.ndarray:
         time = np.arange(rate * 2) / rate
-        return np.stack([0.5 / (1 + (channels > 2)) * np.sin(2 * np.pi * 200 * (c + 1) * time) for c in range(channels)])
+        return np.stack(
+            [0.5 / (1 + (channels > 2)) * np.sin(2 * np.pi * 200 * (c + 1) * time) for c in range(channels)]
+        )
 
     samples = tones(rate) * float(full_scale) + (128 if kind == "u8" else 0)
     samples = (samples.round() if full_scale > 1 else samples).astype(full_scale.dtype)

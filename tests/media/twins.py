@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,3 @@ def _audio(out: Any, clip: Clip, track: Audio) -> tuple[Any, Iterator[av.Packet]
         yield from stream.encode(None)
 
     return stream, packets()
-
-
-__all__ = ["Audio", "Clip", "Video", "plain_clip", "replace", "write"]
