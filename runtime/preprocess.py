@@ -68,21 +68,22 @@ class _Faces:
 
 @dataclass(frozen=True)
 class _Source:
-    """One file, which tracks it has, what is said in it (untimed, in timed cues, or not known), and how it is cut."""
+    """One file: its tracks, what is said in it (untimed, in timed cues, or not known), how it is cut, its flags."""
 
     file: str
     has_video: bool
     has_audio: bool
     said: str | Sequence[Span] | None
     windowed: bool
+    flags: tuple[str, ...]
 
     def text_of(self, span: Span) -> str | None:
         if self.said is None or isinstance(self.said, str):
             return self.said
         if not self.windowed:  # each cue is its own segment and holds its words already
             return span.text
-        middle_inside = (cue.text for cue in self.said if span.start <= (cue.start + cue.end) / 2 < span.end)
-        return " ".join(words for words in middle_inside if words)
+        near = (cue for cue in self.said if cue.start < span.end and span.start < cue.end)
+        return " ".join(word for cue in near for word in _words_within(cue, span))
 
     def shares_text(self, end: SegmentEnd) -> bool:
         """Whether the segment is a part of the file and yet has the text of all of it."""
@@ -120,8 +121,9 @@ class Preprocessor:
             file: a path, bytes or a file object (see ``media.source``).
             text: what is said in the whole file.
             transcript: a .txt (as ``text``), .srt or .vtt file, or its spans. Each timed cue is one segment.
-            window: cut the file into windows of so many seconds instead. A window's text is that of the cues whose
-                middle lies in it; untimed text goes to every window, with the flag ``text_of_whole_file``.
+            window: cut the file into windows of so many seconds instead. A window's text is the words of the cues that
+                are spoken in it, each word of a cue taken to last as long as any other; untimed text goes to every
+                window, with the flag ``text_of_whole_file``.
             tracks: which video and audio track to read; by default the one that the file marks as default.
             stop: once it is set, reading ends at the next frame, and what was read since the last segment is dropped.
 
@@ -133,11 +135,15 @@ class Preprocessor:
         said = _what_is_said(text, transcript)
         started = perf_counter()
         opened = MediaFile(file, tracks)
-        source = _Source(opened.name, opened.info.has_video, opened.info.has_audio, said, window is not None)
+        windowed = window is not None
+        cues = None if isinstance(said, str) or windowed else said
+        partly = cues is not None and 2 * _covered(cues, opened.length) < opened.length
+        flags = ("transcript_covers_part",) * partly
+        source = _Source(opened.name, opened.info.has_video, opened.info.has_audio, said, windowed, flags)
         system = self._bundle.manifest.modalities
         events = read_segments(
             opened,
-            None if isinstance(said, str) or source.windowed else said,
+            cues,
             self._spec,
             window=window,
             video="visual" in system,
@@ -188,7 +194,7 @@ class Preprocessor:
         system = self._bundle.manifest.modalities
         text = source.text_of(end.span)
         timings = {"decode": decode_ms, "faces": faces.ms}
-        flags = list(end.flags)
+        flags = [*end.flags, *source.flags]
         absent: dict[str, str] = {}
 
         started = perf_counter()
@@ -250,6 +256,23 @@ class Preprocessor:
                         self._bundle.face_nets, self._spec.faces, threads=self._threads, search=self._faces
                     )
             return self._detector
+
+
+def _words_within(cue: Span, span: Span) -> list[str]:
+    """Those of a cue's words whose middle lies in a span, each word taken to last as long as any other."""
+    words = (cue.text or "").split()
+    each = (cue.end - cue.start) / max(len(words), 1)
+    return [word for i, word in enumerate(words) if span.start <= cue.start + (i + 0.5) * each < span.end]
+
+
+def _covered(said: Sequence[Span], length: float) -> float:
+    """Seconds of a file of ``length`` seconds that lie in any of the cues."""
+    covered = end = 0.0
+    for cue in sorted(said, key=lambda cue: cue.start):
+        start, stop = max(cue.start, end), min(cue.end, length)
+        covered += max(0.0, stop - start)
+        end = max(end, stop)
+    return covered
 
 
 def _what_is_said(text: str | None, transcript: Transcript | None) -> str | Sequence[Span] | None:

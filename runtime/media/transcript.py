@@ -1,8 +1,8 @@
 """Transcript files: .txt -> the words, .srt and .vtt -> the words with their times.
 
 A parser of our own, after trying pysubs2 1.8 and webvtt-py 0.6 on mistyped files: both are made to be lenient. A timing
-line that pysubs2 cannot read becomes words of the cue before, webvtt-py leaves the cue out, and neither says so; words at
-the wrong time make wrong predictions without a trace. On well-formed files all three agree, which the tests hold.
+line that pysubs2 cannot read becomes words of the cue before, webvtt-py leaves the cue out, and neither says so; words
+at the wrong time make wrong predictions without a trace. On well-formed files all three agree, which the tests hold.
 """
 
 from __future__ import annotations

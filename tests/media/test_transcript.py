@@ -122,27 +122,7 @@ def test_hostile_lines_take_no_time(tmp_path: Path) -> None:
         assert isinstance(cues, list) and len(cues) == 1
 
 
-WORDS = [
-    "we",
-    "they",
-    "said",
-    "maybe",
-    "not",
-    "12",
-    "3.5",
-    "it's",
-    "naïve",
-    "—",
-    "über",
-    "“quoted”",
-    "10:30",
-    "no.",
-    "yes,",
-    "no?",
-    "ok!",
-    "zu",
-    "spät",
-]
+WORDS = ("we", "they", "said", "3.5", "it's", "naïve", "—", "über", "ok!", "10:30", "no.", "yes,", "zu", "spät")
 
 
 def _cue_texts(rng: np.random.Generator) -> list[tuple[float, float, list[str]]]:
@@ -211,12 +191,12 @@ Kind: captions
 Language: en
 
 00:00:00.160 --> 00:00:02.389 align:start position:0%
- 
+~
 good<00:00:00.480><c> morning</c><00:00:00.800><c> everyone</c>
 
 00:00:02.389 --> 00:00:02.399 align:start position:0%
 good morning everyone
- 
+~
 
 00:00:02.399 --> 00:00:05.190 align:start position:0%
 good morning everyone
@@ -224,12 +204,12 @@ thank<00:00:02.720><c> you</c><00:00:03.040><c> for</c><00:00:03.280><c> coming<
 
 00:00:05.190 --> 00:00:05.200 align:start position:0%
 thank you for coming
- 
+~
 
 00:00:05.200 --> 00:00:07.000 align:start position:0%
 thank you for coming
 no<00:00:06.000><c> no</c>
-"""
+""".replace("~", " ")
 
 
 def test_rolling_captions_give_each_line_once(tmp_path: Path) -> None:
@@ -285,7 +265,7 @@ def test_mistyped_timing_lines(tmp_path: Path, timing: str, gap: str, suffix: st
 def test_timing_lines_that_cannot_be_read_are_named(tmp_path: Path, timing: str) -> None:
     path = tmp_path / "a.srt"
     path.write_text(f"1\n00:00:01,000 --> 00:00:02,000\none\n\n2\n{timing}\ntwo\n")
-    with pytest.raises(BadDataError, match="line 6: .* no times"):
+    with pytest.raises(BadDataError, match=r"line 6: .* no times"):
         read_transcript(path)
 
 
