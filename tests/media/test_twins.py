@@ -19,7 +19,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.container import DEFAULT_TRACKS, Tracks
 from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
-from mmx.runtime.predictor import Predictor
+from mmx.runtime.network import Network
 from mmx.runtime.preprocess import Preprocessor, Segment
 
 from .twins import FPS, HELD, LATE_S, SECONDS, Audio, Clip, Video, plain_clip, write
@@ -250,8 +250,8 @@ def clip(talking_face: tuple[Path, str]) -> Clip:
 
 
 @pytest.fixture(scope="module")
-def predictor(tiny_bundle: Path) -> Predictor:
-    return Predictor(Bundle.open(tiny_bundle), backend="onnxruntime", threads=1)
+def network(tiny_bundle: Path) -> Network:
+    return Network.open(tiny_bundle, "onnxruntime", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -267,14 +267,14 @@ def plain(clip: Clip, preprocessor: Preprocessor, tmp_path_factory: pytest.TempP
     return segment
 
 
-def _probabilities(predictor: Predictor, segment: Segment) -> np.ndarray:
-    logits: np.ndarray = predictor.logits([segment.sample])["logits"][0]
+def _probabilities(network: Network, segment: Segment) -> np.ndarray:
+    logits: np.ndarray = network.logits([segment.sample])["logits"][0]
     return 1 / (1 + np.exp(-logits))
 
 
 @pytest.mark.parametrize("name", TWINS)
 def test_twin(
-    name: str, clip: Clip, plain: Segment, preprocessor: Preprocessor, predictor: Predictor, tmp_path: Path
+    name: str, clip: Clip, plain: Segment, preprocessor: Preprocessor, network: Network, tmp_path: Path
 ) -> None:
     twin = TWINS[name]
     path = write(tmp_path / twin.name, clip, twin.tracks, options=twin.options, subtitle_until=twin.subtitle_until)
@@ -289,7 +289,7 @@ def test_twin(
         boxes = [np.array([face.box for face in each.faces]) for each in (segment, plain)]
         assert np.abs(boxes[0] - boxes[1]).max() <= allowed.box
         assert np.abs(segment.sample.faces - plain.sample.faces).mean() <= allowed.crop
-        difference = _probabilities(predictor, segment) - _probabilities(predictor, plain)
+        difference = _probabilities(network, segment) - _probabilities(network, plain)
         assert np.abs(difference).max() <= allowed.probability
 
 
