@@ -109,7 +109,7 @@ def read_upstream_image(path: Path, layout: str) -> NDArray[np.uint8]:
         if path.stat().st_size > LARGEST_IMAGE_BYTES:
             raise BadDataError(f"{path} is larger than {LARGEST_IMAGE_BYTES >> 20} MB", "frames of the sets are small")
         with Image.open(path, formats=["JPEG"]) as image:
-            check_size(*image.size, path)
+            check_size(*image.size, str(path))
             picture = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise BadDataError(f"{path} can't be read as a picture: {e}", "extract the data set again") from e

@@ -50,7 +50,7 @@ def describe(
         thresholds=checkpoint.thresholds,
         modalities=modalities,
         fusion_weights=_fusion_weights(checkpoint.module, modalities),
-        preprocessing=_preprocessing(spec, checkpoint.compat),
+        preprocessing=_preprocessing(spec, checkpoint.compat, checkpoint.dataset),
         graphs={"fp32": GraphSpec(GRAPH, "fp32", OPSET, spec.inputs, spec.outputs, proof.record())},
         files=dict(files),
         config=checkpoint.config,
@@ -81,10 +81,15 @@ def _fusion_weights(system: nn.Module, modalities: Sequence[str]) -> dict[str, f
     return {} if fusion is None else dict(zip(modalities, fusion.weight[0].tolist(), strict=True))
 
 
-def _preprocessing(spec: ExportSpec, compat: str) -> Preprocessing:
-    """The reference's preprocessing, with text no longer than the system's positions."""
+def _preprocessing(spec: ExportSpec, compat: str, dataset: str) -> Preprocessing:
+    """The reference's preprocessing, with text no longer than the system's positions.
+
+    The public loaders take the mean of all channels, and the one of MOSEI leaves the sound at the file's own rate.
+    """
     default = Preprocessing()
     longest = min(default.text.max_tokens, spec.limits.get("tokens", default.text.max_tokens))
+    if compat == "upstream":
+        default = replace(default, mel=replace(default.mel, mix="mean", own_rate=dataset == "mosei"))
     return replace(default, compat=compat, text=replace(default.text, max_tokens=longest))
 
 

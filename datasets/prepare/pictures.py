@@ -125,7 +125,7 @@ def _frames(file: MediaFile, fps: float, dataset: str, compat: Compat, alive: Ca
         return _by_count(frames, fps, 1, math.inf)
     every = round(fps / 2)  # to even, as numpy's round
     if not every:
-        raise BadDataError(f"{file.path} has {fps:g} frames a second, too few for the public notebook")
+        raise BadDataError(f"{file.name} has {fps:g} frames a second, too few for the public notebook")
     return _by_count(frames, MOSEI_RATE, every, int(fps * UPSTREAM_LIMIT_S))
 
 

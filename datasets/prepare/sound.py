@@ -40,7 +40,7 @@ class PcmTrack(Track):
         for frame in self._decode():
             if not frame.samples:
                 continue
-            check_rate(frame.sample_rate, str(self.path))
+            check_rate(frame.sample_rate, self.name)
             if resampler is None and not channels:
                 channels = frame.layout.nb_channels
                 if frame.format.name != "s16" or frame.sample_rate != RATE:

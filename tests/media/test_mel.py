@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmx.runtime.errors import BadDataError
-from mmx.runtime.manifest import MelSpec
+from mmx.runtime.manifest import MelSpec, Preprocessing
 from mmx.runtime.media.mel import filter_bank, mel_pieces, mel_spectrogram
+from mmx.runtime.media.reader import read_segments
 
 SPEC = MelSpec()
 
@@ -78,3 +81,31 @@ def test_parts_of_a_long_sound_do_not_depend_on_the_chunk() -> None:
     sound = np.random.default_rng(1).standard_normal(4200 * 200).astype(np.float32)
     tail = mel_spectrogram(sound[-40_000:], SPEC)[:, 2:]
     np.testing.assert_allclose(mel_spectrogram(sound, SPEC)[:, -tail.shape[1] :], tail, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Empty filters", "ignore:n_fft=")
+@pytest.mark.parametrize(("rate", "n_fft", "hop"), [(44100, 1102, 551), (11025, 275, 137), (16000, 400, 200)])
+def test_at_the_files_own_rate(
+    rate: int, n_fft: int, hop: int, make_media: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As the public MOSEI loader: n_fft = int(rate / 16000 * 400), hop half of it, and no resampling."""
+    librosa = pytest.importorskip("librosa")
+    samples = (np.random.default_rng(rate).standard_normal(rate) * 3000).astype(np.int16)
+    path = make_media(tmp_path / "a.wav", sound={"samples": samples[None], "rate": rate})
+    spec = replace(Preprocessing(), mel=replace(SPEC, own_rate=True))
+    (end,) = read_segments(path, None, spec)
+    assert end.sample_rate == rate and np.array_equal(end.sound, samples / np.float32(32768))
+    expected = librosa.feature.melspectrogram(
+        y=end.sound,
+        sr=rate,
+        n_fft=n_fft,
+        hop_length=hop,
+        n_mels=128,
+        htk=True,
+        norm=None,
+        fmax=rate // 2,
+        pad_mode="reflect",
+    )
+    mel = mel_pieces(end.sound, spec.mel, end.sample_rate).transpose(1, 0, 2).reshape(128, -1)
+    assert np.abs(mel[:, : expected.shape[1]] - expected).max() <= 5e-6 * expected.max()
+    assert not mel[:, expected.shape[1] :].any()
