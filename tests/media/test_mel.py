@@ -84,7 +84,7 @@ def test_parts_of_a_long_sound_do_not_depend_on_the_chunk() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Empty filters", "ignore:n_fft=")
-@pytest.mark.parametrize(("rate", "n_fft", "hop"), [(44100, 1102, 551), (11025, 275, 137), (16000, 400, 200)])
+@pytest.mark.parametrize(("rate", "n_fft", "hop"), [(44100, 1102, 551), (32000, 800, 400), (48000, 1200, 600)])
 def test_at_the_files_own_rate(
     rate: int, n_fft: int, hop: int, make_media: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -107,5 +107,5 @@ def test_at_the_files_own_rate(
         pad_mode="reflect",
     )
     mel = mel_pieces(end.sound, spec.mel, end.sample_rate).transpose(1, 0, 2).reshape(128, -1)
-    assert np.abs(mel[:, : expected.shape[1]] - expected).max() <= 5e-6 * expected.max()
+    assert np.abs(mel[:, : expected.shape[1]] - expected).max() <= 1e-5 * expected.max()
     assert not mel[:, expected.shape[1] :].any()
