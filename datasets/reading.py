@@ -13,7 +13,7 @@ from mmx.datasets.table import Clip
 from mmx.runtime.errors import BadDataError, missing_extra
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.container import check_size
-from mmx.runtime.media.decode import probe, upright_rgb
+from mmx.runtime.media.decode import upright_rgb
 from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.mel import mel_pieces
 from mmx.runtime.media.packets import MediaFile
