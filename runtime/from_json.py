@@ -93,7 +93,7 @@ def parse_object(content: bytes, where: str, hint: str = "") -> dict[str, Any]:
             raise ValueError(f"it holds no object but {type(value).__name__}")
         _check_plain(value)
     except (ValueError, RecursionError) as e:
-        raise BadDataError(f"{where} is not readable JSON: {reprlib.repr(str(e))[1:-1]}", hint) from e
+        raise BadDataError(f"{where} is not readable JSON: {str(e)[:200]}", hint) from e
     return value
 
 

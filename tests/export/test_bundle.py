@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import onnx
 import pytest
 
+from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle, sha256_of
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
+from mmx.runtime.manifest import Manifest
+from mmx.runtime.records import EngineRecord, GraphRecord
 
 
 @pytest.fixture
@@ -168,6 +172,35 @@ def test_a_listed_path_that_leaves_the_bundle_is_refused(bundle: Path, name: str
         lambda m: m["preprocessing"]["text"].update(max_tokens=1),
         lambda m: m["preprocessing"].update(max_segment_s=-1),
         lambda m: m.update(surprise=1),
+        lambda m: m.update(thresholds=[10**19] * 6),
+        lambda m: m.update(thresholds=[float("nan")] * 6),
+        lambda m: m["fusion_weights"].update(text=1e308),
+        lambda m: m["preprocessing"]["video"].update(interval_s=10**19),
+        lambda m: m["preprocessing"]["video"].update(every_nth=-1),
+        lambda m: m["preprocessing"]["video"].update(no_face="maybe"),
+        lambda m: m["preprocessing"]["faces"].update(mean=[159.0, 111.0, 102.0]),
+        lambda m: m["preprocessing"]["faces"].update(size=64),
+        lambda m: m["preprocessing"]["faces"].update(factor=0.9999),
+        lambda m: m["preprocessing"]["faces"].update(thresholds=[10**19, 0.7, 0.7]),
+        lambda m: m["preprocessing"]["faces"].update(resample="lanczos"),
+        lambda m: m["preprocessing"]["mel"].update(n_fft=2**20),
+        lambda m: m["preprocessing"]["mel"].update(n_mels=64),
+        lambda m: m["preprocessing"]["mel"].update(columns=2**20),
+        lambda m: m["preprocessing"]["mel"].update(hop=16_000),
+        lambda m: m["preprocessing"]["mel"].update(sample_rate=10**19),
+        lambda m: m["preprocessing"]["text"].update(cls_id=10**19),
+        lambda m: m["preprocessing"].update(max_segment_s=1e9),
+        lambda m: m["preprocessing"].update(compat="upsteam"),
+        lambda m: m["config"]["text"].update(positions="many"),
+        lambda m: m["config"]["text"].update(vocabulary=10**12),
+        lambda m: m.update(config=1e400),
+        lambda m: m.update(labels=["\x1b]0;ha\x07", *m["labels"][1:]]),
+        lambda m: m.update(labels=["\u202eevil", *m["labels"][1:]]),
+        lambda m: m.update(system="ours\n"),
+        lambda m: m["graphs"]["fp32"]["outputs"][0].update(axes=["batch", 5]),
+        lambda m: m["graphs"]["fp32"]["outputs"][0].update(dtype="float16"),
+        lambda m: m["graphs"]["fp32"]["inputs"][2].update(axes=["faces", 3, 64, 64]),
+        lambda m: m["graphs"]["fp32"].update(outputs=m["graphs"]["fp32"]["outputs"][:2]),
         lambda m: m.pop("labels"),
     ],
 )
@@ -197,3 +230,55 @@ def test_without_verify_only_the_hashes_are_skipped(bundle: Path):
     weights_outside(bundle)
     with pytest.raises(BadDataError, match="keeps weights"):
         Bundle.open(bundle, verify=False)
+
+
+def test_a_value_that_is_rejected_is_named(bundle: Path):
+    edit_manifest(bundle, lambda m: m["preprocessing"]["faces"].update(mean=[1.0, 2.0, 3.0]))
+    with pytest.raises(BadDataError, match=r"preprocessing: faces: unknown field 'mean'"):
+        Bundle.open(bundle)
+    edit_manifest(bundle, lambda m: (m["preprocessing"]["faces"].pop("mean"), m["preprocessing"].update(compat="x")))
+    with pytest.raises(BadDataError, match=r"compat: 'x' is not one of: default, upstream"):
+        Bundle.open(bundle)
+
+
+def numbers_of(kind: Any, where: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Every number in a dataclass's types, with its bounds."""
+    bounds: tuple[Any, ...] = ()
+    if get_origin(kind) is Annotated:
+        kind, *rest = get_args(kind)
+        bounds = tuple(rest)
+    if kind in (int, float):
+        yield where, kind, bounds
+    elif is_dataclass(kind):
+        for name, each in get_type_hints(kind, include_extras=True).items():
+            yield from numbers_of(each, f"{where}.{name}")
+    else:
+        for each in get_args(kind):
+            yield from numbers_of(each, where)
+
+
+@pytest.mark.parametrize("kind", [Manifest, GraphRecord, EngineRecord])
+def test_every_number_that_is_read_has_a_bound(kind: type):
+    """A new field without one fails here."""
+    counted = {"EngineRecord.layers", "EngineRecord.weights"}  # 64 bits, only ever printed
+    found = list(numbers_of(kind, kind.__name__))
+    assert len(found) > 1
+    assert [where for where, _, bounds in found if not bounds and where not in counted] == []
+
+
+@pytest.mark.parametrize(("kind", "found"), [("Cast", "float64"), ("Flatten", "float32")])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_graph_that_is_not_what_the_manifest_lists_is_not_run(bundle: Path, kind: str, found: str, engine: str):
+    """An output of another type, or of another shape: one row for the whole batch."""
+    model = onnx.load(bundle / "model.onnx")
+    maker = next(node for node in model.graph.node if "logits" in node.output)
+    maker.output[list(maker.output).index("logits")] = "raw"
+    options = {"to": onnx.TensorProto.DOUBLE} if kind == "Cast" else {"axis": 0}
+    model.graph.node.append(onnx.helper.make_node(kind, ["raw"], ["logits"], "last", **options))
+    (output,) = (value for value in model.graph.output if value.name == "logits")
+    output.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE if kind == "Cast" else onnx.TensorProto.FLOAT
+    output.type.tensor_type.ClearField("shape")
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    relist(bundle)
+    with pytest.raises(BadDataError, match=rf"output logits is {found} .*, not float32"):
+        open_backend(Bundle.open(bundle), engine, threads=1)
