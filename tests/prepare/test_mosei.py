@@ -12,6 +12,8 @@ import pytest
 import releases
 from PIL import Image
 
+from mmx.datasets.prepare.pictures import _by_count, mosei_shots, on_screen
+from mmx.datasets.prepare.plan import Utterance
 from mmx.datasets.prepare.run import Options, prepare
 
 
@@ -104,3 +106,13 @@ def test_the_other_layout_and_the_other_labels_give_the_same(tmp_path, prepared,
     ]
     assert all((first / file).read_bytes() == (tmp_path / "out" / file).read_bytes() for file in files)
     assert account.written == len(releases.FRAMES) * 2
+
+
+def test_upstream_reads_no_further_than_280_seconds() -> None:
+    """At 25 frames a second the notebook takes each 12th of the first 7000 frames and calls that two a second."""
+    said = Utterance("v_0", 285.0, 295.0, "", (0,) * 6)
+    frames = ((number / 25, number) for number in range(25 * 300))
+    shots = mosei_shots(0, said, 25.0, "upstream")
+    shown = [frame for frame, _ in on_screen(_by_count(frames, 2, 12, 25 * 280), shots)]  # type: ignore[arg-type]
+    assert shown == list(range(0, 7000, 12))[570:590]
+    assert [shot.time for shot in mosei_shots(0, said, 25.0, "correct")] == [k / 2 for k in range(570, 590)]
