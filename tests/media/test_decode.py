@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Preprocessing
@@ -350,3 +353,27 @@ def test_tracks_of_a_real_clip(talking_face: tuple[Path, str]) -> None:
         for index, samples in sound:
             assert index == position
             position += len(samples)
+
+
+def test_frames_larger_than_their_header_says(tmp_path: Path) -> None:
+    """A header of 64x64 and JPEG frames of 15900x15900: the decoder is not let to begin on them."""
+    jpeg = io.BytesIO()
+    Image.new("RGB", (6100, 6100), (90, 120, 200)).save(jpeg, "jpeg", quality=20)
+    data = bytearray(jpeg.getvalue())
+    place = data.index(b"\xff\xc0") + 5
+    struct.pack_into(">HH", data, place, 15900, 15900)
+    small = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(small, "jpeg")
+    for first in (small.getvalue(), bytes(data)):
+        path = tmp_path / "large.avi"
+        with av.open(path, "w") as out:
+            stream = out.add_stream("mjpeg", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+            for number in range(6):
+                packet = av.Packet(bytes(data) if number else first)
+                packet.stream, packet.time_base = stream, Fraction(1, 25)
+                packet.pts = packet.dts = number
+                packet.is_keyframe = True
+                out.mux_one(packet)
+        with pytest.raises(BadDataError, match="more than 36000000 pixels"):
+            _read(path)
