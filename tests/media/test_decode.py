@@ -356,21 +356,19 @@ def test_tracks_of_a_real_clip(talking_face: tuple[Path, str]) -> None:
 
 
 def test_frames_larger_than_their_header_says(tmp_path: Path) -> None:
-    """A header of 64x64 and JPEG frames of 15900x15900: the decoder is not let to begin on them."""
+    """A header of 64x64 and JPEG frames of 6100x6100: the decoder is not let to begin on them."""
     jpeg = io.BytesIO()
     Image.new("RGB", (6100, 6100), (90, 120, 200)).save(jpeg, "jpeg", quality=20)
-    data = bytearray(jpeg.getvalue())
-    place = data.index(b"\xff\xc0") + 5
-    struct.pack_into(">HH", data, place, 15900, 15900)
+    data = jpeg.getvalue()
     small = io.BytesIO()
     Image.new("RGB", (64, 64)).save(small, "jpeg")
-    for first in (small.getvalue(), bytes(data)):
+    for first in (small.getvalue(), data):
         path = tmp_path / "large.avi"
         with av.open(path, "w") as out:
             stream = out.add_stream("mjpeg", rate=25)
             stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
             for number in range(6):
-                packet = av.Packet(bytes(data) if number else first)
+                packet = av.Packet(data if number else first)
                 packet.stream, packet.time_base = stream, Fraction(1, 25)
                 packet.pts = packet.dts = number
                 packet.is_keyframe = True
