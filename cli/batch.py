@@ -1,30 +1,27 @@
-"""``mmx batch``: thousands of files -> Parquet, on one machine or on a Ray cluster."""
+"""``mmx batch``: thousands of files -> Parquet, JSON Lines or CSV, on one machine or on a Ray cluster."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mmx.cli import model_options as model
 from mmx.cli.build_engine import bundle_here
-from mmx.cli.main import print_error
+from mmx.cli.progress import ShownProgress
 from mmx.cli.render import printable
-from mmx.cli.results_file import made_with
+from mmx.cli.signals import end_like_ctrl_c
+from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError, missing_extra
-
-if TYPE_CHECKING:
-    from mmx.serving.batch.inputs import Task
-    from mmx.serving.batch.run import Answers, Progress
-
-QUIET_S = 30.0  # between two lines of progress, where stderr is no terminal
+from mmx.runtime.throughput import Pipeline
+from mmx.runtime.workers.task import Limits
+from mmx.serving.batch.inputs import Asked, find_tasks
+from mmx.serving.batch.results import made_with
+from mmx.serving.batch.run import SUFFIXES, Records, collect, open_results, predict_here
 
 
 class Pool(click.ParamType[tuple[int, int]]):
@@ -46,18 +43,31 @@ class Pool(click.ParamType[tuple[int, int]]):
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="[BUNDLE] INPUTS...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The results folder. Run again to go on.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The results: a folder of Parquet files, or a .jsonl or .csv file. Run again to go on.",
+)
+@model.results_format
 @click.option("--bundle", type=click.Path(path_type=Path), help="The bundle, if it is not the first input.")
 @model.window
 @click.option("--beside", is_flag=True, help="Take talk.srt, talk.vtt or talk.txt beside talk.mp4 as its transcript.")
-@click.option("--retry", is_flag=True, help="Answer again for the files that had an error.")
+@click.option("--retry", is_flag=True, help="Do the files again that had an error.")
+@click.option(
+    "--allow-protocol", multiple=True, help="Also follow URLs of this protocol, such as memory or zip (repeat it)."
+)
 @model.backend
 @model.device
 @model.precision
 @model.on_mismatch
 @model.faces
-@click.option("--jobs", type=click.IntRange(min=1), help="Files read side by side; as many as cores if not given.")
+@model.workers
+@model.jobs
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; all cores if not given.")
+@model.file_seconds
+@model.file_memory
+@model.file_pixels
 @click.option(
     "--shard-files", type=click.IntRange(min=1), default=1000, show_default=True, help="Files in a shard, at most."
 )
@@ -78,17 +88,23 @@ class Pool(click.ParamType[tuple[int, int]]):
 def batch(
     inputs: tuple[str, ...],
     out: Path,
+    form: str | None,
     bundle: Path | None,
     window: float | None,
     beside: bool,
     retry: bool,
+    allow_protocol: tuple[str, ...],
     backend: str,
     device: str | None,
     precision: str,
     on_mismatch: str,
     faces: str,
+    workers: int | None,
     jobs: int | None,
     threads: int | None,
+    file_seconds: float,
+    file_memory: int,
+    file_pixels: int,
     shard_files: int,
     shard_seconds: float,
     ray: bool,
@@ -97,11 +113,11 @@ def batch(
     networks: tuple[int, int] | None,
     gpus: float,
 ) -> int:
-    """Answer for many files; write Parquet.
+    """Predict the emotions in many files; write Parquet, JSON Lines or CSV.
 
     INPUTS are media files, folders, globs, URLs, and lists of them (.txt, .csv, .parquet, - for stdin). BUNDLE is the
     first input if that is a bundle, else the one in this folder. The same command again goes on where it was broken
-    off. A file's error is a row of the results; the exit code is that of the worst.
+    off. A file's error is in the results; the exit code is that of the worst.
 
     \b
     mmx batch ckpt.mmx videos/ --out results
@@ -109,45 +125,41 @@ def batch(
     """
     if not ray and (ray_address or readers or networks or gpus):
         raise UsageError("--ray-address, --readers, --networks and --gpus are for --ray", "add --ray")
-    if ray and jobs:
-        raise UsageError("--jobs is for this machine alone", "--ray has --readers")
-    try:
-        import pyarrow  # noqa: F401
-    except ModuleNotFoundError as e:
-        raise missing_extra("pyarrow", "batch") from e
-    from mmx.runtime.bundle import Bundle
-    from mmx.serving.batch.inputs import find_tasks
-    from mmx.serving.batch.output import Results
-    from mmx.serving.batch.run import collect
+    workers = model.workers_of(workers, jobs)
+    if ray and workers:
+        raise UsageError("--workers is for this machine alone", "--ray has --readers")
+    form = form or SUFFIXES.get(out.suffix.lower(), "parquet")
+    if form == "parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ModuleNotFoundError as e:
+            raise missing_extra("pyarrow", "batch") from e
 
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what is answered is written down
+    end_like_ctrl_c()
     path, named = _bundle_and_inputs(bundle, inputs)
-    tasks = find_tasks(named, beside=beside)
+    tasks = find_tasks(named, beside=beside, window=window, allow=allow_protocol)
+    limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
     options: dict[str, Any] = {"backend": backend, "device": device, "precision": precision, "threads": threads}
+    options |= {"on_mismatch": on_mismatch, "faces": faces, "limits": limits}
     with ExitStack() as closing:
         opened = Bundle.open(path)
-        results = closing.enter_context(
-            Results(
-                out,
-                opened.manifest,
-                made_with(opened.manifest, precision, window, faces),
-                retry=retry,
-                shard_files=shard_files,
-                shard_s=shard_seconds,
-            )
-        )
-        show = closing.enter_context(_Shown())
+        made = made_with(opened, precision, window, faces)
+        shards = {"shard_files": shard_files, "shard_s": shard_seconds} if form == "parquet" else {}
+        results = closing.enter_context(open_results(out, form, opened, made, resume=True, **shards))
+        show = closing.enter_context(ShownProgress())
         if ray:
-            from mmx.serving.batch.on_ray import Workers, answer_on_ray
+            from mmx.serving.batch.on_ray import RayWorkers, predict_on_ray
 
-            workers = Workers(path.absolute(), window, faces, readers, networks, gpus, on_mismatch, **options)
-            answer: Callable[[Sequence[Task]], Answers] = partial(answer_on_ray, workers, ray_address)
+            on_ray = RayWorkers(path.absolute(), readers=readers, networks=networks, gpus=gpus, **options)
+            predict: Callable[[Sequence[Asked]], Records] = partial(predict_on_ray, on_ray, ray_address)
         else:
-            from mmx.serving.batch.supervised import answer_supervised
 
-            options |= {"jobs": jobs, "on_mismatch": on_mismatch, "faces": faces}
-            answer = partial(answer_supervised, {"bundle": str(path), "window": window, **options})
-        progress = collect(tasks, answer, results, show)
+            def predict(asked: Sequence[Asked]) -> Records:
+                with Pipeline(opened, workers=workers, **options) as pipeline:
+                    yield from predict_here(pipeline, asked)
+
+        for progress, record in collect(tasks, predict, results, retry=retry):
+            show(progress, record)
     again = f" ({progress.failed_before} failed; --retry)" if progress.failed_before else ""
     click.echo(
         f"{printable(str(out))}: {progress.answered} files answered ({progress.segments} segments), "
@@ -167,41 +179,3 @@ def _bundle_and_inputs(bundle: Path | None, inputs: Sequence[str]) -> tuple[Path
             raise UsageError(f"{first} is the bundle; there are no inputs", "mmx batch ckpt.mmx FOLDER --out results")
         return first, inputs[1:]
     return bundle_here(Path.cwd()), inputs
-
-
-def _interrupt(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
-class _Shown:
-    """Progress on stderr: one line that is rewritten on a terminal, elsewhere one each half minute; errors in full."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._last = time.monotonic()
-
-    def __call__(self, progress: Progress, rows: Sequence[dict[str, Any]]) -> None:
-        for row in rows:
-            if row.get("error") is not None:
-                self._clear()
-                print_error(row["error"], row["hint"])
-        now = time.monotonic()
-        if now - self._last > (0.2 if self._terminal else QUIET_S):
-            self._last = now
-            left = (progress.total - progress.done) / progress.per_second
-            line = (
-                f"{progress.done} of {progress.total} files, {progress.failed} failed, "
-                f"{progress.per_second:.2f} files/s, {left / 60:.0f} min left"
-            )
-            self._clear()
-            click.echo(line, err=True, nl=not self._terminal)
-
-    def __enter__(self) -> _Shown:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        if self._terminal:
-            click.echo("\r\033[K", err=True, nl=False)

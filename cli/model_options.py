@@ -52,3 +52,33 @@ faces = click.option(
     show_default=True,
     help="How faces are searched for; docs/faces.md says what each costs and saves.",
 )
+file_seconds = click.option(
+    "--file-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3600,
+    show_default=True,
+    help="What a worker may spend on one file.",
+)
+file_memory = click.option(
+    "--file-memory", type=click.IntRange(min=512), default=3072, show_default=True, help="MB that a worker may use."
+)
+file_pixels = click.option(
+    "--file-pixels", type=click.IntRange(min=1), default=36_000_000, show_default=True, help="Of a picture, at most."
+)
+workers = click.option("--workers", type=click.IntRange(min=1), help="Processes that read files; one for each core.")
+results_format = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv", "parquet"]),
+    help="Of the results; known by the ending of --out (.jsonl, .csv) if not given.",
+)
+
+
+jobs = click.option("--jobs", type=click.IntRange(min=1), hidden=True)
+
+
+def workers_of(workers: int | None, jobs: int | None) -> int | None:
+    """--workers, or what it was called before."""
+    if jobs:
+        click.echo("mmx: note: --jobs is called --workers now", err=True)
+    return workers or jobs

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from mmx.cli import model_options as model
 from mmx.cli.main import print_error
 from mmx.cli.out_file import OutFile
 from mmx.cli.render import describe, printable, render
-from mmx.cli.results_file import ResultsFile, made_with, not_done
+from mmx.cli.signals import end_like_ctrl_c
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from mmx.runtime.prediction import Prediction
     from mmx.runtime.predictor import Predictor
     from mmx.runtime.throughput import FileResult, Pipeline
+    from mmx.runtime.workers.task import Task
+    from mmx.serving.batch.results import Results
 
 Report = Callable[[str, MmxError], None]
 
@@ -46,16 +47,21 @@ Report = Callable[[str, MmxError], None]
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
 @click.option("--html", type=OutFile(), help="Also write a page with player and timeline.")
 @click.option("--render", "rendered", type=OutFile(), help="Also draw the answers into an .mp4.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Read so many files side by side; batch over all.")
+@model.workers
+@model.jobs
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a line of JSON for each file, errors included, as soon as it is known (implies --jobs).",
+    type=click.Path(path_type=Path),
+    help="Write each file's record, errors included, as soon as it is known (JSON Lines; .csv: CSV). Uses --workers.",
 )
+@model.results_format
 @click.option("--resume", is_flag=True, help="Go on with --out: skip the files that it has answers for.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Segments at once; 4 if not given, with --jobs as many as fit."
+    "--batch-size", type=click.IntRange(min=1), help="Segments at once; 4 if not given, with --workers as many as fit."
 )
+@model.file_seconds
+@model.file_memory
+@model.file_pixels
 def predict(
     bundle: Path,
     files: tuple[str, ...],
@@ -71,10 +77,15 @@ def predict(
     threads: int | None,
     html: Path | None,
     rendered: Path | None,
+    workers: int | None,
     jobs: int | None,
     out: Path | None,
+    form: str | None,
     resume: bool,
     batch_size: int | None,
+    file_seconds: float,
+    file_memory: int,
+    file_pixels: int,
 ) -> int:
     """Tell the emotions in video (or sound) files, one answer per utterance or window, as they come.
 
@@ -84,10 +95,17 @@ def predict(
     \b
     mmx predict ckpt.mmx talk.mp4 --transcript talk.srt
     mmx predict ckpt.mmx *.mp4 --window 2 --json > emotions.jsonl
-    mmx predict ckpt.mmx DIR/*.mp4 --jobs 4 --out emotions.jsonl --resume
+    mmx predict ckpt.mmx DIR/*.mp4 --workers 4 --out emotions.jsonl --resume
     """
+    workers = model.workers_of(workers, jobs)
     if text and transcript:
         raise UsageError("--text and --transcript were both given", "give one of them")
+    if url := next((file for file in files if "://" in file), None):
+        from mmx.serving.batch.urls import shown
+
+        raise UsageError(
+            f"{shown(url)} is a URL; mmx predict reads files", "download it, or: mmx batch BUNDLE URL --out results"
+        )
     if rendered and len(files) > 1:
         raise UsageError(f"--render draws into one video; there are {len(files)} files", "render one at a time")
     if resume and (html or not out):
@@ -113,19 +131,26 @@ def predict(
         options["batch_size"] = batch_size
     with ExitStack() as closing:
         opened: Predictor | Pipeline
-        if jobs or out:
+        if workers or out:
             from mmx.runtime.predictor import one_each
-            from mmx.runtime.throughput import Item, Pipeline
+            from mmx.runtime.throughput import Pipeline
+            from mmx.runtime.workers.task import Limits, Task
 
+            end_like_ctrl_c()
             said = one_each("text", text or None, files), one_each("transcript", transcript or None, files)
-            items = iter([Item(*each, window) for each in zip(files, *said, strict=True)])
-            opened = closing.enter_context(Pipeline(bundle, jobs=jobs, **options))
-            results = None
+            tasks = [Task(*each, window) for each in zip(files, *said, strict=True)]
+            options["limits"] = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
+            opened = closing.enter_context(Pipeline(bundle, workers=workers, **options))
             if out:
-                made = made_with(opened.bundle.manifest, precision, window, faces)
-                results = closing.enter_context(ResultsFile(out, made, resume=resume))
-                items = not_done(items, results.done)
-            predictions = _side_by_side(opened.run(items), results, len(files), report)
+                from mmx.serving.batch.results import made_with
+                from mmx.serving.batch.run import SUFFIXES, open_results
+
+                made = made_with(opened.bundle, precision, window, faces)
+                form = form or SUFFIXES.get(out.suffix.lower(), "jsonl")
+                results = closing.enter_context(open_results(out, form, opened.bundle, made, resume=resume))
+                predictions = _recorded(opened, tasks, results, report)
+            else:
+                predictions = _side_by_side(opened.run(tasks), report)
         else:
             checked = Bundle.open(bundle, beside=True)  # hashing goes on while the rest is imported
             from mmx.runtime.predictor import Predictor
@@ -160,22 +185,26 @@ def predict(
     return max(codes)
 
 
-def _side_by_side(
-    answers: Iterator[FileResult], results: ResultsFile | None, total: int, report: Report
-) -> Iterator[Prediction]:
-    """The predictions of each file's result, which is written down first; on a terminal, how far the run is."""
-    skipped = results.done.total() if results else 0
-    answered = failed = 0
-    for result in answers:
-        if results:
-            results.write(result)
+def _side_by_side(results: Iterator[FileResult], report: Report) -> Iterator[Prediction]:
+    """The predictions of each file."""
+    for result in results:
         if result.error:
             report(result.file, result.error)
-        failed += result.error is not None
-        answered += result.error is None
-        if results and sys.stderr.isatty():
-            click.echo(f"\r{skipped + answered + failed} of {total} files, {failed} failed ", nl=False, err=True)
         yield from result.predictions
-    if results:
-        counts = f"{answered} files answered, {failed} failed, {skipped} done before"
-        click.echo(f"{printable(str(results.path))}: {counts}", err=True)
+
+
+def _recorded(pipeline: Pipeline, tasks: Sequence[Task], results: Results, report: Report) -> Iterator[Prediction]:
+    """The predictions of each file that is not done yet, after its record is written."""
+    from mmx.serving.batch.run import collect, predict_here
+    from mmx.view.terminal import Progress
+
+    with Progress(quiet_elsewhere=True) as bar:
+        for progress, record in collect(tasks, lambda asked: predict_here(pipeline, asked), results, retry=True):
+            if record is None:
+                continue
+            bar.update(f"files, {progress.failed} failed", progress.done, progress.total)
+            if record.error:
+                report(record.file, record.error)
+            yield from record.predictions
+    counts = f"{progress.answered} files answered, {progress.failed} failed, {progress.skipped} done before"
+    click.echo(f"{printable(str(results.path))}: {counts}", err=True)

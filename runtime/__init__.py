@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from mmx.runtime.packing import pack
     from mmx.runtime.prediction import Prediction, SeenFace, arrow_schema, prediction_schema, to_pandas
     from mmx.runtime.predictor import Predictor
-    from mmx.runtime.throughput import FileResult, Item, Pipeline
+    from mmx.runtime.throughput import FileResult, Pipeline
     from mmx.runtime.types import Batch, Sample, Span
+    from mmx.runtime.workers.task import Limits, Task
 
 telemetry.turn_off()
 
@@ -34,7 +35,7 @@ _HOME = {
     "Batch": "types",
     "Bundle": "bundle",
     "FileResult": "throughput",
-    "Item": "throughput",
+    "Limits": "workers.task",
     "MmxError": "errors",
     "Network": "network",
     "Pipeline": "throughput",
@@ -43,6 +44,7 @@ _HOME = {
     "Sample": "types",
     "SeenFace": "prediction",
     "Span": "types",
+    "Task": "workers.task",
     "arrow_schema": "prediction",
     "open_backend": "backends",
     "pack": "packing",
@@ -59,7 +61,8 @@ __all__ = [  # noqa: RUF022 (in the order a reader meets them)
     "arrow_schema",
     "Network",
     "Pipeline",
-    "Item",
+    "Task",
+    "Limits",
     "FileResult",
     "Bundle",
     "Span",

@@ -24,7 +24,7 @@ from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
 from mmx.runtime.media.source import MediaInput
 from mmx.runtime.media.text import Tokenizer
-from mmx.runtime.media.transcript import read_transcript
+from mmx.runtime.media.transcript import Transcript, read_transcript
 from mmx.runtime.packing import FACE_SHAPE
 from mmx.runtime.prediction import SeenFace
 from mmx.runtime.types import Sample, Span
@@ -32,8 +32,6 @@ from mmx.runtime.types import Sample, Span
 # Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
 CHUNK_FRAMES = 32
 CHUNK_BYTES = 64 * 2**20
-
-Transcript = str | Path | Sequence[Span]
 
 
 @dataclass(frozen=True)

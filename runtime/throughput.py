@@ -1,11 +1,11 @@
 """``Pipeline``: many media files -> their predictions, as fast as the machine goes.
 
-    with Pipeline("ckpt.mmx", jobs=4) as pipeline:
-        for result in pipeline.run(Item(path) for path in sorted(folder.glob("*.mp4"))):
+    with Pipeline("ckpt.mmx", workers=4) as pipeline:
+        for result in pipeline.run(Task(path) for path in sorted(folder.glob("*.mp4"))):
             print(result.file, result.error or [p.labels for p in result.predictions])
 
-Decoding, face detection and mel of some files go on while the network answers for others. The answers are those of
-``Predictor``, which gives the first one sooner.
+Decoding, face detection and mel of some files go on in worker processes while the network answers for others. The
+predictions are those of ``Predictor``, which gives the first one sooner.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError
 from mmx.runtime.machine import usable_cores
 from mmx.runtime.network import Network, require_media
-from mmx.runtime.preprocess import Preprocessor
-from mmx.runtime.throughput_run import FileResult, Item, Run
+from mmx.runtime.throughput_run import FileResult, Run
+from mmx.runtime.workers.blocking import Workers
+from mmx.runtime.workers.task import Limits, Task
 
-__all__ = ["FileResult", "Item", "Pipeline"]
+__all__ = ["FileResult", "Pipeline"]
 
 MAX_ROWS = 256  # tower rows in one batch: about a dozen utterances
 BATCH_SIZE = 32
@@ -34,10 +35,11 @@ class Pipeline:
     Args:
         bundle: a bundle folder, or one that is open.
         backend, precision, threads, on_mismatch, device: see ``open_backend``.
-        jobs: files read side by side, each on one core; None: as many as there are cores.
+        workers: processes that read media, each one file on one core; None: as many as there are cores.
+        limits: what one file may cost. A file that breaks one, or crashes the decoder, has an error of its own.
         max_rows: tower rows (faces + pieces + tokens / 32) that the network takes at once. It bounds the memory:
             besides the network's own, about ``2 * throughput_run.WINDOW * max_rows`` rows of 28 kB wait, and 64 MB of
-            frames for each job.
+            frames in each worker.
         batch_size: segments that the network takes at once, at most.
         faces: see ``Predictor``.
 
@@ -53,15 +55,16 @@ class Pipeline:
         *,
         backend: str = "auto",
         precision: str = "fp32",
-        jobs: int | None = None,
+        workers: int | None = None,
         threads: int | None = None,
         max_rows: int = MAX_ROWS,
         batch_size: int = BATCH_SIZE,
         on_mismatch: str = "error",
         faces: str = "exact",
         device: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        for name, value in (("jobs", jobs), ("max_rows", max_rows), ("batch_size", batch_size)):
+        for name, value in (("workers", workers), ("max_rows", max_rows), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be 1 or more")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -70,26 +73,28 @@ class Pipeline:
             self.bundle, backend, precision, threads=threads, on_mismatch=on_mismatch, device=device
         )
         self.backend = self.network.backend
-        self._preprocessor = Preprocessor(self.bundle, threads=1, faces=faces)
-        self._jobs = jobs or usable_cores()
+        self._side_by_side = workers or usable_cores()
+        self._workers = Workers(self.bundle, self._side_by_side, faces=faces, limits=limits)
         self._max_rows = max_rows
         self._batch_size = batch_size
 
-    def run(self, items: Iterable[Item | str | Path]) -> Generator[FileResult, None, None]:
-        """Yield each item's result, in the order of the items.
+    def run(self, tasks: Iterable[Task | str | Path]) -> Generator[FileResult, None, None]:
+        """Yield each task's result, in the order of the tasks.
 
-        Nothing about one file stops the others: its error is in its result. Items are drawn in the caller's thread, a
+        Nothing about one file stops the others: its error is in its result. Tasks are drawn in the caller's thread, a
         bounded number ahead of the results. Closing the generator (or leaving the loop by an exception or Ctrl-C and
         dropping it) stops the work and waits for the threads to end.
 
         Raises:
-            Exception: what ``items`` raises.
+            EnvironmentMissing: the workers cannot be started. Exception: what ``tasks`` raises.
         """
-        with Run(self.network, self._preprocessor, self._jobs, self._max_rows, self._batch_size) as run:
-            yield from run.results(item if isinstance(item, Item) else Item(item) for item in items)
+        self._workers.wait()
+        with Run(self.network, self._workers, self._side_by_side, self._max_rows, self._batch_size) as run:
+            yield from run.results(task if isinstance(task, Task) else Task(task) for task in tasks)
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """End the workers and give the engine's memory back."""
+        self._workers.close()
         self.network.close()
 
     def __enter__(self) -> Self:

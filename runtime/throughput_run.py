@@ -1,10 +1,10 @@
 """One run of a ``Pipeline``: its threads, and what waits between them.
 
-    caller: draws items -> [tasks] -> readers: decode, faces, mel, text -> [pool] -> answerer: towers, fusion -> caller
+    caller: draws tasks -> [tasks] -> feeders: one worker process each -> [pool] -> answerer: towers, fusion -> caller
 
-``jobs`` readers take one file each; the answerer empties the pool when it is full, or when no reader is at work, and
-answers its segments sorted by length. Everything is bounded: files under way, rows in the pool, rows in a batch. All
-of it is guarded by one condition; the work itself is done outside it (PyAV and the engines release the interpreter).
+A feeder takes the segments of one file after another from the workers; the answerer empties the pool when it is full,
+or when no file is being read, and answers its segments sorted by length. Everything is bounded: files under way, rows
+in the pool, rows in a batch. All of it is guarded by one condition; the work itself is done outside it.
 """
 
 from __future__ import annotations
@@ -12,30 +12,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mmx.runtime.errors import MmxError, as_error
+from mmx.runtime.errors import EnvironmentMissing, MmxError, as_error
 from mmx.runtime.network import Network
 from mmx.runtime.packing import length, rows, split
 from mmx.runtime.prediction import Prediction
-from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
+from mmx.runtime.preprocess import Segment
+from mmx.runtime.workers.blocking import Reading, Workers
+from mmx.runtime.workers.task import Task
 
 WINDOW = 2  # batches that are sorted together; another window is read meanwhile
+IDLE_S = 5.0  # a file that takes long to read does not keep the others' answers back for longer
 AHEAD = 256  # files that may be under way, or answered and waiting for one before them: enough to fill a window
-
-
-@dataclass(frozen=True)
-class Item:
-    """One media file, what is said in it, and how it is cut: see ``Preprocessor.segments``."""
-
-    path: str | Path
-    text: str | None = None
-    transcript: Transcript | None = None
-    window: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,13 +34,14 @@ class FileResult:
     """What became of one file.
 
     Attributes:
-        file: its path as the caller gave it.
+        file: its name as the caller gave it (see ``Task``). task: what was to be done.
         predictions: one for each segment, in the order they end; after an error, those that were still answered.
         error: why the file could not be answered, or not to its end.
     """
 
     file: str
     predictions: tuple[Prediction, ...]
+    task: Task
     error: MmxError | None = None
 
 
@@ -57,7 +49,7 @@ class FileResult:
 class _File:
     """A file under way: what is known of its segments so far."""
 
-    item: Item
+    task: Task
     read: bool = False
     segments: int = 0
     settled: int = 0
@@ -69,7 +61,8 @@ class _File:
         return self.read and self.settled == self.segments
 
     def result(self) -> FileResult:
-        return FileResult(str(self.item.path), tuple(self.answers[n] for n in sorted(self.answers)), self.error)
+        answers = tuple(self.answers[number] for number in sorted(self.answers))
+        return FileResult(self.task.shown, answers, self.task, self.error)
 
 
 @dataclass(frozen=True)
@@ -84,17 +77,18 @@ class _Waiting:
 class Run:
     """The threads of one run. Leaving the ``with`` stops them and waits for their end."""
 
-    def __init__(self, network: Network, preprocessor: Preprocessor, jobs: int, max_rows: int, batch_size: int) -> None:
-        self._network, self._preprocessor = network, preprocessor
+    def __init__(self, network: Network, workers: Workers, side_by_side: int, max_rows: int, batch_size: int) -> None:
+        self._network, self._workers = network, workers
         self._max_rows, self._batch_size = max_rows, batch_size
         self._changed = threading.Condition()
         self._tasks: deque[_File] = deque()
         self._pool: list[_Waiting] = []
         self._pool_rows = 0
         self._reading = 0
+        self._readings: set[Reading] = set()
         self._stopping = threading.Event()
         self._fault: BaseException | None = None
-        works = [("read", self._read)] * jobs + [("answer", self._answer)]
+        works = [("read", self._read)] * side_by_side + [("answer", self._answer)]
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=f"mmx-{name}", daemon=True)
             for name, work in works
@@ -110,24 +104,27 @@ class Run:
     ) -> None:
         with self._changed:
             self._stopping.set()
+            readings = list(self._readings)
             self._changed.notify_all()
+        for reading in readings:
+            reading.close()
         for thread in self._threads:
             thread.join()
 
-    def results(self, items: Iterable[Item]) -> Iterator[FileResult]:
-        """Feed the readers and yield results in the order of the items."""
-        source = iter(items)
+    def results(self, tasks: Iterable[Task]) -> Iterator[FileResult]:
+        """Feed the workers and yield results in the order of the tasks."""
+        source = iter(tasks)
         under_way: deque[_File] = deque()
         more = True
         while more or under_way:
             if under_way and under_way[0].done:
                 yield under_way.popleft().result()
             elif more and len(under_way) < AHEAD:
-                item = next(source, None)
-                if item is None:
+                task = next(source, None)
+                if task is None:
                     more = False
                     continue
-                under_way.append(_File(item))
+                under_way.append(_File(task))
                 with self._changed:
                     self._tasks.append(under_way[-1])
                     self._changed.notify_all()
@@ -147,24 +144,32 @@ class Run:
                 self._changed.notify_all()
 
     def _read(self) -> None:
-        """A reader: files -> segments in the pool."""
+        """A feeder: files -> segments in the pool."""
         while (file := self._next_task()) is not None:
             error = None
-            item = file.item
             try:
-                segments = self._preprocessor.segments(
-                    item.path, text=item.text, transcript=item.transcript, window=item.window, stop=self._stopping
-                )
-                with closing(segments):
-                    for segment in segments:
+                reading = self._begin(file.task)
+                try:
+                    for segment in reading:
                         if not self._offer(file, segment):
                             return
+                finally:
+                    reading.close()
+                    self._readings.discard(reading)
+            except EnvironmentMissing:  # no worker is left: no file's fault
+                raise
             except Exception as e:
-                error = as_error(e, str(item.path))
+                error = as_error(e, file.task.shown)
             with self._changed:
                 file.read, file.error = True, error or file.error
                 self._reading -= 1
                 self._changed.notify_all()
+
+    def _begin(self, task: Task) -> Reading:
+        with self._changed:
+            reading = self._workers.read(task)
+            self._readings.add(reading)
+            return reading
 
     def _next_task(self) -> _File | None:
         with self._changed:
@@ -203,11 +208,17 @@ class Run:
                 self._settle(group)
 
     def _next_window(self) -> list[_Waiting]:
-        """Everything in the pool, once it is full or nothing is being read; nothing when the run stops."""
+        """Everything in the pool, once it is full or nothing is being read, or for a while nothing came; nothing when
+        the run stops.
+        """
+
+        def ready() -> bool:
+            idle = not self._reading and not self._tasks
+            return self._stopping.is_set() or self._full or (bool(self._pool) and idle)
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopping.is_set() or self._full or (self._pool and not self._reading and not self._tasks)
-            )
+            while not self._changed.wait_for(ready, IDLE_S) and not self._pool:
+                pass
             if self._stopping.is_set():
                 return []
             window, self._pool, self._pool_rows = self._pool, [], 0

@@ -5,7 +5,7 @@ and the memory of the server and its processes is watched.
 
     fuzz      mutated copies of the film, several at a time
     clients   200 clients that never pause, against a queue of 64
-    hostile   slow senders, broken uploads, clients that leave, decoding processes that are killed, amid real ones
+    hostile   slow senders, broken uploads, clients that leave, workers that are killed, amid real ones
     soak      a steady mix for a long time
     sigterm   SIGTERM in the middle of a load
 """
@@ -47,7 +47,7 @@ SAMPLE_S = 1.0  # between two looks at the memory
 class Result:
     """One way of trying: counts of what became of the requests, and megabytes early and late in it.
 
-    ``replaced``: decoding processes that had to be replaced, by reason, as the server counts them.
+    ``replaced``: workers that had to be replaced, by reason, as the server counts them.
     """
 
     name: str
@@ -285,7 +285,7 @@ def replaced_decoders(server: ServerProcess) -> dict[str, int]:
     """The server's count of processes it had to replace."""
     found = {}
     for text in httpx.get(f"{server.url}/metrics", trust_env=False).text.splitlines():
-        if text.startswith("mmx_decoders_replaced_total{"):
+        if text.startswith("mmx_workers_replaced_total{"):
             found[text.split('"')[1]] = int(float(text.split()[-1]))
     return found
 

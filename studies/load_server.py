@@ -26,11 +26,11 @@ class ServerProcess:
     lines: list[str] = field(default_factory=list)
 
     def rss_mb(self) -> float:
-        """Resident memory of the server and its decoding processes."""
+        """Resident memory of the server and its workers."""
         return sum(_rss(pid) for pid in (self.process.pid, *self.workers())) / 2**20
 
     def workers(self) -> list[int]:
-        """Its decoding processes."""
+        """Its workers."""
         pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

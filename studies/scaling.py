@@ -26,7 +26,8 @@ from mmx.benchmarks.workload.utterances import utterance_of
 from mmx.evaluation.environment import describe, peak_rss_mb
 from mmx.runtime.files import write_text
 from mmx.runtime.machine import user_cache
-from mmx.runtime.throughput import Item, Pipeline
+from mmx.runtime.throughput import Pipeline
+from mmx.runtime.workers.task import Task
 
 SCHEMA_VERSION = 1
 DURATIONS_S = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6)
@@ -47,11 +48,11 @@ class Cost:
 
 def measure(bundle: Path, clips: Sequence[tuple[str, str]], count: int, backend: str, jobs: int) -> Cost:
     """Run this process's pipeline over ``count`` clips; medians of the runs."""
-    items = [Item(path, text=text) for path, text in (clips[n % len(clips)] for n in range(count))]
+    items = [Task(path, text=text) for path, text in (clips[n % len(clips)] for n in range(count))]
     media_s = sum(DURATIONS_S[n % len(clips)] for n in range(count))
     wall, cpu = [], []
-    with Pipeline(bundle, backend=backend, jobs=jobs, threads=1) as pipeline:
-        run_all(pipeline, [Item(path, text=text) for path, text in clips])
+    with Pipeline(bundle, backend=backend, workers=jobs, threads=1) as pipeline:
+        run_all(pipeline, [Task(path, text=text) for path, text in clips])
         warm_mb = peak_rss_mb() or 0.0
         for _ in range(max(1, REPEATED // count)):
             started, used = time.perf_counter(), time.process_time()
@@ -61,7 +62,7 @@ def measure(bundle: Path, clips: Sequence[tuple[str, str]], count: int, backend:
     return Cost(count, len(wall), median(wall), median(cpu), peak_rss_mb() or 0.0, warm_mb)
 
 
-def run_all(pipeline: Pipeline, items: Sequence[Item]) -> None:
+def run_all(pipeline: Pipeline, items: Sequence[Task]) -> None:
     """Run every item; the first that fails ends it, for a failed clip costs nothing."""
     for result in pipeline.run(items):
         if result.error:

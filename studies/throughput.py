@@ -22,12 +22,13 @@ from mmx.benchmarks.workload.clips import source_video
 from mmx.evaluation.statistics import speedup
 from mmx.runtime.machine import usable_cores
 from mmx.runtime.predictor import Predictor
-from mmx.runtime.throughput import Item, Pipeline
+from mmx.runtime.throughput import Pipeline
+from mmx.runtime.workers.task import Task
 
 _OWN: list[Pipeline] = []  # the pipeline of a worker process
 
 
-def one_by_one(predictor: Predictor, items: Sequence[Item]) -> None:
+def one_by_one(predictor: Predictor, items: Sequence[Task]) -> None:
     """Every item through the predictor."""
     for item in items:
         list(predictor.predict(item.path, text=item.text))
@@ -35,15 +36,15 @@ def one_by_one(predictor: Predictor, items: Sequence[Item]) -> None:
 
 def open_own(bundle: Path, backend: str, precision: str) -> None:
     """What each worker process does first."""
-    _OWN.append(Pipeline(bundle, backend=backend, precision=precision, jobs=1, threads=1))
+    _OWN.append(Pipeline(bundle, backend=backend, precision=precision, workers=1, threads=1))
 
 
-def run_own(items: Sequence[Item]) -> None:
+def run_own(items: Sequence[Task]) -> None:
     """A worker's share."""
     run_all(_OWN[0], items)
 
 
-def in_processes(pool: ProcessPoolExecutor, workers: int, items: Sequence[Item]) -> None:
+def in_processes(pool: ProcessPoolExecutor, workers: int, items: Sequence[Task]) -> None:
     """An equal share to each worker; their answers stay there, which spares them the sending."""
     list(pool.map(run_own, [items[n::workers] for n in range(workers)]))
 
@@ -58,18 +59,18 @@ def in_processes(pool: ProcessPoolExecutor, workers: int, items: Sequence[Item])
 def main(bundle: Path, clip: Path | None, count: int, rounds: int, backend: str, precision: str) -> None:
     """Print each way's files per second, and how many times the first's."""
     clips = make_clips(source_video(clip))
-    items = [Item(path, text=text) for path, text in (clips[n % len(clips)] for n in range(count))]
+    items = [Task(path, text=text) for path, text in (clips[n % len(clips)] for n in range(count))]
     cores = usable_cores()
     with (
         Predictor(bundle, threads=1, backend=backend, precision=precision) as predictor,
-        Pipeline(bundle, jobs=1, threads=1, backend=backend, precision=precision) as single,
-        Pipeline(bundle, jobs=cores, threads=1, backend=backend, precision=precision) as one_thread,
-        Pipeline(bundle, jobs=cores, threads=cores, backend=backend, precision=precision) as threads,
+        Pipeline(bundle, workers=1, threads=1, backend=backend, precision=precision) as single,
+        Pipeline(bundle, workers=cores, threads=1, backend=backend, precision=precision) as one_thread,
+        Pipeline(bundle, workers=cores, threads=cores, backend=backend, precision=precision) as threads,
         ProcessPoolExecutor(
             cores, get_context("spawn"), initializer=partial(open_own, bundle, backend, precision)
         ) as pool,
     ):
-        ways: dict[str, Callable[[Sequence[Item]], None]] = {
+        ways: dict[str, Callable[[Sequence[Task]], None]] = {
             "one file at a time, 1 thread": partial(one_by_one, predictor),
             "1 reader, network on 1": partial(run_all, single),
             f"{cores} readers, network on 1": partial(run_all, one_thread),

@@ -31,8 +31,9 @@ from mmx.runtime.media.mel import filter_bank
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.precisions import precisions
 from mmx.runtime.predictor import Predictor
-from mmx.runtime.throughput import Item, Pipeline
+from mmx.runtime.throughput import Pipeline
 from mmx.runtime.types import Sample
+from mmx.runtime.workers.task import Task
 
 EXACT = "exact"  # faces as facenet-pytorch finds them
 QUICKER = "track"  # as docs/faces.md recommends where throughput counts
@@ -65,7 +66,7 @@ class MmxPipeline:
 
     def many(self, jobs: int) -> ManyFiles:
         """The same through ``Pipeline``, files side by side; to be closed by who asked for it."""
-        pipeline = Pipeline(self._predictor.bundle, jobs=jobs, **self._settings)  # type: ignore[arg-type]
+        pipeline = Pipeline(self._predictor.bundle, workers=jobs, **self._settings)  # type: ignore[arg-type]
         return ManyFiles(self.key, pipeline, jobs)
 
     def close(self) -> None:
@@ -85,7 +86,7 @@ class ManyFiles:
         """Fused logits [clips, labels]."""
         logits = []
         with _on_cores(self._cores):
-            for result in self._pipeline.run(Item(clip.path, clip.text) for clip in samples):
+            for result in self._pipeline.run(Task(clip.path, clip.text) for clip in samples):
                 if result.error is not None:
                     raise result.error
                 (prediction,) = result.predictions

@@ -90,7 +90,8 @@ def files_side_by_side(contender: MmxPipeline, row: Row, measured: Measured, sou
         count = len(clips)
         seconds, (alone, together) = race([(contender, 1), (many, count)], clips, count, SIDE_BY_SIDE_VISITS)
     if not agrees(row.precision.split()[0], *parity(together, alone)):
-        raise ParityError(f"{many.key} does not answer as {contender.key} does", "mmx predict --jobs 1 is the latter")
+        hint = "mmx predict without --workers is the latter"
+        raise ParityError(f"{many.key} does not answer as {contender.key} does", hint)
     gain = total_speedup(seconds[0], seconds[1], np.ones(seconds.shape[1], np.int64).tolist())
     rates = {size: count / float(took.mean()) for size, took in zip((1, count), seconds, strict=True)}
     return Offline(

@@ -241,7 +241,7 @@ def _offline(report: Report) -> Table:
         shown = ("contender", "files/s", "files", "one at a time, side by side: files/s", *header[4:6])
         threads = report.main_rows[0].threads
         note = (
-            f"mmx's Pipeline with --jobs {threads} on as many cores, in turns with the same contender one file at a "
+            f"mmx's Pipeline with --workers {threads} on as many cores, in turns with the same contender one file at a "
             "time; upstream's way takes one file at a time: its ratio so, times what going side by side gains."
         )
         return Table("Offline: all files at hand", shown, tuple(row[:6] for row in rows), (note,))

@@ -10,12 +10,14 @@ from __future__ import annotations
 import codecs
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.types import Span
 
+Transcript = str | Path | Sequence[Span]  # a file, or its spans
 MAX_BYTES = 10 * 2**20
 TIME = (
     r"(?P<{0}sign>-?)(?:(?P<{0}h>\d{{1,5}}) ?: ?)?(?P<{0}m>[0-5]?\d) ?: ?(?P<{0}s>[0-5]?\d)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from mmx.runtime.errors import MmxError
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
+from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
-from mmx.serving.batch.inputs import Task
-from mmx.serving.batch.output import Row
-from mmx.serving.segments import from_arrays, to_arrays
+from mmx.runtime.workers.segments import from_arrays, to_arrays
+from mmx.runtime.workers.task import error_of, error_to_plain
+from mmx.serving.batch.results import Record
 
 ARRAYS: dict[str, tuple[type, tuple[int, ...]]] = {
     "TOKENS": (np.int64, ()),
@@ -27,10 +28,8 @@ ARRAYS: dict[str, tuple[type, tuple[int, ...]]] = {
 SCHEMA = pa.schema(
     [
         ("task", pa.string()),
-        ("path", pa.string()),
-        ("text", pa.string()),
-        ("transcript", pa.string()),
-        ("read_from", pa.string()),
+        ("file", pa.string()),
+        ("content", pa.string()),
         ("number", pa.int32()),
         ("last", pa.bool_()),
         ("error", pa.string()),
@@ -42,10 +41,14 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some segments of one file: the ``number``-th chunk of it. ``error``: what ended the reading, in the last one."""
+    """Some segments of one file: the ``number``-th chunk of it.
 
-    task: Task
-    read_from: str
+    ``task``, ``file``, ``content``: see ``results.Record``. ``error``: what ended the reading, in the last one.
+    """
+
+    task: str
+    file: str
+    content: str
     number: int
     segments: Sequence[Segment]
     error: MmxError | None
@@ -55,16 +58,13 @@ class Chunk:
 def chunk_table(chunk: Chunk) -> pa.Table:
     """A table of one row."""
     arrays = to_arrays(chunk.segments)
-    error = chunk.error
     row = {
-        "task": chunk.task.key,
-        "path": chunk.task.path,
-        "text": chunk.task.text,
-        "transcript": chunk.task.transcript,
-        "read_from": chunk.read_from,
+        "task": chunk.task,
+        "file": json.dumps(chunk.file),  # which need not be Unicode
+        "content": chunk.content,
         "number": chunk.number,
         "last": chunk.last,
-        "error": json.dumps([error.message, error.hint, error.exit_code]) if error else None,
+        "error": json.dumps(error_to_plain(chunk.error)) if chunk.error else None,
         "segments": arrays["SEGMENTS"].tolist(),
     }
     columns = {name: pa.array([value], SCHEMA.field(name).type) for name, value in row.items()}
@@ -83,28 +83,34 @@ def chunks_in(table: pa.Table) -> list[Chunk]:
             for name, (kind, shape) in ARRAYS.items()
         }
         segments = from_arrays({**arrays, "SEGMENTS": known["segments"]})
-        task = Task(known["path"], known["text"], known["transcript"])
-        error = _error(known["error"]) if known["error"] else None
-        chunks.append(Chunk(task, known["read_from"], known["number"], segments, error, known["last"]))
+        error = error_of(json.loads(known["error"])) if known["error"] else None
+        file = json.loads(known["file"])
+        chunks.append(Chunk(known["task"], file, known["content"], known["number"], segments, error, known["last"]))
     return chunks
 
 
-def joined(chunks: dict[int, str]) -> list[Row]:
-    """All rows of a file out of the JSON of its chunks: segments numbered through, the first error last."""
-    parts: list[Row] = [row for number in sorted(chunks) for row in json.loads(chunks[number])]
-    segments = [row for row in parts if row.get("segment") is not None]
-    errors = [row for row in parts if row.get("error") is not None]
-    return [{**row, "segment": number} for number, row in enumerate(segments)] + errors[:1] or parts[:1]
+def part_of(chunk: Chunk, predictions: Sequence[Prediction], error: MmxError | None) -> str:
+    """A chunk's part of its file's record, as JSON."""
+    return json.dumps(
+        {
+            "task": chunk.task,
+            "file": chunk.file,
+            "content": chunk.content,
+            "predictions": [prediction.to_dict() for prediction in predictions],
+            "error": error_to_plain(error) if error else None,
+        }
+    )
+
+
+def joined(parts: Mapping[int, str]) -> Record:
+    """The record of a file out of the parts of its chunks, in their order: all predictions, and the first error."""
+    plain = [json.loads(parts[number]) for number in sorted(parts)]
+    predictions = tuple(Prediction.from_dict(each) for part in plain for each in part["predictions"])
+    error = next((error_of(part["error"]) for part in plain if part["error"]), None)
+    return Record(plain[0]["task"], plain[0]["file"], plain[0]["content"], predictions, error)
 
 
 def _one_binary(array: NDArray[Any]) -> pa.Array:
     """An array's bytes as a column of one value, without a copy."""
     ends = np.array([0, array.nbytes], np.int64)
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(array)])
-
-
-def _error(line: str) -> MmxError:
-    message, hint, code = json.loads(line)
-    error = MmxError(message, hint)
-    error.exit_code = code
-    return error

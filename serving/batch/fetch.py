@@ -1,29 +1,36 @@
-"""URLs -> local files for as long as they are needed. Decoders read local files only."""
+"""URLs -> local files for as long as they are needed, and what a task's files hold. Decoders read local files only."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from mmx.runtime.errors import BadDataError, MmxError
-from mmx.serving.batch.inputs import Task, import_fsspec, is_url
+from mmx.runtime.errors import EnvironmentMissing, MmxError
+from mmx.runtime.workers.task import Task
+from mmx.serving.batch.inputs import Asked
+from mmx.serving.batch.urls import download, is_url, shown
 
 MAX_BYTES = 4 * 2**30  # of one file
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A task and where its file and its transcript lie, or why they could not be had."""
+    """A task whose files are local, or why they could not be had.
 
+    Attributes:
+        asked: what was asked for. task: the same with local paths. content: SHA-256 of its files, see ``content_of``.
+    """
+
+    asked: Asked
     task: Task
-    path: str
-    transcript: str | None
+    content: str
     folder: Path | None = None
     error: MmxError | None = None
 
@@ -33,32 +40,41 @@ class Fetched:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def fetch(task: Task, max_bytes: int = MAX_BYTES) -> Fetched:
+def fetch(asked: Asked, scratch: Path, max_bytes: int = MAX_BYTES) -> Fetched:
     """Download what of a task is not local. An error is in the result, with nothing left on the disk."""
-    wanted = [url for url in (task.path, task.transcript) if url is not None and is_url(url)]
+    task = asked.task
+    transcript = str(task.transcript) if isinstance(task.transcript, (str, Path)) else None
+    wanted = [url for url in (str(task.path), transcript) if url is not None and is_url(url)]
     if not wanted:
-        return Fetched(task, task.path, task.transcript)
-    folder = Path(tempfile.mkdtemp(prefix="mmx-batch-"))
-    local: dict[str, str] = {}
+        return Fetched(asked, task, content_of(task))
+    folder: Path | None = None
+    local: dict[str, Path] = {}
     try:
+        folder = Path(tempfile.mkdtemp(dir=scratch))
         for number, url in enumerate(wanted):
-            to = folder / f"{number}{PurePosixPath(url.partition('?')[0]).suffix[:8]}"  # the suffix tells what it is
-            _download(url, to, max_bytes)
-            local[url] = str(to)
-    except MmxError as e:
-        shutil.rmtree(folder, ignore_errors=True)
-        return Fetched(task, task.path, task.transcript, error=e)
-    transcript = None if task.transcript is None else local.get(task.transcript, task.transcript)
-    return Fetched(task, local.get(task.path, task.path), transcript, folder)
+            suffix = PurePosixPath(url.partition("?")[0].partition("#")[0]).suffix[:8]  # it tells what a transcript is
+            local[url] = folder / f"{number}{suffix if suffix[1:].isalnum() else ''}"
+            with local[url].open("wb") as out:
+                download(url, out, max_bytes)
+    except (MmxError, OSError) as e:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(e, OSError):
+            e = EnvironmentMissing(f"no room for a download: {e.strerror}", "free some space, or set TMPDIR")
+        return Fetched(asked, task, "", error=e)
+    task = replace(task, path=local.get(str(task.path), task.path), name=task.shown)
+    if transcript in local:
+        task = replace(task, transcript=local[transcript], transcript_name=task.transcript_name or shown(transcript))
+    return Fetched(asked, task, content_of(task), folder)
 
 
-def fetch_all(tasks: Iterable[Task], ahead: int) -> Generator[Fetched, None, None]:
+def fetch_all(tasks: Iterable[Asked], ahead: int, scratch: Path) -> Generator[Fetched, None, None]:
     """Fetch ``ahead`` tasks side by side and yield them in order; those not drawn at the end are discarded."""
     waiting: deque[Future[Fetched]] = deque()
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="mmx-fetch")
     try:
         for task in tasks:
-            waiting.append(pool.submit(fetch, task))
+            waiting.append(pool.submit(partial(fetch, scratch=scratch), task))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -70,16 +86,16 @@ def fetch_all(tasks: Iterable[Task], ahead: int) -> Generator[Fetched, None, Non
                 future.result().discard()
 
 
-def _download(url: str, to: Path, max_bytes: int) -> None:
+def content_of(task: Task) -> str:
+    """SHA-256 over a task's local files (the media, and a transcript that is a file), 32 hex digits; "" if one cannot
+    be read.
+    """
+    digest = hashlib.sha256()
+    paths = [task.path, *([task.transcript] if isinstance(task.transcript, (str, Path)) else [])]
     try:
-        with import_fsspec().open(url, "rb") as source, to.open("wb") as out:
-            size = 0
-            while block := source.read(_BLOCK):
-                size += len(block)
-                if size > max_bytes:
-                    raise BadDataError(f"{url} is larger than {max_bytes >> 20} MB", "cut it first")
-                out.write(block)
-    except MmxError:
-        raise
-    except Exception as e:  # each protocol has exceptions of its own
-        raise BadDataError(f"{url} cannot be read: {type(e).__name__}: {e}", "check the URL and its credentials") from e
+        for path in paths:
+            with Path(path).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except (OSError, ValueError):
+        return ""
+    return digest.hexdigest()[:32]

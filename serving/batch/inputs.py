@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
+import io
+import json
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError, missing_extra
+from mmx.runtime.errors import BadDataError, UsageError, missing_extra
+from mmx.runtime.workers.task import Task
+from mmx.serving.batch.urls import PROTOCOLS, check_url, download, import_fsspec, is_url, shown
+
+MAX_LIST_BYTES = 2**30
 
 VIDEO = (
     ".mp4",
@@ -37,52 +44,72 @@ BESIDE = (".srt", ".vtt", ".txt")
 
 
 @dataclass(frozen=True)
-class Task:
-    """One file to answer for: its path or URL, and what is said in it (the words, or a transcript's path or URL)."""
+class Asked:
+    """A task with what tells it from every other one, and stands in the results: ``key``, 16 hex digits."""
 
-    path: str
-    text: str | None = None
-    transcript: str | None = None
-
-    @property
-    def key(self) -> str:
-        """What tells it from every other task, and stands in the results: 16 hex digits."""
-        parts = "\0".join("" if part is None else f"+{part}" for part in (self.path, self.text, self.transcript))
-        return hashlib.sha256(parts.encode(errors="surrogateescape")).hexdigest()[:16]
+    key: str
+    task: Task
 
 
-def find_tasks(inputs: Sequence[str], *, beside: bool = False) -> list[Task]:
+def with_keys(tasks: Iterable[Task]) -> list[Asked]:
+    """The tasks and their keys: of the path or URL (without passwords) and the words. One that comes twice has two."""
+    asked = []
+    often: Counter[str] = Counter()
+    for task in tasks:
+        words = task.transcript
+        if words is not None and not isinstance(words, (str, Path)):
+            words = json.dumps([[span.start, span.end, span.text] for span in words])
+        parts = (task.shown, task.text, None if words is None else shown(str(words)))
+        plain = "\0".join("" if part is None else f"+{part}" for part in parts)
+        often[plain] += 1
+        if often[plain] > 1:
+            plain += f"\0{often[plain]}"
+        asked.append(Asked(hashlib.sha256(plain.encode(errors="surrogateescape")).hexdigest()[:16], task))
+    return asked
+
+
+def find_tasks(
+    inputs: Sequence[str],
+    *,
+    beside: bool = False,
+    window: float | None = None,
+    allow: Collection[str] = (),
+) -> list[Task]:
     """Every file that the inputs name, once, in their order (a folder's and a glob's files sorted).
 
     Args:
-        inputs: files and URLs (anything that fsspec opens, such as s3://bucket/a.mp4); folders, for the media files in
-            them at any depth; globs, of paths or URLs; lists: ``.txt`` with a path on each line, ``.csv`` or
-            ``.parquet`` with a column ``path`` and, if wanted, ``text`` and ``transcript``; ``-`` for a list of
-            lines on stdin. Relative paths in a list are relative to the current folder, as everywhere.
+        inputs: files and URLs; folders, for the media files in them at any depth; globs, of paths or URLs; lists:
+            ``.txt`` with a path on each line, ``.csv`` or ``.parquet`` with a column ``path`` and, if wanted, ``text``
+            and ``transcript``; ``-`` for a list of lines on stdin. Relative paths in a list are relative to the current
+            folder, as everywhere. Hidden files and folders are passed over, and no link to a folder is followed.
         beside: a file without words takes the .srt, .vtt or .txt beside it (local files only).
+        window: of every task.
+        allow: protocols of URLs that are followed besides ``urls.PROTOCOLS``.
 
     Raises:
-        UsageError: there is nothing at a path, or nothing in a folder or glob.
+        UsageError: there is nothing at a path, or nothing in a folder or glob, or a URL that is not followed.
         BadDataError: a list that cannot be read. EnvironmentMissing: what reads it, or a protocol of the URLs, is not
             installed.
     """
-    found: dict[str, Task] = {}
+    allowed = {*PROTOCOLS, *allow}
+    found: dict[tuple[Any, ...], Task] = {}
     for given in inputs:
-        for task in _expand(given):
+        for task in _expand(given, allowed):
+            for url in (task.path, task.transcript):
+                if isinstance(url, str) and is_url(url):
+                    check_url(url, allowed)
             task = _with_beside(task) if beside else task
-            found.setdefault(task.key, task)
+            name = shown(str(task.path))
+            named = replace(task, window=window, name=name if name != task.path else None)
+            found.setdefault((task.path, task.text, task.transcript), named)
     if not found:
         raise UsageError("the inputs name no files", "mmx batch ckpt.mmx FOLDER --out results")
-    _check_protocols(found.values())
     return list(found.values())
 
 
-def is_url(path: str) -> bool:
-    """Whether a path is for fsspec rather than the local disk."""
-    return "://" in path
-
-
-def _expand(given: str) -> Iterator[Task]:
+def _expand(given: str, allowed: Collection[str]) -> Iterator[Task]:
+    if is_url(given):
+        check_url(given, allowed)
     suffix = Path(given).suffix.lower()
     if given == "-":
         yield from _lines(sys.stdin)
@@ -95,26 +122,51 @@ def _expand(given: str) -> Iterator[Task]:
     elif Path(given).exists():
         yield Task(given)
     else:
-        matches = sorted(path for path in glob.glob(given, recursive=True) if Path(path).is_file())  # noqa: PTH207 (any root)
+        matches = _in_glob(given)
         if not matches:
             raise UsageError(f"there is no file {given}", "give a file, a folder, a glob, a URL or a list of them")
         yield from map(Task, matches)
 
 
 def _in_folder(folder: Path) -> Iterator[Task]:
-    files = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in MEDIA and path.is_file())
+    files = []
+    for root, folders, names in os.walk(folder):  # which follows no link to a folder
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(root, name) for name in names if not name.startswith("."))
+        files += [str(path) for path in paths if path.suffix.lower() in MEDIA and path.is_file()]
     if not files:
         raise UsageError(f"{folder} holds no media files", f"known by their ending: {' '.join(sorted(MEDIA))}")
-    yield from map(Task, files)
+    yield from map(Task, sorted(files))
+
+
+def _in_glob(pattern: str) -> list[str]:
+    """The files that a glob matches. ``**`` follows no links, which could lead round and round."""
+    parts = Path(pattern).parts
+    plain = next((n for n, part in enumerate(parts) if any(c in part for c in "*?[")), len(parts))
+    if plain == len(parts):
+        return []
+    root, rest = Path(*parts[:plain]), parts[plain:]
+    hidden = any(part.startswith(".") for part in rest)
+    try:
+        found = [path for path in root.glob(str(Path(*rest))) if path.is_file()]
+    except (OSError, ValueError, NotImplementedError) as e:
+        raise UsageError(f"{pattern} is no glob: {e}", "give a file, a folder or a glob") from e
+    return sorted(
+        str(path) for path in found if hidden or not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
 
 
 def _expand_url(pattern: str) -> list[str]:
+    if pattern.startswith(("http://", "https://")):
+        raise UsageError(f"{shown(pattern)}: HTTP servers list no files", "give the URLs, or a list of them")
     fsspec = import_fsspec()
     try:
         system, path = fsspec.core.url_to_fs(pattern)
         return [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
-    except (OSError, ValueError, ImportError) as e:
-        raise BadDataError(f"{pattern} cannot be listed: {e}", "check the URL and its credentials") from e
+    except Exception as e:  # each protocol has exceptions of its own
+        raise BadDataError(
+            f"{shown(pattern)} cannot be listed: {shown(str(e))}", "check the URL and its credentials"
+        ) from e
 
 
 def _read_list(given: str, suffix: str) -> Iterator[Task]:
@@ -125,14 +177,21 @@ def _read_list(given: str, suffix: str) -> Iterator[Task]:
         with open_text(given) as file:
             return iter(list(_lines(file) if suffix == ".txt" else _rows(csv.DictReader(file, strict=True), given)))
     except (OSError, ValueError, csv.Error) as e:
-        raise BadDataError(f"{given} cannot be read as a list of files: {e}", _list_hint(suffix)) from e
+        raise BadDataError(f"{shown(given)} cannot be read as a list of files: {e}", _list_hint(suffix)) from e
 
 
-def open_text(path: str) -> Any:
+def open_text(path: str) -> IO[str]:
     """A local file or a URL, open for reading text (UTF-8, with or without a byte order mark)."""
-    if is_url(path):
-        return import_fsspec().open(path, "rt", encoding="utf-8-sig", newline="")
-    return Path(path).open(encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(_open_binary(path), encoding="utf-8-sig", newline="")
+
+
+def _open_binary(path: str) -> BinaryIO:
+    if not is_url(path):
+        return Path(path).open("rb")
+    content = io.BytesIO()
+    download(path, content, MAX_LIST_BYTES)
+    content.seek(0)
+    return content
 
 
 def _lines(file: IO[str]) -> Iterator[Task]:
@@ -148,7 +207,7 @@ def _read_parquet(given: str) -> Iterable[dict[str, Any]]:
     except ModuleNotFoundError as e:
         raise missing_extra("pyarrow", "batch") from e
     try:
-        with import_fsspec().open(given, "rb") if is_url(given) else Path(given).open("rb") as file:
+        with _open_binary(given) as file:
             parquet = ParquetFile(file)
             wanted = [name for name in COLUMNS if name in parquet.schema_arrow.names]
             rows: list[dict[str, Any]] = parquet.read(wanted).to_pylist()
@@ -157,27 +216,15 @@ def _read_parquet(given: str) -> Iterable[dict[str, Any]]:
         raise ValueError(str(e)) from e
 
 
-def _check_protocols(tasks: Iterable[Task]) -> None:
-    """What opens the URLs must be there now, rather than be missed by each of a million files."""
-    urls = (url for task in tasks for url in (task.path, task.transcript) if url is not None and is_url(url))
-    for protocol in sorted({url.partition("://")[0].rpartition("::")[2] for url in urls}):
-        try:
-            import_fsspec().get_filesystem_class(protocol)
-        except ImportError as e:
-            raise EnvironmentMissing(
-                f"{protocol}:// URLs cannot be read: {e}", f"pip install 'fsspec[{protocol}]'"
-            ) from e
-        except ValueError:  # no such protocol: an error of those files alone
-            continue
-
-
 def _rows(rows: Iterable[dict[str, Any]], given: str) -> Iterator[Task]:
     for number, row in enumerate(rows, 1):
         values = {name: row.get(name) or None for name in COLUMNS}
         if any(value is not None and not isinstance(value, str) for value in values.values()) or not values["path"]:
-            raise BadDataError(f"{given}: row {number} has no path, or one that is no text", _list_hint(".csv"))
+            raise BadDataError(f"{shown(given)}: row {number} has no path, or one that is no text", _list_hint(".csv"))
         if values["text"] and values["transcript"]:
-            raise BadDataError(f"{given}: row {number} has both a text and a transcript", "leave one of them empty")
+            raise BadDataError(
+                f"{shown(given)}: row {number} has both a text and a transcript", "leave one of them empty"
+            )
         yield Task(str(values["path"]), values["text"], values["transcript"])
 
 
@@ -186,17 +233,8 @@ def _list_hint(suffix: str) -> str:
 
 
 def _with_beside(task: Task) -> Task:
-    if task.text or task.transcript or is_url(task.path):
+    if task.text or task.transcript or is_url(str(task.path)):
         return task
     candidates = (Path(task.path).with_suffix(suffix) for suffix in BESIDE)
     found = next((str(path) for path in candidates if path.is_file()), None)
     return Task(task.path, None, found) if found else task
-
-
-def import_fsspec() -> Any:
-    """The package that opens URLs. Raises EnvironmentMissing where it is not installed."""
-    try:
-        import fsspec
-    except ModuleNotFoundError as e:
-        raise missing_extra("fsspec", "batch") from e
-    return fsspec

@@ -14,7 +14,8 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from mmx.runtime.errors import EnvironmentMissing, MmxError, as_error, missing_e
 from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import length, rows, split
 from mmx.runtime.prediction import Prediction
-from mmx.runtime.preprocess import Preprocessor, Segment
-from mmx.serving.batch.chunks import Chunk, chunk_table, chunks_in, joined
+from mmx.runtime.preprocess import Segment
+from mmx.runtime.workers.blocking import Workers
+from mmx.runtime.workers.scratch import Scratch
+from mmx.runtime.workers.task import Limits, Task
+from mmx.serving.batch.chunks import Chunk, chunk_table, chunks_in, joined, part_of
 from mmx.serving.batch.fetch import Fetched, fetch
-from mmx.serving.batch.inputs import Task
-from mmx.serving.batch.output import rows_of
-from mmx.serving.batch.run import Answers
+from mmx.serving.batch.inputs import Asked
+from mmx.serving.batch.run import Records
 
 BLOCK_FILES = 8  # files that a lost worker loses, and that are done again
 CHUNK_ROWS = 1024  # faces and mel pieces that go to the network stage in one row: about 28 MB
@@ -40,11 +43,11 @@ TRIES = 3  # workers that one file may kill
 
 
 @dataclass(frozen=True)
-class Workers:
-    """What every worker needs to know, and how many there are of each kind.
+class RayWorkers:
+    """What every actor needs to know, and how many there are of each kind.
 
     Attributes:
-        bundle: a path that every node sees. window, faces, on_mismatch, backend, precision, threads, device: as in
+        bundle: a path that every node sees. faces, limits, on_mismatch, backend, precision, threads, device: as
             ``Pipeline``.
         readers, networks: the fewest and the most actors; None: from one to as many as the cluster has CPUs (for
             readers), nodes or GPUs (for networks).
@@ -52,8 +55,8 @@ class Workers:
     """
 
     bundle: Path
-    window: float | None = None
     faces: str = "exact"
+    limits: Limits = field(default_factory=Limits)
     readers: tuple[int, int] | None = None
     networks: tuple[int, int] | None = None
     gpus: float = 0
@@ -84,21 +87,25 @@ class Attempts:
 
 
 class Read:
-    """A reader: one chunk for each file, or several for a long one."""
+    """A reader: one chunk for each file, or several for a long one. The file is read by a worker process of its own."""
 
-    def __init__(self, workers: Workers, attempts: Any) -> None:
-        self._window, self._attempts = workers.window, attempts
-        self._preprocessor = Preprocessor(Bundle.open(workers.bundle), threads=1, faces=workers.faces)
+    def __init__(self, settings: RayWorkers, attempts: Any) -> None:
+        self._attempts = attempts
+        self._scratch = Scratch("ray")
+        self._workers = Workers(Bundle.open(settings.bundle), 1, faces=settings.faces, limits=settings.limits)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Read the tasks of a block: columns path, text, transcript."""
+        """Read the tasks of a block, see ``task_row``."""
         import ray
 
-        for row in batch.to_pylist():
-            task = Task(row["path"], row["text"], row["transcript"])
-            key = f"read {task.key}"
+        for row in batch["task"].to_pylist():
+            asked = _asked(row)
+            key = f"read {asked.key}"
             (died,) = ray.get(self._attempts.begin.remote([key]))
-            fetched = Fetched(task, task.path, None, error=_deadly(task)) if died >= TRIES else fetch(task)
+            if died >= TRIES:
+                fetched = Fetched(asked, asked.task, "", error=_deadly(asked.task.shown))
+            else:
+                fetched = fetch(asked, self._scratch.path)
             try:
                 for chunk in self._chunks(fetched):
                     yield chunk_table(chunk)
@@ -107,26 +114,26 @@ class Read:
             self._attempts.end.remote([key])
 
     def _chunks(self, fetched: Fetched) -> Iterator[Chunk]:
+        key, file = fetched.asked.key, fetched.task.shown
         error = fetched.error
         number, segments = 0, list[Segment]()
         try:
             if error is None:
-                for segment in self._preprocessor.segments(
-                    fetched.path, text=fetched.task.text, transcript=fetched.transcript, window=self._window
-                ):
-                    segments.append(segment)
-                    if rows([each.sample for each in segments]) > CHUNK_ROWS:
-                        yield Chunk(fetched.task, fetched.path, number, segments, None, last=False)
-                        number, segments = number + 1, []
+                with closing(self._workers.read(fetched.task)) as reading:
+                    for segment in reading:
+                        segments.append(segment)
+                        if rows([each.sample for each in segments]) > CHUNK_ROWS:
+                            yield Chunk(key, file, fetched.content, number, segments, None, last=False)
+                            number, segments = number + 1, []
         except Exception as e:
-            error = as_error(e, fetched.task.path)
-        yield Chunk(fetched.task, fetched.path, number, segments, error, last=True)
+            error = as_error(e, file)
+        yield Chunk(key, file, fetched.content, number, segments, error, last=True)
 
 
 class Answer:
-    """A network: for each chunk, what the driver writes down, as JSON."""
+    """A network: for each chunk, its part of the file's record, as JSON."""
 
-    def __init__(self, workers: Workers, attempts: Any) -> None:
+    def __init__(self, workers: RayWorkers, attempts: Any) -> None:
         self._attempts = attempts
         self._network = Network.open(
             workers.bundle,
@@ -143,7 +150,7 @@ class Answer:
         import ray
 
         chunks = chunks_in(batch)
-        keys = [f"answer {chunk.task.key} {chunk.number}" for chunk in chunks]
+        keys = [f"answer {chunk.task} {chunk.number}" for chunk in chunks]
         died = ray.get(self._attempts.begin.remote(keys))
         answers: dict[int, Prediction | MmxError] = {}
         if not any(died):
@@ -154,18 +161,18 @@ class Answer:
                 (alone,) = ray.get(self._attempts.begin.remote([f"{key} alone"]))
                 deadly = alone >= TRIES
                 answers |= (
-                    {id(s): _deadly(chunk.task) for s in chunk.segments} if deadly else self._answer(chunk.segments)
+                    {id(s): _deadly(chunk.file) for s in chunk.segments} if deadly else self._answer(chunk.segments)
                 )
                 self._attempts.end.remote([f"{key} alone"])
         self._attempts.end.remote(keys)
-        lines = [json.dumps(self._rows(chunk, answers)) for chunk in chunks]
-        return batch.select(["task", "number", "last"]).append_column("rows", pa.array(lines, pa.large_string()))
+        lines = [self._part(chunk, answers) for chunk in chunks]
+        return batch.select(["task", "number", "last"]).append_column("part", pa.array(lines, pa.large_string()))
 
-    def _rows(self, chunk: Chunk, answers: dict[int, Prediction | MmxError]) -> list[dict[str, Any]]:
+    def _part(self, chunk: Chunk, answers: dict[int, Prediction | MmxError]) -> str:
         mine = [answers[id(segment)] for segment in chunk.segments]
         faults = [chunk.error, *(answer for answer in mine if isinstance(answer, MmxError))]
         error = next((fault for fault in faults if fault is not None), None)
-        return rows_of(chunk.task, [one for one in mine if isinstance(one, Prediction)], error, chunk.read_from)
+        return part_of(chunk, [one for one in mine if isinstance(one, Prediction)], error)
 
     def _answer(self, segments: Sequence[Segment]) -> dict[int, Prediction | MmxError]:
         ordered = sorted(segments, key=lambda segment: length(segment.sample))
@@ -175,8 +182,8 @@ class Answer:
         return answers
 
 
-def answer_on_ray(workers: Workers, address: str | None, tasks: Sequence[Task]) -> Answers:
-    """The rows of each task, in any order.
+def predict_on_ray(workers: RayWorkers, address: str | None, tasks: Sequence[Asked]) -> Records:
+    """The record of each task, in any order.
 
     Args:
         address: of a cluster; None: what RAY_ADDRESS names, or the one that this process has joined, or a new one here.
@@ -194,7 +201,7 @@ def answer_on_ray(workers: Workers, address: str | None, tasks: Sequence[Task]) 
         for batch in _dataset(workers, tasks).iter_batches(batch_size=None, batch_format="pyarrow"):
             for chunk in batch.to_pylist():
                 key, number = chunk["task"], chunk["number"]
-                waiting.setdefault(key, {})[number] = chunk["rows"]
+                waiting.setdefault(key, {})[number] = chunk["part"]
                 if chunk["last"]:
                     lengths[key] = number + 1
                 if len(waiting[key]) == lengths.get(key):
@@ -206,7 +213,7 @@ def answer_on_ray(workers: Workers, address: str | None, tasks: Sequence[Task]) 
             ray.shutdown()
 
 
-def _dataset(workers: Workers, tasks: Sequence[Task]) -> Any:
+def _dataset(workers: RayWorkers, tasks: Sequence[Asked]) -> Any:
     """The two stages over the tasks, not started yet."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -223,8 +230,8 @@ def _dataset(workers: Workers, tasks: Sequence[Task]) -> Any:
     attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     arguments: dict[str, Any] = {"fn_constructor_args": (workers, attempts), "batch_format": "pyarrow"}
     spread = int(cluster.get("GPU", 0) / workers.gpus) if workers.gpus else len(ray.nodes())
-    rows = [{"path": task.path, "text": task.text, "transcript": task.transcript} for task in tasks]
-    schema = pa.schema([(name, pa.string()) for name in ("path", "text", "transcript")])
+    rows = [{"task": task_row(task)} for task in tasks]
+    schema = pa.schema([("task", pa.string())])
     tables = [pa.Table.from_pylist(rows[at : at + BLOCK_FILES], schema) for at in range(0, len(rows), BLOCK_FILES)]
     return (
         ray.data.from_arrow(tables)
@@ -240,6 +247,17 @@ def _dataset(workers: Workers, tasks: Sequence[Task]) -> Any:
             **arguments,
         )
     )
+
+
+def task_row(asked: Asked) -> str:
+    """A task as it goes to a reader."""
+    task = asked.task
+    return json.dumps([asked.key, str(task.path), task.text, task.transcript, task.window, task.name], default=str)
+
+
+def _asked(row: str) -> Asked:
+    key, path, text, transcript, window, name = json.loads(row)
+    return Asked(key, Task(path, text, transcript, window, name))
 
 
 def _join(ray: Any, address: str | None) -> None:
@@ -258,8 +276,8 @@ def _reason(error: BaseException) -> str:
     return found[-1] if found else f"{type(error).__name__}: {error}"
 
 
-def _deadly(task: Task) -> MmxError:
-    return MmxError(f"{task.path}: {TRIES} workers died of it", "look at Ray's logs; mmx predict may tell more")
+def _deadly(file: str) -> MmxError:
+    return MmxError(f"{file}: {TRIES} actors died of it", "look at Ray's logs; mmx predict may tell more")
 
 
 def _import_ray() -> Any:

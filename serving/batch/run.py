@@ -1,4 +1,4 @@
-"""``mmx batch``: tasks -> the runtime's pipeline -> rows -> results. What a run on Ray shares with one here is here."""
+"""Many files -> records: with the runtime's pipeline, here; or, behind the same function, on Ray (``on_ray``)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from mmx.runtime.throughput import Item, Pipeline
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.throughput import Pipeline
+from mmx.runtime.workers.scratch import Scratch
+from mmx.runtime.workers.task import Task
 from mmx.serving.batch.fetch import Fetched, fetch_all
-from mmx.serving.batch.inputs import Task
-from mmx.serving.batch.output import Results, Row, rows_of
+from mmx.serving.batch.inputs import Asked, with_keys
+from mmx.serving.batch.results import Record, Results, left_to_do
 
 FETCH_AHEAD = 8  # downloads under way
-Answers = Generator[list[Row], None, None]  # the rows of one file after another
+FORMATS = ("jsonl", "csv", "parquet")
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+Records = Generator[Record, None, None]
 
 
 @dataclass
@@ -32,7 +39,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Files that have rows, those of earlier runs included."""
+        """Files that have a record, those of earlier runs included."""
         return self.skipped + self.answered + self.failed
 
     @property
@@ -40,29 +47,47 @@ class Progress:
         """Files of this run per second."""
         return (self.answered + self.failed) / max(time.monotonic() - self.started, 1e-9)
 
-    def count(self, rows: Sequence[Row]) -> None:
-        """Take the rows of one more file into account."""
-        codes = [row["exit_code"] for row in rows if row.get("error") is not None]
-        self.failed += bool(codes)
-        self.answered += not codes
-        self.segments += sum(row.get("segment") is not None for row in rows)
-        self.worst = max([self.worst, *codes])
+    def count(self, record: Record) -> None:
+        """Take one more file into account."""
+        self.failed += record.error is not None
+        self.answered += record.error is None
+        self.segments += len(record.predictions)
+        self.worst = max(self.worst, record.error.exit_code if record.error else 0)
+
+
+def open_results(
+    path: Path, form: str, bundle: Bundle, made_with: dict[str, Any], *, resume: bool, **shards: Any
+) -> Results:
+    """The results at a path, in one of ``FORMATS``.
+
+    Raises:
+        MmxError: see ``LinesFile`` and ``ParquetFolder``.
+    """
+    if form == "parquet":
+        from mmx.serving.batch.parquet import ParquetFolder
+
+        return ParquetFolder(path, bundle.manifest, made_with, **shards)
+    from mmx.serving.batch.lines import Csv, JsonLines, LinesFile
+
+    return LinesFile(path, made_with, JsonLines() if form == "jsonl" else Csv(bundle.manifest), resume=resume)
 
 
 def collect(
     tasks: Sequence[Task],
-    answer: Callable[[Sequence[Task]], Answers],
+    predict: Callable[[Sequence[Asked]], Records],
     results: Results,
-    report: Callable[[Progress, Sequence[Row]], None],
-) -> Progress:
-    """Answer for the tasks that are not done yet, and write down each file's rows as they come.
+    *,
+    retry: bool = False,
+) -> Iterator[tuple[Progress, Record | None]]:
+    """Do what is not done yet; yield how far the run is, at first without a record and then after each that was added.
 
     Args:
-        answer: gives the rows of each task, in any order.
-        report: called after each file, with its rows.
+        predict: gives the record of each task, in any order.
+        retry: do those again that had an error.
     """
-    todo = [task for task in tasks if task.key not in results.done]
-    before = [results.done[task.key] for task in tasks if task.key in results.done]
+    asked = with_keys(tasks)
+    left = left_to_do(asked, results, retry=retry)
+    before = [results.done[each.key].exit_code for each in asked if each.key in results.done]
     progress = Progress(
         len(tasks),
         skipped=len(before),
@@ -70,44 +95,44 @@ def collect(
         worst=max(before, default=0),
         started=time.monotonic(),
     )
-    if not todo:
-        return progress
-    with closing(answer(todo)) as answers:
-        for rows in answers:
-            results.add(rows)
-            progress.count(rows)
-            report(progress, rows)
-    return progress
+    yield progress, None
+    if left:
+        with closing(predict(left)) as records:
+            for record in records:
+                results.add(record)
+                progress.count(record)
+                yield progress, record
 
 
-def answer_here(pipeline: Pipeline, window: float | None, tasks: Iterable[Task]) -> Answers:
-    """The rows of each task, in their order, with the pipeline of this process."""
+def predict_here(pipeline: Pipeline, asked: Iterable[Asked]) -> Records:
+    """The record of each task, in their order, with the pipeline of this process."""
     under_way: deque[Fetched] = deque()
     lost: deque[Fetched] = deque()
 
-    def items() -> Generator[Item, None, None]:
-        with closing(fetch_all(tasks, FETCH_AHEAD)) as all_fetched:
+    def tasks() -> Generator[Task, None, None]:
+        with closing(fetch_all(asked, FETCH_AHEAD, scratch.path)) as all_fetched:
             for fetched in all_fetched:
                 if fetched.error is not None:
                     lost.append(fetched)
                     continue
                 under_way.append(fetched)
-                yield Item(fetched.path, fetched.task.text, fetched.transcript, window)
+                yield fetched.task
 
-    try:
-        with closing(items()) as source, closing(pipeline.run(source)) as results:
-            for result in results:
-                yield from _errors(lost)
-                fetched = under_way.popleft()
+    with Scratch("batch") as scratch:
+        try:
+            with closing(tasks()) as source, closing(pipeline.run(source)) as results:
+                for result in results:
+                    yield from _lost(lost)
+                    fetched = under_way.popleft()
+                    fetched.discard()
+                    yield Record(fetched.asked.key, result.file, fetched.content, result.predictions, result.error)
+            yield from _lost(lost)
+        finally:
+            for fetched in under_way:
                 fetched.discard()
-                yield rows_of(fetched.task, result.predictions, result.error, fetched.path)
-        yield from _errors(lost)
-    finally:
-        for fetched in under_way:
-            fetched.discard()
 
 
-def _errors(lost: deque[Fetched]) -> Iterator[list[Row]]:
+def _lost(lost: deque[Fetched]) -> Iterator[Record]:
     while lost:
         fetched = lost.popleft()
-        yield rows_of(fetched.task, (), fetched.error)
+        yield Record(fetched.asked.key, fetched.asked.task.shown, "", (), fetched.error)

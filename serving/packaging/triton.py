@@ -14,6 +14,7 @@ from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest_reader import MANIFEST
 from mmx.runtime.packing import INPUTS
 from mmx.runtime.variants import RECORD
+from mmx.runtime.workers import PARTS
 from mmx.serving.packaging import triton_config as config
 from mmx.serving.packaging.docker import copy_bundle, tokenizer_extra
 from mmx.serving.packaging.folder import new_folder
@@ -74,7 +75,7 @@ def write_repository(
             shutil.copyfile(engine.path.with_name(RECORD), answer / RECORD)
 
         preprocess = _model(folder, config.preprocess(name, instances), "Preprocess")
-        copy_bundle(bundle, preprocess / "bundle", config.PARTS)
+        copy_bundle(bundle, preprocess / "bundle", PARTS)
         _write_clip(preprocess / config.CLIP)
 
         _model(folder, config.ensemble(name))

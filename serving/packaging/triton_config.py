@@ -23,9 +23,8 @@ from mmx.serving.packaging.pbtxt import Name, entries
 
 Config = dict[str, Any]
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
-PARTS = ("tokenizer/", "faces/")  # what preprocessing needs of a bundle
 CLIP = "warmup.mkv"  # what mmx_preprocess reads when it is loaded
-# What a file becomes between the two Python steps: see ``serving.segments``.
+# What a file becomes between the two Python steps: see ``runtime.workers.segments``.
 WIRE = {
     "TOKENS": ("TYPE_INT64", [-1]),
     "FACES": ("TYPE_FP32", [-1, *FACE_SHAPE]),

@@ -6,9 +6,8 @@ Triton's Python backend calls ``initialize`` once and ``execute`` with a list of
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,19 @@ import triton_python_backend_utils as triton
 from mmx.runtime.backends import Backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError
-from mmx.runtime.media.transcript import read_transcript
 from mmx.runtime.network import Network
 from mmx.runtime.packing import split
 from mmx.runtime.prediction import Prediction
-from mmx.runtime.preprocess import Preprocessor, Segment
+from mmx.runtime.preprocess import Segment
 from mmx.runtime.records import EngineRecord, Profile
 from mmx.runtime.splitting import Inputs, in_parts
-from mmx.runtime.types import Span
 from mmx.runtime.variants import RECORD, read_record
-from mmx.serving.packaging.triton_config import CLIP, PARTS, WIRE
-from mmx.serving.segments import from_arrays, to_arrays
+from mmx.runtime.workers import PARTS
+from mmx.runtime.workers.blocking import Workers
+from mmx.runtime.workers.scratch import Scratch
+from mmx.runtime.workers.segments import from_arrays, to_arrays
+from mmx.runtime.workers.task import Task
+from mmx.serving.packaging.triton_config import CLIP, WIRE
 
 ROWS_AT_ONCE = 512
 FILE = "video"  # what answers and errors call the file: it has no name here
@@ -42,12 +43,18 @@ class Preprocess:
         settings = _settings(args)
         self._max_rows = int(settings["max_rows"])
         parts = Bundle.open_parts(_folder(args) / "bundle", PARTS)
-        self._preprocessor = Preprocessor(parts, threads=int(settings["threads"]))
+        self._scratch = Scratch("triton")
+        self._workers = Workers(parts, 1, threads=int(settings["threads"]))
         self._segments((_folder(args) / CLIP).read_bytes(), "warm up", None)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response for each request; what is wrong with one file is the error of that response alone."""
         return [self._respond(request) for request in requests]
+
+    def finalize(self) -> None:
+        """End the worker process. Triton calls it before it unloads the model."""
+        self._workers.close()
+        self._scratch.close()
 
     def _respond(self, request: Any) -> Any:
         try:
@@ -59,26 +66,30 @@ class Preprocess:
         return triton.InferenceResponse(tensors)
 
     def _segments(self, media: bytes, text: str | None, window: float | None) -> list[Segment]:
-        with tempfile.TemporaryDirectory(prefix="mmx-") as scratch:
-            path = Path(scratch) / FILE
-            path.write_bytes(media)
-            try:
-                transcript = None if text is None or "-->" not in text else _cues(text, Path(scratch))
-                segments, rows = [], 0
-                for segment in self._preprocessor.segments(
-                    path, text=None if transcript else text, transcript=transcript, window=window
-                ):
-                    rows += len(segment.sample.faces) + len(segment.sample.pieces)
-                    if rows > self._max_rows:
-                        raise BadDataError(
-                            f"{FILE} is too long for one request: over {self._max_rows} faces and mel pieces",
-                            "cut it, or raise max_rows in config.pbtxt",
-                        )
-                    segments.append(replace(segment, file=FILE))
-                return segments
-            except MmxError as e:
-                e.message = e.message.replace(f"{scratch}/", "")
-                raise
+        with ExitStack() as closing_all:
+            path = closing_all.enter_context(self._scratch.holding(media, FILE))
+            transcript = None
+            if text is not None and "-->" in text:
+                kind = "vtt" if text.lstrip("\ufeff").startswith("WEBVTT") else "srt"
+                transcript = closing_all.enter_context(self._scratch.holding(text.encode(), f"text.{kind}"))
+            task = Task(
+                path,
+                None if transcript else text,
+                transcript,
+                window,
+                name=FILE,
+                transcript_name=transcript.name if transcript else None,
+            )
+            segments, rows = [], 0
+            for segment in closing_all.enter_context(closing(self._workers.read(task))):
+                rows += len(segment.sample.faces) + len(segment.sample.pieces)
+                if rows > self._max_rows:
+                    raise BadDataError(
+                        f"{FILE} is too long for one request: over {self._max_rows} faces and mel pieces",
+                        "cut it, or raise max_rows in config.pbtxt",
+                    )
+                segments.append(segment)
+            return segments
 
 
 class Answer:
@@ -144,14 +155,6 @@ class TritonGraph(Backend):
             name: triton.get_output_tensor_by_name(response, name).as_numpy().astype(np.float32)
             for name in self.outputs
         }
-
-
-def _cues(text: str, scratch: Path) -> list[Span]:
-    path = scratch / ("text.vtt" if text.lstrip("\ufeff").startswith("WEBVTT") else "text.srt")
-    path.write_text(text, encoding="utf-8")
-    cues = read_transcript(path)
-    assert not isinstance(cues, str)
-    return cues
 
 
 def _value(request: Any, name: str) -> Any:

@@ -83,7 +83,7 @@ class Answering(Response):
         with ExitStack() as kept:
             with service.uploads.slot():
                 if kind == MULTIPART:
-                    job = await read_form(request, kept.enter_context(service.folder()), limits)
+                    task = await read_form(request, kept.enter_context(service.folder()), limits)
                 elif kind == CONTENT_TYPE:
                     data = await read_bytes(request, service.tensor_limits.max_bytes, limits)
                     sample = await asyncio.to_thread(read_sample, data, service.tensor_limits)
@@ -94,7 +94,7 @@ class Answering(Response):
             service.metrics.stage("upload", arrived - began)
             with service.work.slot():
                 if kind == MULTIPART:
-                    predictions = service.engine.predict_file(job)
+                    predictions = service.engine.predict_file(task)
                 else:
                     predictions = service.engine.predict_sample(sample)
                 async with aclosing(predictions), self._in_time():

@@ -1,4 +1,4 @@
-"""The server's machinery without HTTP: decoding processes, the batcher and the network, and how a job goes through."""
+"""The server's machinery without HTTP: workers, the batcher and the network, and how a task goes through."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.types import Sample, Span
+from mmx.runtime.workers.pool import Pool
+from mmx.runtime.workers.task import Limits, Task
+from mmx.runtime.workers.worker import WorkerSettings
 from mmx.serving.server.batcher import Batcher, Row
-from mmx.serving.server.decoders import Decoders, Job
 from mmx.serving.server.metrics import Metrics
 from mmx.serving.server.refusal import refusal_of
 from mmx.serving.server.settings import Settings
@@ -29,7 +31,7 @@ Step = tuple[Segment, asyncio.Future[Row] | None] | Exception | None
 class Engine:
     """A bundle that answers many requests at once.
 
-    Attributes: ``network``, ``bundle``, ``backend``, ``decoders``, ``batcher``.
+    Attributes: ``network``, ``bundle``, ``backend``, ``workers``, ``batcher``.
 
     Raises:
         MmxError: see ``Network``.
@@ -49,7 +51,7 @@ class Engine:
         )
         self.backend = self.network.backend
         self._metrics = metrics
-        self.decoders = Decoders(settings, metrics.replaced)
+        self.workers = Pool(_worker_settings(settings, self.bundle), settings.workers, metrics.replaced)
         self.batcher = Batcher(
             self.network,
             self.backend.streams,
@@ -60,7 +62,7 @@ class Engine:
 
     async def open(self) -> None:
         """Start the processes and run the network once in each stream: the first request does not pay for it."""
-        await self.decoders.open()
+        await self.workers.open()
         self.batcher.open()
         faces, pieces = np.zeros((1, *FACE_SHAPE), np.float32), np.zeros((1, *PIECE_SHAPE), np.float32)
         warm_up = Sample(None, faces, pieces)
@@ -68,20 +70,20 @@ class Engine:
 
     async def close(self) -> None:
         """End the processes and give the network's memory back."""
-        await self.decoders.close()
+        await self.workers.close()
         await self.batcher.close()
         self.network.close()
 
-    async def predict_file(self, job: Job) -> AsyncGenerator[Prediction, None]:
+    async def predict_file(self, task: Task) -> AsyncGenerator[Prediction, None]:
         """Decode an upload and yield its predictions in order, as they come.
 
         Decoding goes on while earlier segments are in the network. What was decoded before a fault is still answered.
 
         Raises:
-            Refusal: see ``Decoders.segments``.
+            Refusal: see ``Pool.segments``.
         """
         steps: asyncio.Queue[Step] = asyncio.Queue(AHEAD)
-        producer = asyncio.create_task(self._decode(job, steps))
+        producer = asyncio.create_task(self._decode(task, steps))
         try:
             while (step := await steps.get()) is not None:
                 if isinstance(step, Exception):
@@ -104,9 +106,9 @@ class Engine:
         segment = Segment("", Span(0.0, 0.0), sample, absent, (), 0, (), {})
         yield await self._prediction(segment, self.batcher.submit(sample))
 
-    async def _decode(self, job: Job, steps: asyncio.Queue[Step]) -> None:
+    async def _decode(self, task: Task, steps: asyncio.Queue[Step]) -> None:
         """Put every segment in the queue, with the answer it will get; then None, or what went wrong."""
-        segments = self.decoders.segments(job)
+        segments = self.workers.segments(task)
         try:
             async for segment in segments:
                 for stage, ms in segment.timings_ms.items():
@@ -119,6 +121,8 @@ class Engine:
                         answer.cancel()
                     raise
             await steps.put(None)
+        except MmxError as e:
+            await steps.put(refusal_of(e))
         except Exception as e:
             await steps.put(e)
         finally:
@@ -133,3 +137,15 @@ class Engine:
         if row is None:
             return prediction_of(segment, None, manifest, 0.0)
         return prediction_of(segment, row.outputs, manifest, row.network_ms)
+
+
+def _worker_settings(settings: Settings, bundle: Bundle) -> WorkerSettings:
+    limits = settings.limits
+    own = Limits(
+        memory=limits.worker_bytes,
+        seconds=limits.worker_s,
+        stall_s=limits.worker_s,
+        media_s=limits.media_s,
+        pixels=limits.media_pixels,
+    )
+    return WorkerSettings(bundle, settings.faces, settings.worker_threads, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -34,24 +35,35 @@ LAST_ANSWERS_S = 10.0  # after the cut-off, for the reasons to be sent: each fol
 
 
 def serve(settings: Settings, on_listening: Callable[[Service, str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return.
+    """Serve until SIGTERM, SIGHUP or SIGINT, then drain and return.
 
     Args:
         on_listening: called with the service and its URL once requests are taken.
 
     Raises:
-        MmxError: the bundle or backend can't be opened, a decoding process can't start, or the address can't be had.
+        MmxError: the bundle or backend can't be opened, a worker can't start, or the address can't be had.
     """
-    asyncio.run(_serve(settings, on_listening))
+    try:
+        asyncio.run(_serve(settings, on_listening))
+    except asyncio.CancelledError as e:  # told to end before it had begun to serve
+        raise SystemExit(128 + signal.SIGTERM) from e
 
 
 async def _serve(settings: Settings, on_listening: Callable[[Service, str], None]) -> None:
+    loop, this = asyncio.get_running_loop(), asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            loop.add_signal_handler(number, this.cancel)
     listener = _listen(settings.host, settings.port)
     try:
         service = Service(settings)
         try:
             await service.open()
             server = DrainingServer(service)
+            loop.remove_signal_handler(signal.SIGTERM)  # uvicorn's own from here on
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                loop.add_signal_handler(signal.SIGHUP, server.handle_exit, signal.SIGHUP, None)
             listener.listen(BACKLOG)  # from here on nobody is turned away, though uvicorn has yet to begin
             host, port = listener.getsockname()[:2]
             on_listening(service, f"http://{f'[{host}]' if ':' in host else host}:{port}")

@@ -42,7 +42,7 @@ class Metrics:
             "mmx_batch_rows", "Tower rows in a batch", buckets=(4, 16, 32, 64, 128, 256, 512), registry=self.registry
         )
         self._replaced = Counter(
-            "mmx_decoders_replaced",
+            "mmx_workers_replaced",
             "Decoding processes that were replaced, by reason",
             ["reason"],
             registry=self.registry,
@@ -72,7 +72,7 @@ class Metrics:
         self._batch_rows.observe(rows)
 
     def replaced(self, reason: str) -> None:
-        """A decoding process was replaced."""
+        """A worker was replaced."""
         self._replaced.labels(reason).inc()
 
     def text(self) -> bytes:

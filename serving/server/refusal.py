@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
+from mmx.runtime.workers.task import Rejected
+
+# The status of each code of ``Rejected``.
+REJECTED = {
+    "too_long": 413,
+    "too_many_pixels": 413,
+    "too_slow": 422,
+    "too_much_memory": 422,
+    "decoder_crashed": 422,
+}
 
 
 class Refusal(Exception):
@@ -25,7 +35,9 @@ class Refusal(Exception):
 
 
 def refusal_of(error: MmxError) -> Refusal:
-    """The refusal for an error of the runtime: the sender's fault (422, 400), or the server's (500)."""
+    """The refusal for an error of the runtime: the sender's fault (413, 422, 400), or the server's (500)."""
+    if isinstance(error, Rejected):
+        return Refusal(REJECTED[error.code], error.code, error.message, error.hint)
     if isinstance(error, UsageError):
         return Refusal(400, "bad_request", error.message, error.hint)
     if isinstance(error, BadDataError):

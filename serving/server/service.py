@@ -6,11 +6,11 @@ import asyncio
 import hmac
 import itertools
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmx.runtime.workers.scratch import Scratch
 from mmx.serving.server.admission import Admission
 from mmx.serving.server.engine import Engine
 from mmx.serving.server.metrics import Metrics
@@ -40,19 +40,19 @@ class Service:
         self.cut_off = asyncio.Event()
         self._draining = False
         self._opened = False
-        self._folder = Path(tempfile.mkdtemp(prefix="mmx-serve-"))
+        self._scratch = Scratch("serve")
         self._numbers = itertools.count()
         self.metrics.watch(
             {
                 "requests": lambda: self.work.inside,
                 "uploads": lambda: self.uploads.inside,
-                "decode": lambda: self.engine.decoders.waiting,
+                "decode": lambda: self.engine.workers.waiting,
                 "batch": lambda: self.engine.batcher.waiting,
             }
         )
 
     async def open(self) -> None:
-        """Start the decoding processes and warm the network up."""
+        """Start the workers and warm the network up."""
         await self.engine.open()
         self._opened = True
 
@@ -60,7 +60,7 @@ class Service:
         """End everything and leave nothing behind."""
         self._opened = False
         await self.engine.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     def drain(self) -> None:
         """From now on take no request; those at hand go on."""
@@ -72,7 +72,7 @@ class Service:
             raise Refusal(
                 503, "shutting_down", "the server is shutting down", "try again later", retry_after=DRAINING_RETRY_S
             )
-        if not self._opened or not self.engine.decoders.alive or not self.engine.batcher.alive:
+        if not self._opened or not self.engine.workers.alive or not self.engine.batcher.alive:
             raise Refusal(503, "not_ready", "the server is not ready", "try again later", retry_after=1)
 
     def check_key(self, authorization: str) -> None:
@@ -87,7 +87,7 @@ class Service:
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """An empty folder for one upload, gone afterwards. Its name is a number."""
-        folder = self._folder / str(next(self._numbers))
+        folder = self._scratch.path / str(next(self._numbers))
         folder.mkdir(mode=0o700)
         try:
             yield folder

@@ -16,7 +16,7 @@ class Limits:
         upload_bytes: of the whole body, counted while it streams in. text_bytes, transcript_bytes: of those parts.
         upload_s: for the whole body to arrive. idle_s: without a byte of it. header_s: for a request's head.
         media_s, media_pixels: length of the media, and width x height of the picture.
-        worker_bytes: address space of a decoding process. worker_s: what it may spend on one file.
+        worker_bytes: address space of a worker. worker_s: what it may spend on one file.
         deadline_s: from the complete upload to the whole answer; a request may ask for less.
     """
 

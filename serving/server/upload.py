@@ -16,7 +16,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from mmx.serving.server.decoders import Job
+from mmx.runtime.workers.task import Task
 from mmx.serving.server.refusal import Refusal
 from mmx.serving.server.settings import Limits
 
@@ -70,8 +70,8 @@ async def read_bytes(request: Request, limit: int, limits: Limits) -> bytes:
     return b"".join([chunk async for chunk in body(request, limit, limits)])
 
 
-async def read_form(request: Request, folder: Path, limits: Limits) -> Job:
-    """A multipart form into ``folder``: the job it asks for.
+async def read_form(request: Request, folder: Path, limits: Limits) -> Task:
+    """A multipart form into ``folder``: the task it asks for.
 
     Raises:
         Refusal: see ``body``; 400 for a broken form, 413 for a part that is too large.
@@ -97,7 +97,7 @@ async def read_form(request: Request, folder: Path, limits: Limits) -> Job:
         async for chunk in body(request, limits.upload_bytes, limits):
             parser.write(chunk)
         parser.finalize()
-        return form.job()
+        return form.task()
     except FormParserError as e:
         raise _broken("a part is not as multipart/form-data has it") from e
     finally:
@@ -165,7 +165,7 @@ class _Form:
         if self._video is not None:
             self._video.close()
 
-    def job(self) -> Job:
+    def task(self) -> Task:
         """What the whole form asks for."""
         if not self._whole:
             raise _broken("it ends early")
@@ -182,7 +182,14 @@ class _Form:
             name = f"transcript.{transcript_kind(bytes(transcript))}"
             (self._folder / name).write_bytes(transcript)
         said = text.decode("utf-8", "replace") if text is not None else None
-        return Job(self._folder, said, name, _window(self._short.get("window")))
+        return Task(
+            self._folder / "video",
+            said,
+            self._folder / name if name else None,
+            _window(self._short.get("window")),
+            name="video",
+            transcript_name=name,
+        )
 
 
 def transcript_kind(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""``mmx predict --jobs/--out/--resume``: many files, some bad, killed and gone on with."""
+"""``mmx predict --workers/--out/--resume``: many files, some bad, killed and gone on with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from mmx.cli.main import main
 
-OPTIONS = ["--backend", "onnxruntime", "--threads", "1", "--jobs", "2"]
+OPTIONS = ["--backend", "onnxruntime", "--threads", "1", "--workers", "2"]
 
 
 @pytest.fixture(scope="module")

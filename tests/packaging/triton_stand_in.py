@@ -147,6 +147,8 @@ class Server:
             self._request = InferenceRequest
             yield self
         finally:
+            for model in self.python.values():
+                getattr(model, "finalize", lambda: None)()
             for name in names:
                 sys.modules.pop(name, None)
             sys.modules.update(before)

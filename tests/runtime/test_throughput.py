@@ -11,27 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmx.runtime import FileResult, Item, MmxError, Pipeline, Prediction, Predictor, Sample, Span
-from mmx.runtime import preprocess as preprocess_module
+from mmx.runtime import FileResult, MmxError, Pipeline, Prediction, Predictor, Sample, Span, Task
 from mmx.runtime import throughput_run as run_module
 from mmx.runtime.errors import BadDataError, UsageError
-from mmx.runtime.media.reader import Frame
 from mmx.runtime.packing import rows
-from mmx.runtime.preprocess import Preprocessor, Segment
+from mmx.runtime.preprocess import Segment
+from mmx.runtime.workers.blocking import Workers
 
 WORDS = ["never", "mind", "what", "they", "said", "about", "the", "weather", "in", "those", "hills"]
 
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_bundle: Path) -> Iterator[Pipeline]:
-    with Pipeline(tiny_bundle, backend="onnxruntime", jobs=3, threads=1, max_rows=40) as opened:
+    with Pipeline(tiny_bundle, backend="onnxruntime", workers=3, threads=1, max_rows=40) as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("mmx-")] == []
+    assert [thread.name for thread in threading.enumerate() if thread.name in ("mmx-read", "mmx-answer")] == []
 
 
 def values(prediction: Prediction) -> np.ndarray:
@@ -51,12 +50,12 @@ def test_the_answers_and_their_order_are_those_of_the_predictor(
 ) -> None:
     spans = [Span(0, 2.5, "Ever tried."), Span(2, 6, clip[1]), Span(6, 30, None)]
     items = [
-        *(Item(tone, text=" ".join(WORDS[:n])) for n in (11, 0, 7, 1, 9, 3)),
-        Item(black),
-        Item(tone, window=0.4),
-        Item(tmp_path / "absent.mp4"),
-        Item(clip[0], transcript=spans),
-        Item(black, text="I am glad."),
+        *(Task(tone, text=" ".join(WORDS[:n])) for n in (11, 0, 7, 1, 9, 3)),
+        Task(black),
+        Task(tone, window=0.4),
+        Task(tmp_path / "absent.mp4"),
+        Task(clip[0], transcript=spans),
+        Task(black, text="I am glad."),
     ]
     results = list(pipeline.run(items))
     assert [result.file for result in results] == [str(item.path) for item in items]
@@ -94,15 +93,29 @@ def segments_of(*sizes: tuple[int, int, int]) -> list[Segment]:
     return made
 
 
+class MadeUp:
+    """A ``Reading`` of segments that no file holds."""
+
+    def __init__(self, segments: Iterator[Segment]) -> None:
+        self._segments = segments
+        self._closed = threading.Event()
+
+    def __iter__(self) -> Iterator[Segment]:
+        for segment in self._segments:
+            if self._closed.is_set():
+                return
+            yield segment
+
+    def close(self) -> None:
+        self._closed.set()
+
+
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Iterator[Segment]]], None]:
-    """Put a generator of segments (path) -> Segments in the place of reading files."""
+    """Put a generator of segments (path) -> Segments in the place of the workers."""
 
     def put(read: Callable[..., Iterator[Segment]]) -> None:
-        def segments(self: Preprocessor, path: str, **options: Any) -> Iterator[Segment]:
-            yield from read(path)
-
-        monkeypatch.setattr(Preprocessor, "segments", segments)
+        monkeypatch.setattr(Workers, "read", lambda self, task: MadeUp(read(task.path)))
 
     return put
 
@@ -124,6 +137,7 @@ def test_batches_span_files_sorted_by_length_and_within_bounds(
 
     made_up(read)
     monkeypatch.setattr(run_module, "WINDOW", 4)
+    monkeypatch.setattr(run_module, "IDLE_S", 600.0)
     batches: list[list[Sample]] = []
     real = pipeline.network.predict
 
@@ -196,7 +210,7 @@ def test_a_fault_of_the_network_stays_with_its_file(
 
 
 def test_a_fault_of_mmx_or_of_an_item_stays_with_its_file(pipeline: Pipeline, made_up: Any, tone: Path) -> None:
-    (bad,) = pipeline.run([Item(tone, text="a", transcript="b.srt")])
+    (bad,) = pipeline.run([Task(tone, text="a", transcript="b.srt")])
     assert isinstance(bad.error, UsageError) and bad.predictions == ()
 
     def read(path: str) -> Iterator[Segment]:
@@ -238,24 +252,6 @@ def test_leaving_early_stops_all_threads(pipeline: Pipeline, made_up: Any) -> No
         take(pipeline.run(["first", "long"]))
 
 
-def test_a_file_in_the_middle_of_a_segment_is_left_too(
-    pipeline: Pipeline, black: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An utterance of two minutes is not read to its end when nobody waits for it."""
-    started = threading.Event()
-
-    def frames(*_: Any, **__: Any) -> Iterator[Frame]:
-        while True:
-            started.set()
-            yield Frame(0, 0.0, np.zeros((30, 40, 3), np.uint8))
-
-    monkeypatch.setattr(preprocess_module, "read_segments", frames)
-    results = pipeline.run(["absent.mp4", black])
-    assert next(results).error is not None
-    assert started.wait(30)
-    results.close()
-
-
 def test_a_broken_machine_is_an_exception_and_no_silence(
     pipeline: Pipeline, made_up: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +265,7 @@ def test_a_broken_machine_is_an_exception_and_no_silence(
 
 
 def test_arguments_that_make_no_sense(tiny_bundle: Path) -> None:
-    for arguments, words in (({"jobs": 0}, "jobs is 0"), ({"max_rows": -1}, "max_rows"), ({"batch_size": 0}, "batch")):
+    wrong = {"workers": (0, "workers is 0"), "max_rows": (-1, "max_rows"), "batch_size": (0, "batch")}
+    for name, (value, words) in wrong.items():
         with pytest.raises(UsageError, match=words):
-            Pipeline(tiny_bundle, backend="onnxruntime", **arguments)
+            Pipeline(tiny_bundle, backend="onnxruntime", **{name: value})  # type: ignore[arg-type]

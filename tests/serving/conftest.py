@@ -43,11 +43,11 @@ class Server:
         return self.process.pid
 
     def workers(self) -> list[int]:
-        """The numbers of its decoding processes."""
+        """The numbers of its workers."""
         found = []
         for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
             with suppress(OSError):  # it has ended meanwhile
-                if b"mmx.serving.server.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"mmx.runtime.workers.process" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(int(child))
         return found
 
@@ -122,7 +122,7 @@ def running(bundle: Path, *options: str, scratch: Path | None = None) -> Iterato
 
 @pytest.fixture(scope="session")
 def server(tiny_bundle: Path) -> Iterator[Server]:
-    """A server with the default settings, one decoding process. Leave it as you found it."""
+    """A server with the default settings, one worker. Leave it as you found it."""
     with running(tiny_bundle, "--workers", "1") as started:
         yield started
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 import wave
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +23,7 @@ import pytest
 
 from mmx.cli.main import main
 from mmx.runtime import Bundle, Predictor
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 
 pytest.importorskip("pyarrow", reason="pip install 'mmx[batch]'")
 pytest.importorskip("fsspec", reason="pip install 'mmx[batch]'")
@@ -26,11 +33,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.registry import known_implementations
 
+from mmx.runtime.workers.task import Task
 from mmx.serving.batch.fetch import fetch, fetch_all
-from mmx.serving.batch.inputs import Task, find_tasks
-from mmx.serving.batch.output import Results, Row, rows_of
-from mmx.serving.batch.run import Progress, collect
-from mmx.serving.batch.supervised import answer_supervised
+from mmx.serving.batch.inputs import Asked, find_tasks, with_keys
+from mmx.serving.batch.lines import LinesFile
+from mmx.serving.batch.parquet import ParquetFolder, Row
+from mmx.serving.batch.results import Record, Results, made_with
+from mmx.serving.batch.run import collect, open_results
 
 
 def sound(path: Path, seconds: float, hertz: float) -> Path:
@@ -105,47 +114,214 @@ def test_the_same_command_again_does_what_is_left(media: Path, tiny_bundle: Path
     command = (tiny_bundle, media, "--out", out, "--threads", "1", "--backend", "onnxruntime")
     assert run(tiny_bundle, *sorted(media.glob("[01].wav")), *command[2:]) == 0
     before = {shard.name: shard.read_bytes() for shard in out.glob("part-*")}
-    (out / ".part-00001-dead.parquet.tmp").write_bytes(b"half a shard")  # what a kill leaves
+    (out / ".part-00001-dead.parquet.tmp-1234.parquet").write_bytes(b"half a shard")  # what a kill leaves
     assert run(*command) == 5
     assert run(*command) == 5  # nothing left to do, and the error is still one
-    assert not list(out.glob(".*.tmp"))
+    assert not list(out.glob(".*"))
     assert {name: (out / name).read_bytes() for name in before} == before
     assert sorted(row["file"] for row in read(out)) == sorted(
         str(path) for path in media.rglob("*") if path.suffix in (".wav", ".mp4")
     )
 
-    sound(media / "broken.mp4", 1, 300)  # mended
-    assert run(*command) == 5
-    assert run(*command, "--retry") == 0
+    sound(media / "broken.mp4", 1, 300)  # mended: other content is another file
+    assert run(*command) == 0
     rows = read(out)
     assert len(rows) == 6 and not any(row["error"] for row in rows)
 
 
-def test_what_is_answered_is_kept_when_a_run_is_broken_off(tiny_bundle: Path, tmp_path: Path) -> None:
-    manifest = Bundle.open(tiny_bundle).manifest
+def record(asked: Asked, content: str = "") -> Record:
+    name = asked.task.shown
+    return Record(asked.key, name, content, (), BadDataError(f"{name} is broken", "mend it"))
+
+
+@pytest.fixture(params=["out", "out.jsonl", "out.csv"])
+def open_any(request: pytest.FixtureRequest, tiny_bundle: Path, tmp_path: Path) -> Callable[..., Results]:
+    """Opens results in each form."""
+    bundle = Bundle.open(tiny_bundle)
+
+    def opened(**made: Any) -> Results:
+        form = {"": "parquet", ".jsonl": "jsonl", ".csv": "csv"}[Path(request.param).suffix]
+        shards = {"shard_files": 3} if form == "parquet" else {}
+        made_now = {**made_with(bundle, "fp32", None, "exact"), **made}
+        return open_results(tmp_path / request.param, form, bundle, made_now, resume=True, **shards)
+
+    return opened
+
+
+def test_what_is_done_is_kept_when_a_run_is_broken_off(open_any: Callable[..., Results]) -> None:
     tasks = [Task(f"{number}.mp4") for number in range(10)]
-    asked: list[str] = []
+    begun: list[str] = []
 
-    def answer(todo: Sequence[Task]) -> Any:
-        for task in todo:
-            asked.append(task.path)
-            yield rows_of(task, (), BadDataError(f"{task.path} is broken", "mend it"))
+    def predict(todo: Sequence[Asked]) -> Any:
+        for asked in todo:
+            begun.append(asked.task.shown)
+            yield record(asked)
 
-    def stop_after_four(progress: Progress, _rows: Sequence[Row]) -> None:
-        if progress.failed == 4:
-            raise KeyboardInterrupt
+    def stop_after_four(results: Results) -> None:
+        for progress, _ in collect(tasks, predict, results):
+            if progress.failed == 4:
+                raise KeyboardInterrupt
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        Results(tmp_path / "out", manifest, {"model": 1}, shard_files=3) as results,
-    ):
-        collect(tasks, answer, results, stop_after_four)
-    with Results(tmp_path / "out", manifest, {"model": 1}, shard_files=3) as results:
-        progress = collect(tasks, answer, results, lambda *_: None)
+    with pytest.raises(KeyboardInterrupt), open_any() as results:
+        stop_after_four(results)
+    with open_any() as results:
+        *_, (progress, _last) = collect(tasks, predict, results)
     assert (progress.skipped, progress.failed, progress.failed_before, progress.worst) == (4, 6, 4, 5)
-    assert asked == [task.path for task in tasks]  # each once
-    assert [row["file"] for row in read(tmp_path / "out")] == asked
-    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 4  # 3 + 1, 3 + 3
+    assert begun == [task.shown for task in tasks]  # each once
+    with open_any() as results:
+        assert sorted(done.file for done in results.done.values()) == begun
+        with pytest.raises(UsageError, match="another mmx batch or mmx predict is writing"):
+            open_any()
+    with pytest.raises(UsageError, match="made with another graph, window"):
+        open_any(graph="another", window=2.0)
+
+
+def test_other_words_and_other_content_are_done_again_and_nothing_stands_twice(
+    open_any: Callable[..., Results], tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{number}.wav" for number in range(4)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    begun: list[str] = []
+
+    def predict(todo: Sequence[Asked]) -> Any:
+        for asked in todo:
+            begun.append(Path(asked.task.path).name)
+            yield record(asked, fetch(asked, tmp_path).content)
+
+    def run_on(*tasks: Task) -> list[str]:
+        begun.clear()
+        with open_any() as results:
+            list(collect(tasks, predict, results))
+        with open_any() as results:
+            assert sorted(done.file for done in results.done.values()) == sorted(task.shown for task in tasks)
+        return list(begun)
+
+    srt = tmp_path / "words.srt"
+    srt.write_text("1")
+    tasks = [Task(files[0]), Task(files[1], "said"), Task(files[2], transcript=str(srt)), Task(files[3])]
+    assert run_on(*tasks) == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    assert run_on(*tasks) == []
+    stat = files[0].stat()
+    files[0].write_bytes(b"other")  # as long as before, and as old
+    os.utime(files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    files[3].unlink()  # what is gone keeps its answer
+    assert run_on(*tasks) == ["0.wav"]
+    assert run_on(tasks[0], Task(files[1], "said otherwise"), *tasks[2:]) == ["1.wav"]
+    srt.write_text("2")
+    assert run_on(tasks[0], Task(files[1], "said otherwise"), *tasks[2:]) == ["2.wav"]
+
+
+def test_a_record_that_was_cut_off_is_done_again(tiny_bundle: Path, media: Path, tmp_path: Path) -> None:
+    """Cut the file where a kill could have: what was whole is kept, the rest done again."""
+    bundle = Bundle.open(tiny_bundle)
+    asked = with_keys([Task(str(media / f"{number}.wav")) for number in range(3)])
+    made = made_with(bundle, "fp32", None, "exact")
+    for form in ("jsonl", "csv"):
+        path = tmp_path / f"whole.{form}"
+        ends = []
+        with open_results(path, form, bundle, made, resume=True) as results:
+            for each in asked:
+                results.add(record(each, 'with\n"quotes", and a comma'))
+                ends.append(path.stat().st_size)
+        whole = path.read_bytes()
+        near_ends = {end - back for end in [0, *ends] for back in range(-3, 9)}
+        for cut in sorted({*range(0, len(whole), 211), *near_ends} & set(range(len(whole)))):
+            path.write_bytes(whole[:cut])
+            with open_results(path, form, bundle, made, resume=True) as results:
+                assert isinstance(results, LinesFile)
+                assert len(results.done) == sum(end <= cut for end in ends), (form, cut)
+                if cut % 50 == 0:
+                    for each in asked:
+                        results.add(record(each, 'with\n"quotes", and a comma'))
+            if cut % 50 == 0:
+                assert path.read_bytes() == whole
+
+
+def test_csv_and_json_lines_hold_what_parquet_holds(media: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    options = ("--window", "0.8", "--backend", "onnxruntime", "--threads", "1", "--workers", "1")
+    for out in ("out", "out.jsonl", "out.csv"):
+        assert run(tiny_bundle, media, *options, "--out", tmp_path / out) == 5
+        assert run(tiny_bundle, media, *options, "--out", tmp_path / out) == 5
+    rows = read(tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    with (tmp_path / "out.csv").open(newline="") as file:
+        flat = list(csv.DictReader(file))
+    assert [row["file"] for row in flat] == [row["file"] for row in rows]
+    predictions = iter([prediction for line in lines for prediction in line["predictions"]])
+    for row, one in zip(rows, flat, strict=True):
+        assert (one["error"] or None) == row["error"]
+        if row["error"]:
+            continue
+        prediction = next(predictions)
+        assert prediction["file"] == row["file"] and prediction["start"] == row["start"] == float(one["start"])
+        for label, value in (row["probabilities"] or {}).items():
+            assert float(one[f"probabilities.{label}"]) == pytest.approx(value, abs=1e-5)
+            assert prediction["probabilities"][label] == pytest.approx(value, abs=1e-5)
+        assert one["labels"] == ";".join(row["labels"])
+
+
+def test_the_filter_of_the_docs_gives_rows_without_an_error(tiny_bundle: Path, media: Path, tmp_path: Path) -> None:
+    assert run(tiny_bundle, media, "--out", tmp_path / "results", "--threads", "1") == 5
+    docs = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(import pyarrow.*?)```", docs, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(example.replace('"results"', repr(str(tmp_path / "results"))), found)
+    files = found["table"]["file"].to_pylist()
+    assert len(files) == 5 and not any("broken" in file for file in files)
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl", "out.csv"])
+def test_a_full_disk_is_one_line(
+    name: str,
+    media: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From the start, and in the middle; then with room again the same command goes on."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    command = (tiny_bundle, media, "--out", tmp_path / name, "--threads", "1", "--backend", "onnxruntime")
+    true_write, true_table = os.write, pq.write_table
+    room = 0
+
+    def write(file: int, data: Any) -> int:
+        nonlocal room
+        if not os.path.samestat(os.fstat(file), (tmp_path / name).stat()):
+            return true_write(file, data)
+        if room <= 0:
+            raise full
+        taken = true_write(file, data[:room])
+        room -= taken
+        return taken
+
+    def write_table(*args: Any, **options: Any) -> None:
+        if room <= 0:
+            raise full
+        true_table(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", write)
+        patched.setattr(pq, "write_table", write_table)
+        for room in (0, 2000):
+            if name == "out" and room:
+                continue
+            assert run(*command) == EnvironmentMissing.exit_code
+            error = capsys.readouterr().err
+            assert f"{tmp_path / name}" in error and "cannot be written" in error and "free some space" in error
+            assert "Traceback" not in error
+    assert run(*command) == 5
+    if name == "out":
+        assert len(read(tmp_path / "out")) == 6
+
+
+def test_no_room_for_temporary_files_is_one_line(
+    media: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert run(tiny_bundle, media, "--out", tmp_path / "out", "--threads", "1") == EnvironmentMissing.exit_code
+    assert "no room for temporary files" in capsys.readouterr().err
 
 
 def test_results_of_another_model_or_another_run_are_not_mixed(
@@ -155,16 +331,11 @@ def test_results_of_another_model_or_another_run_are_not_mixed(
     assert run(tiny_bundle, media / "0.wav", "--out", out, "--threads", "1") == 0
     assert run(tiny_bundle, media, "--out", out, "--window", "1") == UsageError.exit_code
     assert "made with another window" in capsys.readouterr().err
-    with Results(out, Bundle.open(tiny_bundle).manifest, _made_with(out)):
+    with ParquetFolder(out, Bundle.open(tiny_bundle).manifest, json.loads((out / "_run.json").read_text())):
         assert run(tiny_bundle, media, "--out", out) == UsageError.exit_code
-    assert "another mmx batch is writing" in capsys.readouterr().err
+    assert "another mmx batch or mmx predict is writing" in capsys.readouterr().err
     assert run(tiny_bundle, media, "--out", media) == UsageError.exit_code
     assert "which mmx batch did not write" in capsys.readouterr().err
-
-
-def _made_with(out: Path) -> dict[str, Any]:
-    known = json.loads((out / "_run.json").read_text())
-    return {name: value for name, value in known.items() if name != "schema_version"}
 
 
 def test_inputs_of_every_kind_name_each_file_once(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,29 +350,114 @@ def test_inputs_of_every_kind_name_each_file_once(media: Path, tmp_path: Path, m
     memory.pipe("/videos/x.mp4", b"x")
     memory.pipe("/videos/y.mp4", b"y")
 
+    allow = ("memory",)
     assert find_tasks([str(tmp_path / "list.txt")]) == [Task(one), Task(two)]
     assert find_tasks([str(tmp_path / "list.csv")]) == [Task(one, "said"), Task(two)]
-    assert find_tasks([str(tmp_path / "list.parquet")]) == [
+    assert find_tasks([str(tmp_path / "list.parquet")], allow=allow) == [
         Task(one),
         Task("memory://bucket/b.mp4", None, "memory://bucket/b.srt"),
     ]
-    assert find_tasks(["memory://videos/*.mp4"]) == [Task("memory:///videos/x.mp4"), Task("memory:///videos/y.mp4")]
+    found = find_tasks(["memory://videos/*.mp4"], allow=allow)
+    assert found == [Task("memory:///videos/x.mp4"), Task("memory:///videos/y.mp4")]
     assert find_tasks([str(media / "*.wav"), one, str(tmp_path / "list.txt")]) == [
         Task(str(media / f"{number}.wav")) for number in range(3)
     ]
-    names = [Path(task.path).name for task in find_tasks([str(media)])]
+    names = [Path(str(task.path)).name for task in find_tasks([str(media)])]
     assert names == ["0.wav", "1.wav", "2.wav", "black.mp4", "broken.mp4", "3.wav"]
     (media / "1.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nWords\n")
     assert find_tasks([one, two], beside=True) == [Task(one, None, str(media / "1.srt")), Task(two)]
+    assert find_tasks([one], window=2.0) == [Task(one, window=2.0)]
 
-    assert find_tasks(["nowhere://b.mp4"]) == [Task("nowhere://b.mp4")]  # whose error will be its own
     monkeypatch.setitem(known_implementations, "far", {"class": "no_such_package.Far", "err": "install it"})
     with pytest.raises(EnvironmentMissing, match="far:// URLs cannot be read: install it"):
-        find_tasks([one, "far://b.mp4"])
+        find_tasks([one, "far://b.mp4"], allow=("far",))
 
     monkeypatch.setattr("sys.stdin", (tmp_path / "list.txt").open(encoding="utf-8-sig"))
     assert find_tasks(["-"]) == [Task(one), Task(two)]
-    assert len({task.key for task in (Task(one), Task(one, "said"), Task(one, None, "said"), Task(two))}) == 4
+    asked = with_keys([Task(one), Task(two), Task(one, "said"), Task(one, None, "said"), Task(one)])
+    assert len({each.key for each in asked}) == 5
+
+
+def test_hidden_files_and_links_in_circles_are_passed_over(media: Path) -> None:
+    (media / ".hidden").mkdir()
+    for hidden in (media / "._0.wav", media / ".hidden" / "0.wav", media / "deep" / "._3.wav"):
+        shutil.copy(media / "0.wav", hidden)
+    for name in ("up", "again"):
+        (media / "deep" / name).symlink_to(media)
+    names = ["0.wav", "1.wav", "2.wav", "3.wav"]
+    assert sorted(Path(str(task.path)).name for task in find_tasks([str(media)]))[:4] == names
+    assert len(find_tasks([str(media)])) == 6
+    found = find_tasks([str(media / "**" / "*.wav")])
+    assert sorted(Path(str(task.path)).name for task in found) == names
+
+
+SECRET = "open-sesame"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://[::1/x.mp4", "is no URL"),
+        (f"http://user:{SECRET}@host:port/x.mp4", "is no URL"),
+        (f"zip://a.mp4::file:///x/{'y'}.zip", "zip:// URLs are not followed"),
+        (f"simplecache::s3://{SECRET}@bucket/a.mp4", "simplecache:// URLs are not followed"),
+        ("reference://a.mp4", "not followed"),
+        ("memory://a.mp4", "not followed"),
+        (f"ftp://user:{SECRET}@host/a.mp4", "not followed"),
+    ],
+)
+def test_urls_that_are_not_followed(url: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(url)
+    for given in (url, str(tmp_path / "list.txt")):
+        with pytest.raises(UsageError, match=says) as told:
+            find_tasks([given])
+        assert SECRET not in str(told.value)
+
+
+def test_http_is_bounded_and_its_passwords_are_kept_secret(media: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get("Authorization")))
+            if self.path.startswith("/round"):
+                self.send_response(302)
+                self.send_header("Location", "/round")
+            elif self.path.startswith("/file"):
+                self.send_response(302)
+                self.send_header("Location", "file:///etc/passwd")
+            elif self.path.startswith("/1.wav"):
+                self.send_response(200)
+            else:
+                self.send_response(404)
+            self.end_headers()
+            if self.path.startswith("/1.wav"):
+                self.wfile.write((media / "1.wav").read_bytes())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        with_password = f"http://user:{SECRET}@{host}"
+        urls = [f"{with_password}/{name}?token={SECRET}&n=1" for name in ("1.wav", "round", "file", "none")]
+        (tmp_path / "list.txt").write_text("\n".join(urls))
+        out = tmp_path / "out.jsonl"
+        assert run(tiny_bundle, tmp_path / "list.txt", "--out", out, "--threads", "1") == 5
+        small = fetch(with_keys(find_tasks([urls[0]]))[0], tmp_path, max_bytes=100)
+        server.shutdown()
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    found = {line["file"]: line["error"] and line["error"]["message"] for line in lines}
+    name = f"http://***@{host}/{{}}?token=***&n=1"
+    assert found.keys() == {name.format(each) for each in ("1.wav", "round", "file", "none")}
+    assert found[name.format("1.wav")] is None
+    assert "HTTP 404" in found[name.format("none")]
+    assert "or to no HTTP" in found[name.format("file")]
+    assert sum(path.startswith("/round") for path, _ in asked) <= 12
+    assert asked[0][1] == "Basic dXNlcjpvcGVuLXNlc2FtZQ=="
+    assert SECRET not in out.read_text()
+    assert small.error is not None and "larger than" in small.error.message and SECRET not in str(small.error)
 
 
 @pytest.mark.parametrize(
@@ -254,49 +510,54 @@ def test_urls_are_downloaded_answered_and_removed(
     assert found[f"{there}/3.wav"]["error"].startswith(f"{there}/3.wav cannot be read: FileNotFoundError")
     assert not list((tmp_path / "scratch").iterdir())
 
-    refused = fetch(Task(f"{there}/1.wav"), max_bytes=100)
-    assert refused.error is not None and "larger than" in refused.error.message
-    first = next(iter(downloads := fetch_all([Task(f"{there}/1.wav")] * 5, ahead=3)))
+    asked = with_keys([Task(f"{there}/1.wav")] * 5)
+    first = next(iter(downloads := fetch_all(asked, 3, tmp_path / "scratch")))
     downloads.close()
     first.discard()
     assert not list((tmp_path / "scratch").iterdir())
 
 
-DEADLY = """
-import os, sys
-from mmx.runtime.preprocess import Preprocessor
-true = Preprocessor.segments
-def segments(self, path, **options):
-    if "deadly" in str(path):
-        os.kill(os.getpid(), 9)
-    return true(self, path, **options)
-Preprocessor.segments = segments
-from mmx.serving.batch.worker import main
-main()
+KILLED = """
+import os, signal, sys
+from mmx.serving.batch.lines import LinesFile
+from mmx.serving.batch.parquet import ParquetFolder
+count = 0
+def killing(true):
+    def add(self, record):
+        global count
+        true(self, record)
+        count += 1
+        if count == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return add
+LinesFile.add, ParquetFolder.add = killing(LinesFile.add), killing(ParquetFolder.add)
+from mmx.cli.main import main
+main(sys.argv[2:])
 """
 
 
-def test_a_file_that_crashes_the_decoder_costs_its_own_answer(media: Path, tiny_bundle: Path) -> None:
-    files = [media / "0.wav", media / "deadly 1.wav", media / "1.wav", media / "broken.mp4", media / "deadly 2.wav"]
-    for name in ("deadly 1.wav", "deadly 2.wav"):
-        shutil.copy(media / "0.wav", media / name)
-    tasks = [Task(str(file)) for file in [*files, media / "2.wav"]]
-    options = {"bundle": str(tiny_bundle), "window": None, "backend": "onnxruntime", "jobs": 2, "threads": 1}
-    answers = list(answer_supervised(options, tasks, command=(sys.executable, "-c", DEADLY)))
-    assert sorted(rows[0]["task"] for rows in answers) == sorted(task.key for task in tasks)  # each once
-    errors = {Path(row["file"]).name: row["error"] for rows in answers for row in rows if row.get("error")}
-    assert errors.keys() == {"deadly 1.wav", "deadly 2.wav", "broken.mp4"}
-    assert errors["deadly 1.wav"] == f"{media / 'deadly 1.wav'} crashes the decoder (SIGKILL)"
-    assert "it is text" in errors["broken.mp4"]
-
-
-def test_a_worker_that_cannot_work_ends_the_run(media: Path, tiny_bundle: Path) -> None:
-    options = {"bundle": str(tiny_bundle), "window": None, "backend": "tpu"}
-    with pytest.raises(MmxError, match="no backend 'tpu'") as told:
-        list(answer_supervised(options, [Task(str(media / "0.wav"))]))
-    assert told.value.exit_code == UsageError.exit_code
-    with pytest.raises(EnvironmentMissing, match="cannot start: exit code 3"):
-        list(answer_supervised(options, [Task("a")], command=(sys.executable, "-c", "raise SystemExit(3)")))
+@pytest.mark.parametrize("name", ["out", "out.csv"])
+def test_a_killed_batch_leaves_nothing_and_is_gone_on_with(
+    name: str, media: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    out = tmp_path / name
+    command = ["batch", str(tiny_bundle), str(media), "--out", str(out), "--threads", "1", "--workers", "2"]
+    command += ["--backend", "onnxruntime", *(["--shard-files", "2"] if name == "out" else [])]
+    env = {**os.environ, "TMPDIR": str(scratch)}
+    for after in ("1", "3"):
+        killed = subprocess.run([sys.executable, "-c", KILLED, after, *command], env=env, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = subprocess.run([sys.executable, "-m", "mmx.cli.main", *command], env=env, capture_output=True, text=True)
+    assert done.returncode == 5, done.stderr
+    assert list(scratch.iterdir()) == []
+    files = sorted(str(path) for path in media.rglob("*") if path.suffix in (".wav", ".mp4"))
+    if name == "out":
+        assert sorted(row["file"] for row in read(out)) == files
+    else:
+        with out.open(newline="") as file:
+            assert sorted(row["file"] for row in csv.DictReader(file)) == files
 
 
 def test_a_missing_extra_is_named(

@@ -30,12 +30,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmx.runtime.throughput import Pipeline
+from mmx.runtime.workers.task import Task
 from mmx.serving.batch import on_ray
 from mmx.serving.batch.chunks import chunks_in, joined
-from mmx.serving.batch.inputs import Task
-from mmx.serving.batch.on_ray import Answer, Attempts, Read, Workers, answer_on_ray
-from mmx.serving.batch.output import Results, Row
-from mmx.serving.batch.run import Progress, answer_here, collect
+from mmx.serving.batch.inputs import with_keys
+from mmx.serving.batch.on_ray import Answer, Attempts, RayWorkers, Read, predict_on_ray, task_row
+from mmx.serving.batch.parquet import ParquetFolder
+from mmx.serving.batch.results import Record
+from mmx.serving.batch.run import Progress, collect, predict_here
 
 
 def sound(path: Path, seconds: float, hertz: float) -> Path:
@@ -52,11 +54,9 @@ def sound(path: Path, seconds: float, hertz: float) -> Path:
 def tasks(tmp_path: Path, black: Path) -> list[Task]:
     (tmp_path / "broken.mp4").write_text("nothing of the kind")
     sounds = [sound(tmp_path / f"{number}.wav", 0.5 + 0.3 * number, 200 * (number + 1)) for number in range(4)]
-    files = [*sounds[:2], tmp_path / "broken.mp4", *sounds[2:], black, Path("memory://nowhere/a.mp4")]
-    return [
-        Task(str(path).replace("memory:/", "memory://"), "Ever tried." if path in sounds[1:3] else None)
-        for path in files
-    ]
+    files = [*sounds[:2], tmp_path / "broken.mp4", *sounds[2:], black]
+    tasks = [Task(str(path), "Ever tried." if path in sounds[1:3] else None, window=0.4) for path in files]
+    return [*tasks, Task("memory://nowhere/a.mp4")]
 
 
 class StandIn:
@@ -76,72 +76,73 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 
 def table(tasks: Sequence[Task]) -> pa.Table:
-    schema = pa.schema([(name, pa.string()) for name in ("path", "text", "transcript")])
-    return pa.Table.from_pylist([vars(task) for task in tasks], schema)
+    return pa.table({"task": [task_row(asked) for asked in with_keys(tasks)]})
 
 
-def rows_by_task(tables: Sequence[pa.Table]) -> dict[str, list[Row]]:
+def records_of(tables: Sequence[pa.Table]) -> dict[str, Record]:
+    """By the file's name."""
     chunks: dict[str, dict[int, str]] = {}
     for chunk in pa.concat_tables(tables).to_pylist():
-        chunks.setdefault(chunk["task"], {})[chunk["number"]] = chunk["rows"]
-    return {key: joined(parts) for key, parts in chunks.items()}
+        chunks.setdefault(chunk["task"], {})[chunk["number"]] = chunk["part"]
+    records = [joined(parts) for parts in chunks.values()]
+    return {record.file: record for record in records}
 
 
-def same(ours: Sequence[Row], reference: Sequence[Row]) -> None:
-    """Compare rows in everything but the times."""
-    assert len(ours) == len(reference)
-    for one, other in zip(ours, reference, strict=True):
-        assert one.keys() == other.keys()
-        for name in one.keys() - {"timings_ms", "faces"}:
-            if name in ("logits", "probabilities"):
-                assert (one[name] or {}) == pytest.approx(other[name] or {}, rel=1e-5, abs=1e-6)
-            elif name not in ("modality_logits", "contributions"):
-                assert one[name] == (list(other[name]) if isinstance(other[name], tuple) else other[name]), name
+def same(ours: Record, reference: Record) -> None:
+    """Compare records in everything but the times."""
+    assert (ours.task, ours.file, ours.content) == (reference.task, reference.file, reference.content)
+    assert str(ours.error) == str(reference.error)
+    assert len(ours.predictions) == len(reference.predictions)
+    for one, other in zip(ours.predictions, reference.predictions, strict=True):
+        for name in ("file", "start", "end", "labels", "modalities", "left_out", "text", "flags"):
+            assert getattr(one, name) == getattr(other, name), name
+        assert one.logits == pytest.approx(other.logits, rel=1e-5, abs=1e-6)
 
 
-def here(bundle: Path, tasks: Sequence[Task], window: float | None) -> dict[str, list[Row]]:
-    with Pipeline(bundle, jobs=1, threads=1, backend="onnxruntime") as pipeline:
-        return {rows[0]["task"]: rows for rows in answer_here(pipeline, window, tasks)}
+def here(bundle: Path, tasks: Sequence[Task]) -> dict[str, Record]:
+    with Pipeline(bundle, workers=1, threads=1, backend="onnxruntime") as pipeline:
+        return {record.file: record for record in predict_here(pipeline, with_keys(tasks))}
 
 
 def test_the_workers_give_the_rows_of_one_machine(
     tasks: list[Task], tiny_bundle: Path, attempts: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_ray, "CHUNK_ROWS", 2)  # so that every file with windows comes in parts
-    workers = Workers(tiny_bundle, window=0.4, backend="onnxruntime", threads=1)
+    workers = RayWorkers(tiny_bundle, backend="onnxruntime", threads=1)
     read = list(Read(workers, attempts)(table(tasks)))
     chunks = [chunk for part in read for chunk in chunks_in(part)]
     assert max(chunk.number for chunk in chunks) > 0
-    found = rows_by_task([Answer(workers, attempts)(pa.concat_tables(read))])
-    expected = here(tiny_bundle, tasks, 0.4)
-    assert found.keys() == expected.keys() == {task.key for task in tasks}
+    found = records_of([Answer(workers, attempts)(pa.concat_tables(read))])
+    expected = here(tiny_bundle, tasks)
+    assert found.keys() == expected.keys() == {task.shown for task in tasks}
     for task in tasks:
-        same(found[task.key], expected[task.key])
-    assert [row["segment"] for row in found[tasks[4].key]] == [0, 1, 2]
-    assert "memory://nowhere/a.mp4 cannot be read" in found[tasks[-1].key][0]["error"]
+        same(found[task.shown], expected[task.shown])
+    assert len(found[tasks[4].shown].predictions) == 3
+    assert "memory://nowhere/a.mp4 cannot be read" in str(found[tasks[-1].shown].error)
 
 
 def test_a_file_that_kills_its_workers_gets_an_error_and_the_others_their_answers(
     tasks: list[Task], tiny_bundle: Path, attempts: StandIn
 ) -> None:
-    workers = Workers(tiny_bundle, backend="onnxruntime", threads=1)
+    workers = RayWorkers(tiny_bundle, backend="onnxruntime", threads=1)
     reader, network = Read(workers, attempts), Answer(workers, attempts)
+    keys = [asked.key for asked in with_keys(tasks)]
     alive = list(reader(table(tasks)))
     for _ in range(on_ray.TRIES):
-        attempts.begin.remote([f"read {tasks[0].key}"])  # a worker that began and never ended
+        attempts.begin.remote([f"read {keys[0]}"])  # an actor that began and never ended
     (dead, fine) = reader(table(tasks[:2]))
-    assert "3 workers died of it" in (error := rows_by_task([network(dead)])[tasks[0].key][0]["error"]), error
+    assert "3 actors died of it" in str(records_of([network(dead)])[tasks[0].shown].error)
     assert chunks_in(fine)[0].error is None
 
-    key = f"answer {tasks[1].key} 0"
+    key = f"answer {keys[1]} 0"
     attempts.begin.remote([key])  # a network died once with a batch that held this file
     for _ in range(on_ray.TRIES):
         attempts.begin.remote([f"{key} alone"])  # and then with it alone
-    found = rows_by_task([network(pa.concat_tables(alive))])
-    assert "3 workers died of it" in found[tasks[1].key][0]["error"]
-    expected = here(tiny_bundle, tasks, None)
+    found = records_of([network(pa.concat_tables(alive))])
+    assert "3 actors died of it" in str(found[tasks[1].shown].error)
+    expected = here(tiny_bundle, tasks)
     for task in (tasks[0], *tasks[2:]):
-        same(found[task.key], expected[task.key])
+        same(found[task.shown], expected[task.shown])
 
 
 def test_without_ray_the_command_says_what_to_install(
@@ -188,9 +189,11 @@ def many(clip: Path, folder: Path, sounds: int, clips: int) -> list[Task]:
 
 
 def run(bundle: Path, tasks: Sequence[Task], out: Path, report: Any = lambda *_: None, **options: Any) -> Progress:
-    workers = Workers(bundle, backend="onnxruntime", threads=1, readers=(1, 3), networks=(1, 2), **options)
-    with Results(out, Bundle.open(bundle).manifest, {"model": 1}, shard_files=8) as results:
-        return collect(tasks, lambda todo: answer_on_ray(workers, None, todo), results, report)
+    workers = RayWorkers(bundle, backend="onnxruntime", threads=1, readers=(1, 3), networks=(1, 2), **options)
+    with ParquetFolder(out, Bundle.open(bundle).manifest, {"model": 1}, shard_files=8) as results:
+        for progress, record in collect(tasks, lambda todo: predict_on_ray(workers, None, todo), results):
+            report(progress, record)
+        return progress
 
 
 def files_in(out: Path) -> list[str]:
@@ -217,7 +220,7 @@ def test_workers_and_a_node_are_killed_and_every_file_is_answered_once(
     tasks = many(clip[0], tmp_path / "media", sounds=40, clips=9)
     killed: list[str] = []
 
-    def kill(progress: Progress, _rows: Sequence[Row]) -> None:
+    def kill(progress: Progress, _record: Record | None) -> None:
         done = progress.answered + progress.failed
         nodes = cluster.list_all_nodes()
         if done == 4:
@@ -233,14 +236,14 @@ def test_workers_and_a_node_are_killed_and_every_file_is_answered_once(
     progress = run(tiny_bundle, tasks, tmp_path / "out", kill)
     assert killed == ["reader", "network", "node"]
     assert (progress.answered, progress.failed) == (len(tasks) - 1, 1)
-    assert files_in(tmp_path / "out") == [task.path for task in tasks]  # nothing lost, nothing twice
+    assert files_in(tmp_path / "out") == [task.shown for task in tasks]  # nothing lost, nothing twice
 
-    with Pipeline(tiny_bundle, jobs=1, threads=1, backend="onnxruntime") as pipeline:
-        expected = {rows[0]["file"]: rows for rows in answer_here(pipeline, None, tasks)}
+    expected = here(tiny_bundle, tasks)
     for row in pq.read_table(tmp_path / "out").to_pylist():
-        (reference,) = expected[row["file"]]
-        assert row["error"] == reference.get("error")
-        assert (row["logits"] or {}) == pytest.approx(reference.get("logits") or {}, rel=1e-5, abs=1e-6)
+        reference = expected[row["file"]]
+        assert row["error"] == (reference.error.message if reference.error else None)
+        logits = reference.predictions[0].logits if reference.predictions else {}
+        assert (row["logits"] or {}) == pytest.approx(logits, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -248,7 +251,7 @@ def test_a_broken_off_run_goes_on_where_it_was(cluster: Any, tiny_bundle: Path, 
     (tmp_path / "media").mkdir()
     tasks = many(Path(__file__), tmp_path / "media", sounds=30, clips=0)
 
-    def stop(progress: Progress, _rows: Sequence[Row]) -> None:
+    def stop(progress: Progress, _record: Record | None) -> None:
         if progress.answered == 12:
             raise KeyboardInterrupt
 
@@ -258,14 +261,14 @@ def test_a_broken_off_run_goes_on_where_it_was(cluster: Any, tiny_bundle: Path, 
     assert len(kept) == len(set(kept)) >= 12
     progress = run(tiny_bundle, tasks, tmp_path / "out")
     assert progress.skipped == len(kept)
-    assert files_in(tmp_path / "out") == [task.path for task in tasks]
+    assert files_in(tmp_path / "out") == [task.shown for task in tasks]
 
 
 class Deadly(Read):
-    """A reader that a certain file kills, as a decoder's crash would."""
+    """A reader that a certain file kills, though it is read in a process of its own."""
 
     def _chunks(self, fetched: Any) -> Any:
-        if fetched.error is None and "sound3" in fetched.task.path:
+        if fetched.error is None and "sound3" in str(fetched.task.path):
             time.sleep(0.2)  # let what was read before it leave the process
             os._exit(1)
         return super()._chunks(fetched)
@@ -287,12 +290,16 @@ def test_a_file_that_crashes_its_reader_does_not_stop_the_run(
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     assert (progress.answered, progress.failed) == (9, 2)
     errors = {row["file"]: row["error"] for row in pq.read_table(tmp_path / "out").to_pylist() if row["error"]}
-    assert "3 workers died of it" in errors[str(tmp_path / "media" / "sound3.wav")]
-    assert files_in(tmp_path / "out") == [task.path for task in tasks]
+    assert "3 actors died of it" in errors[str(tmp_path / "media" / "sound3.wav")]
+    assert files_in(tmp_path / "out") == [task.shown for task in tasks]
 
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_start_is_told(cluster: Any, tiny_bundle: Path, tmp_path: Path) -> None:
     sound(tmp_path / "a.wav", 1, 300)
     with pytest.raises(EnvironmentMissing, match="TensorRT"):
-        list(answer_on_ray(Workers(tiny_bundle, backend="tensorrt"), None, [Task(str(tmp_path / "a.wav"))]))
+        list(
+            predict_on_ray(
+                RayWorkers(tiny_bundle, backend="tensorrt"), None, with_keys([Task(str(tmp_path / "a.wav"))])
+            )
+        )

@@ -20,6 +20,7 @@ from mmx.runtime import Prediction, Predictor
 from mmx.runtime.media.faces.resample import resize_opencv_area
 from mmx.runtime.preprocess import Preprocessor
 from mmx.serving.server import openapi
+from mmx.serving.server.refusal import REJECTED
 
 NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 VTT = "WEBVTT\n\n00:00.000 --> 00:01.500\nI am so glad.\n\n00:01.500 --> 00:03.000\nNo matter.\n"
@@ -200,7 +201,7 @@ def test_limits_of_bytes_seconds_and_pixels(start: Any, film: Path) -> None:
 
         chunked = server.post(content=undeclared(), headers={"content-type": "multipart/form-data; boundary=a"})
         assert (chunked.status_code, chunked.json()["error"]["code"]) == (413, "too_large")
-        assert server.metric("mmx_decoders_replaced_total") == 0
+        assert server.metric("mmx_workers_replaced_total") == 0
     with start("--max-pixels", "10000", "--workers", "1") as server:
         assert server.post(files={"video": long}).json()["error"]["code"] == "too_many_pixels"
 
@@ -283,6 +284,7 @@ def test_the_docs_list_every_refusal_and_every_metric(server: Any) -> None:
     docs = (root / "docs" / "serving.md").read_text(encoding="utf-8")
     code = "".join(path.read_text(encoding="utf-8") for path in (root / "serving" / "server").glob("*.py"))
     refusals = set(re.findall(r"Refusal\(\s*(\d{3}),\s*\"(\w+)\"", code))
+    refusals |= {(str(status), name) for name, status in REJECTED.items()}
     assert len(refusals) > 15
     for status, name in refusals:
         assert int(status) in openapi.REFUSALS and name in openapi.REFUSALS[int(status)], name

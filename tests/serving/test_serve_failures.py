@@ -1,4 +1,4 @@
-"""What goes wrong while others are served. A decoding process that is stopped (SIGSTOP) stands for one at work, so that
+"""What goes wrong while others are served. A worker that is stopped (SIGSTOP) stands for one at work, so that
 nothing here depends on time.
 """
 
@@ -32,7 +32,7 @@ def state(pid: int) -> str:
 
 @pytest.fixture(scope="module")
 def small(start: Any) -> Iterator[Any]:
-    """A server with one decoding process and two places."""
+    """A server with one worker and two places."""
     with start("--workers", "1", "--queue", "2") as started:
         yield started
 
@@ -45,9 +45,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def stopped(server: Any) -> Iterator[int]:
-    """Its one decoding process stands still inside."""
+    """Its one worker stands still inside."""
     server.at_rest()
-    until(lambda: len(server.workers()) == 1, "a decoding process")
+    until(lambda: len(server.workers()) == 1, "a worker")
     (worker,) = server.workers()
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -82,23 +82,51 @@ def test_a_full_queue_refuses_and_forgets_nobody(small: Any, tone: Path, pool: T
         assert logits(answer.result()) == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_crash_costs_one_request(small: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_worker_that_is_killed_costs_nobody_an_answer(small: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
     upload = {"video": tone.read_bytes()}
     expected = logits(small.post(files=upload))
     with stopped(small) as worker:
-        victim = pool.submit(small.post, files=upload)
-        in_work(small, 1)
-        waiting = pool.submit(small.post, files=upload)
+        waiting = [pool.submit(small.post, files=upload) for _ in range(2)]
         in_work(small, 2)
         os.kill(worker, signal.SIGKILL)
-        assert code(victim.result()) == (422, "decoder_crashed")
-    assert logits(waiting.result()) == pytest.approx(expected, abs=2e-5)
+        for each in waiting:
+            assert logits(each.result()) == pytest.approx(expected, abs=2e-5)
     until(lambda: len(small.workers()) == 1, "its successor")
     (idle,) = small.workers()
     assert idle != worker
-    os.kill(idle, signal.SIGKILL)  # between two requests: nobody's fault, and nobody notices
-    until(lambda: state(idle) in "ZX", "its end")
+    os.kill(idle, signal.SIGKILL)  # between two requests
     assert logits(small.post(files=upload)) == pytest.approx(expected, abs=2e-5)
+
+
+# In every worker: a file that says so crashes the decoder.
+CRASH = """
+import os, signal, sys
+if "mmx.runtime.workers.process" in sys.orig_argv:
+    from mmx.runtime.preprocess import Preprocessor
+    true = Preprocessor.segments
+    def segments(self, path, **options):
+        with open(path, "rb") as file:
+            if file.read().endswith(b"DEADLY"):
+                os.kill(os.getpid(), signal.SIGSEGV)
+        yield from true(self, path, **options)
+    Preprocessor.segments = segments
+"""
+
+
+def test_a_crash_costs_one_request(
+    start: Any, tone: Path, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CRASH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    good, deadly = {"video": tone.read_bytes()}, {"video": tone.read_bytes() + b"DEADLY"}
+    with start("--workers", "2") as server:
+        expected = logits(server.post(files=good))
+        answers = [pool.submit(server.post, files=deadly if number % 3 == 1 else good) for number in range(6)]
+        for number, answer in enumerate(answers):
+            if number % 3 == 1:
+                assert code(answer.result()) == (422, "decoder_crashed")
+            else:
+                assert logits(answer.result()) == pytest.approx(expected, abs=2e-5)
 
 
 def test_a_deadline_is_kept_though_decoding_hangs(small: Any, tone: Path) -> None:
@@ -184,11 +212,26 @@ def test_sigterm_ends_with_a_reason_for_those_it_cannot_wait_for(
         assert not list(tmp_path.glob("mmx-*"))
 
 
-def test_a_killed_server_leaves_no_process(start: Any) -> None:
-    with start("--workers", "2") as server:
+def test_a_killed_server_leaves_no_process_and_the_next_no_file(start: Any, tone: Path, tmp_path: Path) -> None:
+    with start("--workers", "2", scratch=tmp_path) as server:
         workers = server.workers()
+        os.kill(workers[0], signal.SIGSTOP)  # one that hangs
         server.process.kill()
         until(lambda: all(state(worker) in "ZX" for worker in workers), "the processes to end")
+    (left,) = tmp_path.glob("mmx-serve-*")
+    with start("--workers", "1", scratch=tmp_path) as server:
+        assert not left.exists()
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.wait(PATIENCE_S) == 0
+    assert not list(tmp_path.glob("mmx-*"))
+
+
+def test_workers_do_not_have_the_key(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMX_API_KEY", "sixteen characters or more")
+    with start("--workers", "1") as server:
+        assert b"sixteen" in Path(f"/proc/{server.pid}/environ").read_bytes()
+        for worker in server.workers():
+            assert b"sixteen" not in Path(f"/proc/{worker}/environ").read_bytes()
 
 
 def test_many_at_once_get_their_own_answers(server: Any, tone: Path, pool: ThreadPoolExecutor) -> None:

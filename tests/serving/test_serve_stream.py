@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mmx.runtime import Prediction, Predictor
+from mmx.runtime.workers.task import Task
 from mmx.serving.server.answering import Answering
-from mmx.serving.server.decoders import Job
 from mmx.serving.server.refusal import Refusal
 from mmx.serving.server.service import Service
 from mmx.serving.server.settings import Settings
@@ -46,7 +46,7 @@ def test_segments_go_out_before_the_file_ends(
         service = Service(Settings(tiny_bundle, backend="onnxruntime", threads=1))
         first_is_out, go_on, forever = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def predict_file(_: Job) -> AsyncGenerator[Prediction, None]:
+        async def predict_file(_: Task) -> AsyncGenerator[Prediction, None]:
             yield prediction
             await go_on.wait()
             if ending == "fault":

@@ -1,7 +1,7 @@
 """Segments on their way from one process to another: plain data, checked where it arrives.
 
-Between a decoding process and the server (``server.wire``), Triton's models (``packaging.triton_models``) and Ray's
-workers (``batch.chunks``) everything of a segment but its sample travels as JSON, the sample as arrays. What has read
+Between a worker and its parent (``wire``), Triton's models (``serving.packaging.triton_models``) and Ray's workers
+(``serving.batch.chunks``) everything of a segment but its sample travels as JSON, the sample as arrays. What has read
 hostile media may say anything; it cannot run code where it is read.
 """
 

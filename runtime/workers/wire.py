@@ -1,4 +1,4 @@
-"""How the server and a decoding process talk: frames of a JSON head and raw arrays, over pipes.
+"""How a worker and its parent talk: frames of a JSON head and raw arrays, over pipes.
 
 What a process says that has read hostile media can be wrong, but it cannot run code here, nor fill the memory.
 
@@ -19,7 +19,7 @@ import numpy as np
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.types import Sample
-from mmx.serving.segments import Arrays, about, segment_of
+from mmx.runtime.workers.segments import Arrays, about, segment_of
 
 MAX_HEAD = 16 * 2**20
 MAX_ARRAYS = 512 * 2**20
@@ -36,7 +36,7 @@ def pack_frame(head: Head, arrays: Arrays | None = None) -> bytes:
 
 
 def read_frame(file: BinaryIO) -> Head | None:
-    """The next frame's head, of a frame without arrays (what the server sends); None when the pipe is closed."""
+    """The next frame's head, of a frame without arrays (what the parent sends); None when the pipe is closed."""
     length = file.read(4)
     if len(length) < 4:
         return None
@@ -53,7 +53,7 @@ async def receive_frame(reader: asyncio.StreamReader) -> tuple[Head, Arrays]:
     """
     length = int.from_bytes(await reader.readexactly(4), "big")
     if length > MAX_HEAD:
-        raise BadDataError("a decoding process sent a head that is too long")
+        raise BadDataError("a worker sent a head that is too long")
     text = await reader.readexactly(length)
     try:
         head: Head = json.loads(text)
@@ -62,7 +62,7 @@ async def receive_frame(reader: asyncio.StreamReader) -> tuple[Head, Arrays]:
         if any(side < 0 for _, shape in shapes.values() for side in shape) or sum(sizes.values()) > MAX_ARRAYS:
             raise ValueError("arrays of impossible sizes")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise BadDataError(f"a decoding process sent no frame: {e}") from e
+        raise BadDataError(f"a worker sent no frame: {e}") from e
     arrays: Arrays = {}
     for name, (dtype, shape) in shapes.items():
         arrays[name] = np.frombuffer(await reader.readexactly(sizes[name]), dtype).reshape(shape)
@@ -84,4 +84,4 @@ def unpack_segment(head: Head, arrays: Arrays) -> Segment:
         sample = Sample(arrays.get("token_ids"), arrays["faces"], arrays["pieces"])
         return segment_of(head["about"], sample)
     except (KeyError, AttributeError) as e:
-        raise BadDataError(f"a decoding process sent no segment: {e}") from e
+        raise BadDataError(f"a worker sent no segment: {e}") from e
