@@ -162,18 +162,22 @@ class UpstreamPipeline:
         return logits.numpy()
 
     def _decode(self, clip: Clip) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
-        """RGB frames, the first at or after each interval, and the sound at the mel's rate."""
+        """RGB frames, the one on screen at each interval, and the sound at the mel's rate."""
         frames: list[NDArray[np.uint8]] = []
+        shown: av.VideoFrame | None = None
         resampler = av.AudioResampler("fltp", "mono", self._spec.mel.sample_rate)
         sound: list[NDArray[Any]] = []
         with av.open(str(clip.path)) as container:
             for frame in container.decode(container.streams.video[0], container.streams.audio[0]):
                 if isinstance(frame, av.VideoFrame):
-                    if (frame.time or 0.0) >= len(frames) * self._spec.video.interval_s - 1e-9:
-                        frames.append(upright_rgb(frame))
+                    if shown and (frame.time or 0.0) > len(frames) * self._spec.video.interval_s + 1e-3:
+                        frames.append(upright_rgb(shown))
+                    shown = frame
                 elif isinstance(frame, av.AudioFrame):
                     sound += [part.to_ndarray()[0] for part in resampler.resample(frame)]
             sound += [part.to_ndarray()[0] for part in resampler.resample(None)]
+        if shown and (shown.time or 0.0) + 1 / 25 > len(frames) * self._spec.video.interval_s + 1e-3:
+            frames.append(upright_rgb(shown))
         return frames, np.concatenate(sound).astype(np.float32)
 
     def _faces(self, frames: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
