@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmx.calibration.gate import CPU_ENGINES, Accuracy, Judge, Speed, measure_speed
 from mmx.calibration.layers import Layer, find_layers, without
 from mmx.calibration.quantize import WEIGHT_BITS, quantise
-from mmx.calibration.ranges import SCHEMA_VERSION, Inputs, Record, measure_limits, read_record
+from mmx.calibration.ranges import SCHEMA_VERSION, Inputs, Ranges, measure_limits, read_ranges
 from mmx.calibration.sensitivity import layer_sqnr
 from mmx.export.precision.session import cpu_session
 from mmx.export.precision.variant import add_graph
@@ -25,7 +25,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, ParityError
 from mmx.runtime.packing import pack
 from mmx.runtime.probe import Run, make_probe
-from mmx.runtime.records import Record as VariantRecord
+from mmx.runtime.records import Record
 from mmx.runtime.types import Sample
 from mmx.runtime.variants import check_files
 
@@ -74,7 +74,7 @@ class Calibration:
 
     Attributes:
         bundle: as it is now. added: whether it has the INT8 graph. refusal: which part of the gate failed, or "".
-        record: the ranges, and where they were saved (``record_path``). reused: they were there already.
+        ranges: what was measured, and where they were saved (``ranges_path``). reused: they were there already.
         sqnr: by layer, worst first, in dB. tries: the sweep. speed: None where accuracy failed before.
         sizes: bytes of the FP32 and the INT8 graph.
         labelled: whether the truth was known; otherwise FP32's answers stood in for it, and agreement was judged.
@@ -83,8 +83,8 @@ class Calibration:
     bundle: Bundle
     added: bool
     refusal: str
-    record: Record
-    record_path: Path
+    ranges: Ranges
+    ranges_path: Path
     reused: bool
     layers: tuple[Layer, ...]
     sqnr: dict[str, float]
@@ -100,8 +100,8 @@ class Calibration:
             "bundle": str(self.bundle.path),
             "added": self.added,
             "refusal": self.refusal,
-            "method": self.record.method,
-            "samples": self.record.samples,
+            "method": self.ranges.method,
+            "samples": self.ranges.samples,
             "weight_bits": WEIGHT_BITS,
             "layers": len(self.layers),
             "sqnr_db": self.sqnr,
@@ -113,28 +113,28 @@ class Calibration:
         }
 
 
-def saved_ranges(bundle: Bundle, data: str, method: str) -> tuple[Record, Path] | None:
+def saved_ranges(bundle: Bundle, data: str, method: str) -> tuple[Ranges, Path] | None:
     """The bundle's ranges for the data with the hash ``data`` and a method, and their file; None without any."""
     for variant in bundle.variants:
         recipe = variant.record.recipe
         if variant.record.kind == "ranges" and recipe.get("data") == data and recipe.get("method") == method:
             with suppress(BadDataError):  # then it is measured again
                 check_files(variant)
-                return read_record(variant.file), variant.file
+                return read_ranges(variant.file), variant.file
     return None
 
 
-def save_ranges(bundle: Bundle, record: Record, seconds: float) -> Path:
-    """Keep a record of ranges as a variant of the bundle; returns its file."""
+def save_ranges(bundle: Bundle, ranges: Ranges, seconds: float) -> Path:
+    """Keep ranges as a variant of the bundle; returns its file."""
     with new_variant(bundle) as folder:
         with folder.writing():
-            record.write(folder.path / RANGES)
-        about = VariantRecord(
+            ranges.write(folder.path / RANGES)
+        about = Record(
             kind="ranges",
             precision="int8",
-            source=record.weights,
+            source=ranges.weights,
             files={},
-            recipe={"data": record.data, "method": record.method, "samples": record.samples},
+            recipe={"data": ranges.data, "method": ranges.method, "samples": ranges.samples},
             **made_now(seconds),
         )
         return folder.publish("int8-ranges", about).file
@@ -157,7 +157,7 @@ def calibrate(
     Args:
         data: samples to measure ranges on. held_out: samples of the gate, none of them in ``data``.
         method: of ``ranges.METHODS``. labelled: whether ``held_out.truths`` are the bundle's labels.
-        fresh: measure ranges although the bundle has a record of those of this data and method.
+        fresh: measure ranges although the bundle has those of this data and method.
         keep_fp32: patterns of layers that are not quantised (``layers.without``).
         require_speed: whether slower than what it replaces is a refusal; an engine for another machine is judged there.
 
@@ -173,21 +173,21 @@ def calibrate(
         digest = data.digest()
         found_ranges = None if fresh else saved_ranges(bundle, digest, method)
         if found_ranges is not None:
-            record, saved = found_ranges
+            ranges, saved = found_ranges
         else:
             largest, limits, count = measure_limits(
                 model, layers, lambda: _inputs(bundle, data), method, lambda n: say("ranges", n / len(data))
             )
-            record = Record(SCHEMA_VERSION, bundle.graph_sha256, digest, method, count, largest, limits)
-            saved = save_ranges(bundle, record, time.monotonic() - started)
+            ranges = Ranges(SCHEMA_VERSION, bundle.graph_sha256, digest, method, count, largest, limits)
+            saved = save_ranges(bundle, ranges, time.monotonic() - started)
         layers = without(layers, keep_fp32)
         say("layers", 0)
         few = [data[i] for i in range(min(SQNR_SAMPLES, len(data)))]
-        sqnr = layer_sqnr(model, layers, record.limits, _inputs(bundle, few))
+        sqnr = layer_sqnr(model, layers, ranges.limits, _inputs(bundle, few))
         worst = sorted(sqnr, key=sqnr.__getitem__)
         samples = [held_out[i] for i in range(len(held_out))]
         judge = Judge(bundle, samples, held_out.truths if labelled else None)
-        tries, int8 = _sweep(model, layers, record.limits, worst, judge, say)
+        tries, int8 = _sweep(model, layers, ranges.limits, worst, judge, say)
         speed, refusal = None, ""
         if not tries[-1].accuracy.holds:
             refusal = tries[-1].accuracy.refusal
@@ -204,7 +204,7 @@ def calibrate(
             bundle,
             not refusal,
             refusal,
-            record,
+            ranges,
             saved,
             found_ranges is not None,
             tuple(layers),
@@ -224,7 +224,7 @@ def calibrate(
                 recipe={
                     "data": digest,
                     "method": method,
-                    "samples": record.samples,
+                    "samples": ranges.samples,
                     "weight_bits": WEIGHT_BITS,
                     "kept_fp32": tries[-1].kept,
                 },

@@ -33,7 +33,7 @@ Inputs = dict[str, NDArray]
 
 
 @dataclass(frozen=True)
-class Record:
+class Ranges:
     """What was measured, as inspectable JSON.
 
     Attributes:
@@ -55,8 +55,8 @@ class Record:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def read_record(path: Path) -> Record:
-    """Read what ``Record.write`` wrote.
+def read_ranges(path: Path) -> Ranges:
+    """Read what ``Ranges.write`` wrote.
 
     Raises:
         BadDataError: it is no record.
@@ -68,7 +68,7 @@ def read_record(path: Path) -> Record:
         raise BadDataError(f"{path} is missing", again) from e
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise BadDataError(f"{path} has schema_version {raw.get('schema_version')!r:.80}", again)
-    record: Record = from_plain(Record, raw, str(path))
+    record: Ranges = from_plain(Ranges, raw, str(path))
     if any(limit < 0 for limit in record.limits.values()):
         raise BadDataError(f"{path}: a limit is no magnitude", again)
     return record

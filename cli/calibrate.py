@@ -138,8 +138,8 @@ def render(found: Calibration, verbose: bool = False) -> str:
     last = found.tries[-1].accuracy
     truth = "" if found.labelled else " without labels: agreement with FP32, not accuracy"
     lines = [
-        f"{found.bundle.path}: {len(found.layers)} layers, ranges by {found.record.method} over "
-        f"{found.record.samples} samples{' (from the record)' if found.reused else ''}, kept in {found.record_path}",
+        f"{found.bundle.path}: {len(found.layers)} layers, ranges by {found.ranges.method} over "
+        f"{found.ranges.samples} samples{' (from the record)' if found.reused else ''}, kept in {found.ranges_path}",
         f"  size        {found.sizes[0] / 1e6:.1f} -> {found.sizes[1] / 1e6:.1f} MB",
         f"  held out    {last.samples} samples{truth}",
         text_table(

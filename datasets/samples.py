@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from mmx.datasets.processed import Item
 from mmx.datasets.reading import read_utterance
 from mmx.datasets.table import Clip
-from mmx.runtime.bundle import sha256_of
-from mmx.runtime.files import whole_file
+from mmx.runtime.files import sha256_of, whole_file
 from mmx.runtime.machine import user_cache
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.faces import FaceDetector

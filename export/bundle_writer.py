@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
-from mmx.export.folders import OLD, clear_leftovers, locked, new_folder, place, place_errors, sync_files
+from mmx.export.folders import OLD, clear_leftovers, locked, new_folder, place, sync_files
 from mmx.runtime.errors import BadDataError, UsageError
-from mmx.runtime.files import UNFINISHED
+from mmx.runtime.files import UNFINISHED, sha256_of, write_errors
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.manifest_reader import MANIFEST, VARIANTS, parse_manifest, read_manifest
-from mmx.runtime.variants import HIDDEN, RECORD, Variant, list_variants, sha256_of
+from mmx.runtime.variants import HIDDEN, RECORD, Variant, list_variants
 
 _OTHER_OUT = "choose another place with --out"
 # What mmx before schema_version 2 put into a bundle after its export.
@@ -46,12 +46,12 @@ def bundle_folder(out: Path, needs: int = 0) -> Iterator[Path]:
     """
     _check_replaceable(out)
     prefix = f"{out.name}{UNFINISHED}"
-    with place_errors(out, _OTHER_OUT):
+    with write_errors(out, _OTHER_OUT):
         _restore(out, prefix)
         clear_leftovers(out.parent, prefix)
         folder, lock = new_folder(out.parent, prefix)
     try:
-        with place_errors(out, _OTHER_OUT):
+        with write_errors(out, _OTHER_OUT):
             if shutil.disk_usage(folder).free < needs:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield folder

@@ -11,16 +11,13 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
-from mmx.runtime.errors import MmxError, UsageError
-from mmx.runtime.files import sync_file, write_error
+from mmx.runtime.files import sync_file
 
 OLD = "-old"  # ends the name of what was at a place while another folder takes it, where the two cannot be exchanged
-_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 
 
@@ -99,20 +96,3 @@ def sync_files(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             sync_file(path)
-
-
-@contextmanager
-def place_errors(place: Path, hint: str) -> Iterator[None]:
-    """Turn what the file system rejects while ``place`` is written into one clear line.
-
-    Raises:
-        EnvironmentMissing: the disk is full. UsageError: the place cannot be written.
-    """
-    try:
-        yield
-    except MmxError:
-        raise
-    except OSError as e:
-        if e.errno in _NO_PLACE:
-            raise UsageError(f"cannot write {place}: {e.strerror}", hint) from e
-        raise write_error(place, e) from e

@@ -23,13 +23,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mmx.export.folders import clear_leftovers, exchange, new_folder, place_errors, sync_files
+from mmx.export.folders import clear_leftovers, exchange, new_folder, sync_files
 from mmx.runtime.bundle import Bundle, BundleReplaced
 from mmx.runtime.errors import MmxError
-from mmx.runtime.files import UNFINISHED
+from mmx.runtime.files import UNFINISHED, sha256_of, write_errors
 from mmx.runtime.manifest_reader import VARIANTS
 from mmx.runtime.records import EngineRecord, GraphRecord, Record
-from mmx.runtime.variants import HIDDEN, RECORD, Variant, check_files, read_all, read_variant, sha256_of
+from mmx.runtime.variants import HIDDEN, RECORD, Variant, check_files, read_all, read_variant
 
 _PREFIX = f"{HIDDEN}{UNFINISHED.lstrip('.')}"
 _READ_ONLY = "it is read-only or full: copy the bundle to where it can be written"
@@ -80,7 +80,7 @@ class VariantFolder:
             EnvironmentMissing: the disk is full. UsageError: it cannot be written.
             BundleReplaced: the folder went with a bundle that an export replaced.
         """
-        with place_errors(self._root, _READ_ONLY):
+        with write_errors(self._root, _READ_ONLY):
             try:
                 yield
             except FileNotFoundError:
@@ -132,7 +132,7 @@ def new_variant(bundle: Bundle) -> Iterator[VariantFolder]:
 @contextmanager
 def new_variant_in(root: Path) -> Iterator[VariantFolder]:
     """The same for a folder of variants that belongs to no bundle. Raises UsageError, EnvironmentMissing."""
-    with place_errors(root, _READ_ONLY):
+    with write_errors(root, _READ_ONLY):
         root.mkdir(exist_ok=True)
         clear_leftovers(root, _PREFIX)
         path, lock = new_folder(root, _PREFIX)

@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.external_data import external_locations
-from mmx.runtime.files import UNFINISHED
+from mmx.runtime.files import UNFINISHED, sha256_of
 from mmx.runtime.manifest import GraphSpec, Manifest
 from mmx.runtime.manifest_reader import FACE_NETS, MANIFEST, VARIANTS, is_inside, manifest_bytes, parse_manifest
 from mmx.runtime.records import GraphRecord
-from mmx.runtime.variants import PassedOver, Variant, check_files, list_variants, sha256_of
+from mmx.runtime.variants import PassedOver, Variant, check_files, list_variants
 
 _ATTEMPTS = 5  # to open a bundle that is being replaced
 _AGAIN = "run mmx export again"

@@ -12,9 +12,10 @@ from typing import Any
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
+from mmx.runtime.files import sha256_of
 from mmx.runtime.manifest import TensorSpec
 from mmx.runtime.records import EngineRecord
-from mmx.runtime.variants import RECORD, Variant, read_variant, sha256_of
+from mmx.runtime.variants import RECORD, Variant, read_variant
 
 ENGINE_GRAPHS = {"int8": "int8-fp16", "fp8": "fp8"}
 """The graph of a quantised engine, by its precision: FP16 around the quantised layers, which no CPU computes faster."""

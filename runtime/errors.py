@@ -44,6 +44,10 @@ class BadDataError(MmxError):
     exit_code = 5
 
 
+class BackendFailed(BadDataError):
+    """A backend failed while it ran a graph: the graph asks for what it cannot do, or for more memory than there is."""
+
+
 def as_error(error: Exception, where: str = "") -> MmxError:
     """The error to report: a user's as it is; any other, a fault of mmx, with its name, and itself as the cause.
 

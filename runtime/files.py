@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -10,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError
+from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
 
 UNFINISHED = ".tmp-"  # in the name of what is still being written, or was when its writer was killed
+OTHER_PLACE = "choose another place"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -23,7 +25,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Folders above ``path`` are made. The file's data are on the disk before it gets its name.
 
     Raises:
-        EnvironmentMissing: the disk is full. BadDataError: the place cannot be written.
+        EnvironmentMissing: the disk is full. UsageError: the place cannot be written.
     """
     part = _part_of(path)
     try:
@@ -47,7 +49,7 @@ def whole_folder(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
     Raises:
         FileExistsError: ``path`` holds something when the block ends.
-        EnvironmentMissing: the disk is full. BadDataError: the place cannot be written.
+        EnvironmentMissing: the disk is full. UsageError: the place cannot be written.
     """
     part = _part_of(path)
     try:
@@ -75,25 +77,32 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 @contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Say in one line, naming ``path``, what the system refused while something was written there.
-
-    Raises:
-        EnvironmentMissing: the disk is full. BadDataError: any other ``OSError``.
-    """
+def write_errors(path: Path, hint: str = OTHER_PLACE) -> Iterator[None]:
+    """Say in one line, naming ``path``, why the system did not let something be written there. See ``write_error``."""
     try:
         yield
     except OSError as e:
-        raise write_error(path, e) from e
+        raise write_error(path, e, hint) from e
 
 
-def write_error(path: Path, error: Exception) -> MmxError:
-    """Why ``path`` could not be written; ``error``: an OSError, or a library's with an ``errno``."""
+def write_error(path: Path, error: Exception, hint: str = OTHER_PLACE) -> MmxError:
+    """Why ``path`` could not be written: EnvironmentMissing if the disk is full, UsageError for any other reason.
+
+    Args:
+        error: an OSError, or a library's with an ``errno``.
+        hint: what to do where it is not the disk that is full.
+    """
     number = getattr(error, "errno", None)
     if number in _NO_ROOM:
         return EnvironmentMissing(f"{path} cannot be written: {os.strerror(number)}", "free some space")
     reason = getattr(error, "strerror", None) or error
-    return BadDataError(f"{path} cannot be written: {reason}", "choose another place")
+    return UsageError(f"{path} cannot be written: {reason}", hint)
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _rename_folder(part: Path, path: Path) -> None:

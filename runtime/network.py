@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmx.runtime.backends import Backend, open_backend
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError, as_error
+from mmx.runtime.errors import BackendFailed, BadDataError, MmxError, UsageError, as_error
 from mmx.runtime.fusion import fuse, fuse_batch
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.packing import INPUTS, feature_sizes, pack, pack_features
@@ -70,7 +70,7 @@ class Network:
 
         Raises:
             UsageError: the samples do not fit the graph.
-            EnvironmentMissing: the backend failed while it ran, for want of memory for instance.
+            BackendFailed: the backend failed while it ran, for want of memory for instance.
             BadDataError: an output is missing, or is not [samples, labels].
         """
         inputs = self.pack(samples)
@@ -173,7 +173,7 @@ class Network:
         said = str(error).strip().splitlines()
         reason = said[0] if said else type(error).__name__
         hint = "give it smaller batches (--batch-size) or shorter segments (--window), or another --backend"
-        return EnvironmentMissing(f"{self._ran} failed on {count} segment{'s' * (count > 1)}: {reason}", hint)
+        return BackendFailed(f"{self._ran} failed on {count} segment{'s' * (count > 1)}: {reason}", hint)
 
 
 def require_media(bundle: Bundle) -> None:

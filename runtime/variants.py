@@ -6,12 +6,12 @@ that were derived from the graph it has, and says why it passes over the others;
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmx.runtime.errors import BadDataError
+from mmx.runtime.files import sha256_of
 from mmx.runtime.from_json import from_plain, parse_object, read_limited
 from mmx.runtime.manifest_reader import is_digest
 from mmx.runtime.records import KINDS, SCHEMA_VERSION, EngineRecord, GraphRecord, Record
@@ -159,12 +159,6 @@ def check_files(variant: Variant) -> None:
             raise BadDataError(f"{path} cannot be read: {e.strerror}", _AGAIN) from e
         if found != digest:
             raise BadDataError(f"{path} was changed: SHA-256 {found[:12]}..., its record has {digest[:12]}...", _AGAIN)
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_record(record: Record, where: Path) -> None:

@@ -33,9 +33,9 @@ from mmx.models.config import FORMS, MultimodalConfig, to_dict
 from mmx.models.multimodal import MultimodalSystem
 from mmx.models.read_tensors import read_checkpoint_file
 from mmx.models.registry import get_system
-from mmx.runtime.bundle import FACE_NETS, sha256_of
+from mmx.runtime.bundle import FACE_NETS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
-from mmx.runtime.files import whole_folder, write_text
+from mmx.runtime.files import sha256_of, whole_folder, write_text
 from mmx.runtime.machine import user_cache
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer

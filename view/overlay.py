@@ -37,7 +37,8 @@ def burn(source: Path, out: Path, predictions: Sequence[Prediction], thresholds:
         thresholds: by label; a label over its own is drawn in yellow.
 
     Raises:
-        BadDataError: the file has no picture, or cannot be read or written. EnvironmentMissing: the disk is full.
+        BadDataError: the file has no picture, or cannot be read.
+        EnvironmentMissing, UsageError: ``out`` cannot be written, see ``files.write_error``.
     """
     info = probe(source)
     if not info.has_video:

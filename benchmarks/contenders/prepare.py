@@ -21,8 +21,9 @@ from pathlib import Path
 from mmx.benchmarks.cache import keyed_folder, weights_key
 from mmx.benchmarks.contenders.upstream import SEED
 from mmx.benchmarks.workload.vocabulary import train_vocabulary
-from mmx.runtime.bundle import Bundle, sha256_of
+from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, ParityError, UsageError
+from mmx.runtime.files import sha256_of
 from mmx.runtime.machine import usable_cores
 
 Say = Callable[[str], None]

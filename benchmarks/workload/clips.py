@@ -21,9 +21,8 @@ import numpy as np
 from mmx.benchmarks.cache import bench_folder, keyed_folder
 from mmx.benchmarks.workload.utterances import Utterance, Workload
 from mmx.benchmarks.workload.vocabulary import speech
-from mmx.runtime.bundle import sha256_of
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
-from mmx.runtime.files import whole_file
+from mmx.runtime.files import sha256_of, whole_file
 
 VERSION = "1"  # of how a clip is made
 WIDTH, FPS, SOUND_RATE = 640, 25, 16000

@@ -28,7 +28,7 @@ from mmx.datasets.prepare.plan import Compat, Plan, Task
 from mmx.datasets.prepare.sound import RATE
 from mmx.datasets.processed import LABELS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError, missing_extra
-from mmx.runtime.files import write_bytes, write_errors, write_text
+from mmx.runtime.files import write_bytes, write_error, write_errors, write_text
 
 VERSION = 1  # of what a recording is cut into; raised when that changes
 SPLIT_BY = ("random", "session")
@@ -156,7 +156,7 @@ def _locked(places: _Places, options: Options, resume: bool) -> Iterator[None]:
         work.mkdir(parents=True, exist_ok=True)
         lock = (work / "lock").open("w")
     except OSError as e:
-        raise BadDataError(f"{places.out} cannot be written: {e.strerror or e}", "choose another --out") from e
+        raise write_error(places.out, e, "choose another --out") from e
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,7 +169,7 @@ def _locked(places: _Places, options: Options, resume: bool) -> Iterator[None]:
             raise UsageError(f"the unfinished run in {places.out} had another --compat", f"use that, or remove {work}")
         try:
             yield
-        except BadDataError:
+        except (BadDataError, UsageError):
             if not any(work.glob("done/*/*/")):
                 shutil.rmtree(work, ignore_errors=True)
                 if made_out and not any(places.out.iterdir()):

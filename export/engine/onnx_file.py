@@ -31,9 +31,10 @@ from mmx.runtime.bundle import Graph
 from mmx.runtime.engines import as_engine
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.external_data import external_locations
+from mmx.runtime.files import sha256_of
 from mmx.runtime.manifest import GraphSpec, TensorSpec
 from mmx.runtime.records import GraphRecord, Profile
-from mmx.runtime.variants import Variant, check_files, list_variants, sha256_of
+from mmx.runtime.variants import Variant, check_files, list_variants
 
 STATIC = "static"  # the one profile of a graph whose axes are all fixed
 _LARGEST = 2**31 - 2**20  # protobuf's limit

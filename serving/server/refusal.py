@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmx.runtime.errors import BadDataError, MmxError, UsageError
+from mmx.runtime.errors import BackendFailed, BadDataError, MmxError, UsageError
 from mmx.runtime.workers.task import Rejected
 
 # The status of each code of ``Rejected``.
@@ -40,7 +40,7 @@ def refusal_of(error: MmxError) -> Refusal:
         return Refusal(REJECTED[error.code], error.code, error.message, error.hint)
     if isinstance(error, UsageError):
         return Refusal(400, "bad_request", error.message, error.hint)
-    if isinstance(error, BadDataError):
+    if isinstance(error, BadDataError) and not isinstance(error, BackendFailed):
         return Refusal(422, "bad_media", error.message, error.hint)
     return Refusal(500, "server_error", error.message, error.hint)
 

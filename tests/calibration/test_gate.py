@@ -129,7 +129,7 @@ def test_ranges_are_kept_in_the_bundle_by_data_and_method(bundle: Bundle, monkey
     verdict(monkeypatch, 2.0, 1.0)
     allow(monkeypatch, 1.0)
     first = run(bundle)
-    assert not first.reused and first.record_path.parent.parent == bundle.path / "variants"
+    assert not first.reused and first.ranges_path.parent.parent == bundle.path / "variants"
     bundle = Bundle.open(bundle.path)
     again = run(bundle)
     assert again.reused and again.record == first.record
@@ -137,7 +137,7 @@ def test_ranges_are_kept_in_the_bundle_by_data_and_method(bundle: Bundle, monkey
     assert not other.reused and other.record != first.record
     assert not run(bundle, fresh=True).reused
     found = run(Bundle.open(bundle.path))
-    found.record_path.write_text("{}")
+    found.ranges_path.write_text("{}")
     assert found.reused and not run(Bundle.open(bundle.path)).reused  # a damaged one is measured again
 
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mmx.calibration.layers import find_layers
-from mmx.calibration.ranges import BINS, LEVELS, METHODS, Record, limit, measure_limits, read_record
+from mmx.calibration.ranges import BINS, LEVELS, METHODS, Ranges, limit, measure_limits, read_ranges
 from mmx.runtime.errors import BadDataError, UsageError
 
 
@@ -98,10 +98,10 @@ def test_what_cannot_be_measured() -> None:
 
 def test_a_record_is_what_was_written_or_bad_data(tmp_path: Path) -> None:
     path = tmp_path / "ranges.json"
-    record = Record(1, "w" * 64, "d" * 64, "mse", 4, {"r": 2.0}, {"r": 1.5})
+    record = Ranges(1, "w" * 64, "d" * 64, "mse", 4, {"r": 2.0}, {"r": 1.5})
     record.write(path)
     assert json.loads(path.read_text())["limits"] == {"r": 1.5}
-    assert read_record(path) == record
+    assert read_ranges(path) == record
     for broken in (
         "[",
         "[]",
@@ -112,4 +112,4 @@ def test_a_record_is_what_was_written_or_bad_data(tmp_path: Path) -> None:
     ):
         path.write_text(broken)
         with pytest.raises(BadDataError):
-            read_record(path)
+            read_ranges(path)

@@ -30,8 +30,8 @@ from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import Engine, describe_engine, engines_of, mismatches, read_engine
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.files import sha256_of
 from mmx.runtime.manifest import TensorSpec
-from mmx.runtime.variants import sha256_of
 
 ASKED = {"target": "rtx4090", "profiles": ("short",), "samples": 8}
 

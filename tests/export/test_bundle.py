@@ -14,8 +14,9 @@ import onnx
 import pytest
 
 from mmx.runtime.backends import open_backend
-from mmx.runtime.bundle import Bundle, sha256_of
+from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
+from mmx.runtime.files import sha256_of
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.records import EngineRecord, GraphRecord
 

@@ -82,7 +82,7 @@ def test_what_is_not_a_bundle_is_never_replaced(tmp_path: Path, tiny_bundle: Pat
 
 def test_an_unwritable_place_is_one_clear_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write"), bundle_folder(tmp_path / "file" / "ckpt.mmx"):
+    with pytest.raises(UsageError, match="cannot be written"), bundle_folder(tmp_path / "file" / "ckpt.mmx"):
         raise AssertionError("must not be reached")
 
 

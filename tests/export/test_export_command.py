@@ -24,7 +24,8 @@ from mmx.export.folding.fold import fold
 from mmx.export.parity import relative_error
 from mmx.models.checkpoint import load_checkpoint, save_checkpoint, seeded_module
 from mmx.models.registry import SYSTEMS, get_system
-from mmx.runtime.bundle import Bundle, sha256_of
+from mmx.runtime.bundle import Bundle
+from mmx.runtime.files import sha256_of
 
 MMX = [sys.executable, "-m", "mmx.cli.main"]
 
@@ -136,7 +137,7 @@ def test_an_interrupted_export_leaves_nothing_that_loads(tiny_checkpoint: Path, 
         (["tiny.pt", "--dataset", "imagenet"], 2, "imagenet"),
         (["tiny.pt", "--system", "nonsense"], 2, "nonsense"),
         (["tiny.pt", "--out", "videos"], 2, "videos exists and is not an mmx bundle"),
-        (["tiny.pt", "--out", "tiny.pt/x.mmx"], 2, "cannot write tiny.pt/x.mmx"),
+        (["tiny.pt", "--out", "tiny.pt/x.mmx"], 2, "tiny.pt/x.mmx cannot be written"),
         ([], 2, "CHECKPOINT"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmx.runtime.errors import BadDataError, EnvironmentMissing
+from mmx.runtime.errors import EnvironmentMissing, UsageError
 from mmx.runtime.files import whole_file, whole_folder, write_bytes, write_text
 
 
@@ -74,7 +74,7 @@ def test_a_write_that_does_not_fit_is_one_line_and_leaves_nothing(tmp_path: Path
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadDataError, match=r"file/a\.json cannot be written"):
+    with pytest.raises(UsageError, match=r"file/a\.json cannot be written"):
         write_text(tmp_path / "file" / "a.json", "")
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
+from variants import with_graph
 
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
+from mmx.runtime.errors import BackendFailed, BadDataError, EnvironmentMissing, MmxError, UsageError
 from mmx.runtime.network import Network
 from mmx.runtime.packing import pack
 from mmx.runtime.preprocess import Segment
@@ -114,12 +118,35 @@ def test_what_a_backend_raises_is_one_line_for_the_sample_that_caused_it(
         return run(inputs)
 
     opened = network(fails_on_5_tokens)
-    with pytest.raises(EnvironmentMissing) as error:
+    with pytest.raises(BackendFailed) as error:
         opened.logits(samples)
-    assert error.value.exit_code == 4 and "\n" not in str(error.value) and error.value.__cause__ is failure
+    assert error.value.exit_code == 5 and "\n" not in str(error.value) and error.value.__cause__ is failure
     assert str(failure).split("\n")[0] in error.value.message
     answers = opened.each(samples)
     assert [isinstance(each, MmxError) for each in answers] == [len(s.token_ids) == 5 for s in samples]
+
+
+def test_a_graph_that_asks_for_more_memory_than_exists_is_one_line(
+    tiny_bundle: Path, tmp_path: Path, samples: list[Sample]
+) -> None:
+    bundle = Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "ckpt.mmx"))
+    model = onnx.load(bundle.graph().path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2**50], np.int64), "petabytes"))
+    last = next(node for node in model.graph.node if "logits" in node.output)
+    last.output[list(last.output).index("logits")] = "small"
+    model.graph.node.extend(  # the size follows from an input, so that it is known only when the graph runs
+        [
+            helper.make_node("Shape", ["input_ids"], ["batch"], start=0, end=1),
+            helper.make_node("Mul", ["batch", "petabytes"], ["count"]),
+            helper.make_node("ConstantOfShape", ["count"], ["huge"]),
+            helper.make_node("ReduceMax", ["huge"], ["most"], keepdims=0),
+            helper.make_node("Add", ["small", "most"], ["logits"]),
+        ]
+    )
+    hostile = with_graph(bundle, "int8", model)
+    with Network.open(hostile, "onnxruntime", "int8", threads=1) as network, pytest.raises(BackendFailed) as error:
+        network.logits(samples[:1])
+    assert error.value.exit_code == 5 and "\n" not in str(error.value) and "failed on 1 segment" in str(error.value)
 
 
 def test_one_sample_that_is_not_finite_spoils_no_other(network: Any, samples: list[Sample]) -> None:
