@@ -20,7 +20,8 @@ from mmx.runtime.external_data import external_locations
 from mmx.runtime.files import UNFINISHED, sha256_of
 from mmx.runtime.manifest import GraphSpec, Manifest
 from mmx.runtime.manifest_reader import FACE_NETS, MANIFEST, VARIANTS, is_inside, manifest_bytes, parse_manifest
-from mmx.runtime.records import GraphRecord
+from mmx.runtime.probabilities import Fits
+from mmx.runtime.records import GraphRecord, ProbabilitiesRecord
 from mmx.runtime.variants import PassedOver, Variant, check_files, list_variants
 
 _ATTEMPTS = 5  # to open a bundle that is being replaced
@@ -153,6 +154,16 @@ class Bundle:
     def precisions(self) -> tuple[str, ...]:
         """The precisions that there are graphs of, fp32 first."""
         return ("fp32", *sorted({v.record.precision for v in self.variants if v.record.kind == "graph"}))
+
+    @property
+    def calibration(self) -> Fits:
+        """The newest calibrated probabilities by set of modalities, of the manifest's labels; empty without any."""
+        for variant in self.variants:
+            if isinstance(variant.record, ProbabilitiesRecord):
+                fits = variant.record.subsets
+                if all(tuple(fit.labels) == self.manifest.labels for fit in fits.values()):
+                    return fits
+        return {}
 
     def refreshed(self) -> Bundle:
         """The same bundle with the variants that it has now.

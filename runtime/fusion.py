@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.manifest import Manifest
+from mmx.runtime.probabilities import Fits, SubsetFit, subset_name
 from mmx.runtime.types import Sample
+
+NO_FITS: Fits = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Fused:
-    """One segment's answer. ``logits`` = sum of ``contributions`` = sum of weight * ``modality_logits``, by label."""
+    """One segment's answer. ``logits`` = sum of ``contributions`` = sum of weight * ``modality_logits``, by label.
+
+    ``fit``: what calibrated the probabilities; None: they are the sigmoids of ``logits``. ``thresholds``: of them.
+    """
 
     modalities: tuple[str, ...]
     logits: dict[str, float]
@@ -22,9 +29,13 @@ class Fused:
     labels: tuple[str, ...]
     modality_logits: dict[str, dict[str, float]]
     contributions: dict[str, dict[str, float]]
+    thresholds: dict[str, float] = field(default_factory=dict)
+    fit: SubsetFit | None = None
 
 
-def fuse(logits: Mapping[str, NDArray[np.float32]], present: Collection[str], manifest: Manifest) -> Fused:
+def fuse(
+    logits: Mapping[str, NDArray[np.float32]], present: Collection[str], manifest: Manifest, fits: Fits = NO_FITS
+) -> Fused:
     """Fuse one segment: logit = sum over its modalities of weight * logit (one bias-free linear layer).
 
     Args:
@@ -32,6 +43,8 @@ def fuse(logits: Mapping[str, NDArray[np.float32]], present: Collection[str], ma
         present: the modalities that the segment has; the others are left out of the sum. With none, nothing is known:
             every mapping of the result is empty.
         manifest: labels, thresholds (a label counts when its probability is strictly above), weights and their order.
+        fits: calibration by set of modalities. It changes probabilities and thresholds, and no label: those are decided
+            before it.
     """
     names = manifest.labels
     taking_part = tuple(modality for modality in manifest.modalities if modality in present)
@@ -41,7 +54,12 @@ def fuse(logits: Mapping[str, NDArray[np.float32]], present: Collection[str], ma
     weighted = {modality: manifest.fusion_weights[modality] * part for modality, part in parts.items()}
     fused = np.sum(list(weighted.values()), axis=0)
     probability = sigmoid(fused)
-    over = probability > np.array(manifest.thresholds)
+    thresholds = np.array(manifest.thresholds)
+    over = probability > thresholds
+    fit = fits.get(subset_name(taking_part, manifest.modalities))
+    if fit is not None:
+        probability = sigmoid(fit.apply(fused))
+        thresholds = sigmoid(fit.apply(_logit(thresholds)))
     return Fused(
         modalities=taking_part,
         logits=_by_label(names, fused),
@@ -49,6 +67,8 @@ def fuse(logits: Mapping[str, NDArray[np.float32]], present: Collection[str], ma
         labels=tuple(names[i] for i in np.argsort(-probability, kind="stable") if over[i]),
         modality_logits={modality: _by_label(names, part) for modality, part in parts.items()},
         contributions={modality: _by_label(names, part) for modality, part in weighted.items()},
+        thresholds=_by_label(names, thresholds),
+        fit=fit,
     )
 
 
@@ -71,6 +91,12 @@ def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / (1 + exp(-x)), without overflow for any finite x."""
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0, small) / (1.0 + small)
+
+
+def _logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore"):
+        odds: NDArray[np.float64] = np.log(probability) - np.log1p(-probability)
+    return odds
 
 
 def _by_label(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float]:

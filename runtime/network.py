@@ -18,10 +18,10 @@ from mmx.runtime.backends import Backend, open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BackendFailed, BadDataError, MmxError, UsageError, as_error
 from mmx.runtime.fusion import fuse, fuse_batch
-from mmx.runtime.manifest import Manifest
 from mmx.runtime.packing import INPUTS, feature_sizes, pack, pack_features
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
+from mmx.runtime.probabilities import Certainty
 from mmx.runtime.types import Sample
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -34,26 +34,41 @@ class Network:
     Attributes: ``bundle``, ``backend``.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, certainty: Certainty | None = None) -> None:
         self.bundle, self.backend = bundle, backend
         self._manifest = bundle.manifest
+        self._fits = bundle.calibration
+        self._certainty = certainty
+        if certainty is not None and certainty.max_error is not None and not self._fits:
+            raise UsageError(
+                f"{bundle.path} has no calibrated probabilities, so no confidence is known for an error",
+                "mmx calibrate BUNDLE --probabilities --data DIR, or ask for a confidence (--min-confidence)",
+            )
         self._features = feature_sizes(bundle.manifest.graphs["fp32"].inputs)
 
     @classmethod
     def open(
-        cls, bundle: Bundle | str | Path, backend: str = "auto", precision: str = "fp32", **options: Any
+        cls,
+        bundle: Bundle | str | Path,
+        backend: str = "auto",
+        precision: str = "fp32",
+        *,
+        certainty: Certainty | None = None,
+        **options: Any,
     ) -> Network:
         """Open a bundle on a backend.
 
         Args:
             bundle: a bundle folder, or one that is open.
             backend, precision, options: see ``open_backend``.
+            certainty: what an answer must reach for its labels to be given.
 
         Raises:
-            MmxError: what ``Bundle.open`` and ``open_backend`` raise.
+            MmxError: what ``Bundle.open`` and ``open_backend`` raise; UsageError: ``certainty`` asks for a stated
+                error of a bundle without calibrated probabilities.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(opened, open_backend(opened, backend, precision, **options))
+        return cls(opened, open_backend(opened, backend, precision, **options), certainty)
 
     def pack(self, samples: Sequence[Sample]) -> dict[str, NDArray]:
         """The graph's inputs for these samples, in their order.
@@ -142,10 +157,48 @@ class Network:
         for segment in segments:
             row = row_of.get(id(segment))
             if not isinstance(row, MmxError):
-                answers.append(prediction_of(segment, row, self._manifest, 0.0 if row is None else each_ms))
+                answers.append(self.prediction(segment, row, 0.0 if row is None else each_ms))
             else:
                 answers.append(row)
         return answers
+
+    def prediction(
+        self, segment: Segment, outputs: Mapping[str, NDArray[np.float32]] | None, network_ms: float
+    ) -> Prediction:
+        """What the network says of one segment.
+
+        Args:
+            outputs: the graph's outputs for it, float32 [labels] by name; None if it has nothing to run the graph on.
+            network_ms: its share of the batch's time.
+        """
+        manifest = self._manifest
+        logits = {} if outputs is None else {name: outputs[f"logits_{name}"] for name in manifest.modalities}
+        timings = {**segment.timings_ms, "network": network_ms}
+        fused = fuse(logits, segment.sample.modalities if logits else (), manifest, self._fits)
+        doubt = None
+        if self._certainty is not None and fused.probabilities:
+            doubt = self._certainty.doubt(max(fused.probabilities.values()), fused.fit)
+        return Prediction(
+            file=segment.file,
+            start=segment.span.start,
+            end=segment.span.end,
+            probabilities=fused.probabilities,
+            labels=() if doubt else fused.labels,
+            logits=fused.logits,
+            modality_logits=fused.modality_logits,
+            contributions=fused.contributions,
+            modalities=fused.modalities,
+            left_out=segment.absent,
+            faces_found=len(segment.faces),
+            frames_seen=segment.frames_seen,
+            text=segment.span.text,
+            faces=segment.faces,
+            timings_ms={stage: round(ms, 3) for stage, ms in timings.items()},
+            flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
+            calibrated=fused.fit is not None,
+            thresholds=fused.thresholds,
+            uncertain=doubt,
+        )
 
     def close(self) -> None:
         """Give the backend's memory back."""
@@ -183,35 +236,3 @@ def require_media(bundle: Bundle) -> None:
             f"{bundle.path} holds {bundle.manifest.system}, which takes features, not media files",
             "run it with mmx bench",
         )
-
-
-def prediction_of(
-    segment: Segment, outputs: Mapping[str, NDArray[np.float32]] | None, manifest: Manifest, network_ms: float
-) -> Prediction:
-    """What the network says of one segment.
-
-    Args:
-        outputs: the graph's outputs for it, float32 [labels] by name; None if it has nothing to run the graph on.
-        network_ms: its share of the batch's time.
-    """
-    logits = {} if outputs is None else {name: outputs[f"logits_{name}"] for name in manifest.modalities}
-    timings = {**segment.timings_ms, "network": network_ms}
-    fused = fuse(logits, segment.sample.modalities if logits else (), manifest)
-    return Prediction(
-        file=segment.file,
-        start=segment.span.start,
-        end=segment.span.end,
-        probabilities=fused.probabilities,
-        labels=fused.labels,
-        logits=fused.logits,
-        modality_logits=fused.modality_logits,
-        contributions=fused.contributions,
-        modalities=fused.modalities,
-        left_out=segment.absent,
-        faces_found=len(segment.faces),
-        frames_seen=segment.frames_seen,
-        text=segment.span.text,
-        faces=segment.faces,
-        timings_ms={stage: round(ms, 3) for stage, ms in timings.items()},
-        flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
-    )

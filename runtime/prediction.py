@@ -44,8 +44,13 @@ class Prediction:
     file: str = described("The media file as the caller gave it; 'video' where it has no name (server, Triton).")
     start: float = described("Start of the segment, in seconds from the start of the file.")
     end: float = described("End of the segment, in seconds.")
-    probabilities: ByLabel = described("Sigmoid of the fused logit by label, 0..1; empty if no modality took part.")
-    labels: tuple[str, ...] = described("Labels whose probability is above their threshold, most probable first.")
+    probabilities: ByLabel = described(
+        "By label, 0..1: sigmoid of the fused logit, which is scaled and shifted first if calibrated; empty if no modality "
+        "took part."
+    )
+    labels: tuple[str, ...] = described(
+        "Labels whose probability is above their threshold, most probable first; none where uncertain."
+    )
     logits: ByLabel = described("The fused logits, by label.")
     modality_logits: ByModality = described("The logits of each modality that took part, by modality and label.")
     contributions: ByModality = described("Fusion weight times logit; over the modalities they sum to logits.")
@@ -61,6 +66,9 @@ class Prediction:
         "Quality flags such as no_face or truncated_text; docs/predict.md lists them.", default=()
     )
     faces: tuple[SeenFace, ...] = described("The largest face of each frame that has one, in time order.", default=())
+    calibrated: bool = described("Whether the probabilities are calibrated on validation data.", default=False)
+    thresholds: ByLabel = described("The threshold of each label's probability, 0..1.", default_factory=dict)
+    uncertain: str | None = described("Why no label is given; null where nothing was asked or it is met.", default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values, with ``schema_version`` first. ``from_dict`` gives the prediction back."""
@@ -152,7 +160,7 @@ def arrow_row(prediction: Prediction) -> dict[str, Any]:
     File names and words that are not Unicode have their odd bytes escaped: Arrow's strings are UTF-8.
     """
     plain = to_plain(prediction)
-    for name in ("probabilities", "logits"):
+    for name in ("probabilities", "logits", "thresholds"):
         plain[name] = plain[name] or None
     for name in ("file", "text"):
         plain[name] = plain[name] and plain[name].encode(errors="backslashreplace").decode()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from mmx.runtime.from_json import Name, OneOf, Within
 from mmx.runtime.manifest import TensorSpec
+from mmx.runtime.probabilities import SubsetFit
 from mmx.runtime.probe import Probe
 
 SCHEMA_VERSION = 1
@@ -121,7 +122,23 @@ class EngineRecord(Record):
     weights: dict[str, int] = field(default_factory=dict)
 
 
-KINDS: dict[str, type[Record]] = {"graph": GraphRecord, "engine": EngineRecord, "ranges": Record}
+@dataclass(frozen=True, kw_only=True)
+class ProbabilitiesRecord(Record):
+    """Calibrated probabilities: the record is all there is, ``files`` is empty.
+
+    ``precision``: of the logits that it was fitted on. ``subsets``: by ``probabilities.subset_name``.
+    """
+
+    kind: Annotated[str, OneOf(("probabilities",))] = "probabilities"
+    subsets: dict[Name, SubsetFit]
+
+
+KINDS: dict[str, type[Record]] = {
+    "graph": GraphRecord,
+    "engine": EngineRecord,
+    "ranges": Record,
+    "probabilities": ProbabilitiesRecord,
+}
 """``ranges``: the activation ranges that INT8 was calibrated with."""
 
 

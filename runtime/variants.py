@@ -14,7 +14,7 @@ from mmx.runtime.errors import BadDataError
 from mmx.runtime.files import sha256_of
 from mmx.runtime.from_json import from_plain, parse_object, read_limited
 from mmx.runtime.manifest_reader import is_digest
-from mmx.runtime.records import KINDS, SCHEMA_VERSION, EngineRecord, GraphRecord, Record
+from mmx.runtime.records import KINDS, SCHEMA_VERSION, EngineRecord, GraphRecord, ProbabilitiesRecord, Record
 
 RECORD = "record.json"
 HIDDEN = "."  # begins the names of folders that are still being written, or were left by a kill
@@ -167,12 +167,15 @@ def _check_record(record: Record, where: Path) -> None:
             raise BadDataError(f"{where}: {problem}", _AGAIN)
 
     need(is_digest(record.source), "source is no SHA-256")
-    need(bool(record.files), "files: there are none")
+    need(bool(record.files) != isinstance(record, ProbabilitiesRecord), "files: not those of its kind")
     for name, digest in record.files.items():
         need("/" not in name and "\\" not in name and name not in (".", "..", RECORD), f"files: {name!r} is no name")
         need(is_digest(digest), f"files: {name!r} has no SHA-256")
     if isinstance(record, GraphRecord):
         need(record.graph in record.files and record.graph.endswith(".onnx"), f"graph: {record.graph!r} is no graph")
+    if isinstance(record, ProbabilitiesRecord):
+        labels = {tuple(fit.labels) for fit in record.subsets.values()}
+        need(len(labels) == 1 and labels != {()}, "subsets: there are none, or not all of the same labels")
     if isinstance(record, EngineRecord):
         names = {spec.name for spec in record.inputs}
         need(record.engine in record.files, f"engine: {record.engine!r} is not among the files")

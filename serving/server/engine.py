@@ -10,7 +10,7 @@ import numpy as np
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError
-from mmx.runtime.network import Network, prediction_of, require_media
+from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
@@ -133,10 +133,9 @@ class Engine:
             row = None if answer is None else await answer
         except MmxError as e:
             raise refusal_of(e) from e
-        manifest = self.bundle.manifest
         if row is None:
-            return prediction_of(segment, None, manifest, 0.0)
-        return prediction_of(segment, row.outputs, manifest, row.network_ms)
+            return self.network.prediction(segment, None, 0.0)
+        return self.network.prediction(segment, row.outputs, row.network_ms)
 
 
 def _worker_settings(settings: Settings, bundle: Bundle) -> WorkerSettings:

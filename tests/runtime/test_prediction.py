@@ -43,6 +43,9 @@ FULL = Prediction(
     timings_ms={"decode": 1.5},
     flags=("no_face", "truncated_text"),
     faces=(SeenFace(0.5, (0.1, 0.2, 0.3, 0.4), 0.99),),
+    calibrated=True,
+    thresholds={"hap": 0.5, "sad": 0.4},
+    uncertain="the most probable label has 75.0%, under the 80.0% asked for",
 )
 EMPTY = Prediction("x", 0.0, 1.0, {}, (), {}, {}, {}, (), {"text": "no transcript"}, 0, 0, None)
 

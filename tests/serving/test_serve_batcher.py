@@ -56,7 +56,7 @@ def make(engine: Engine, max_batch: int = 4, max_wait_s: float = 0.0, streams: i
     manifest: Any = SimpleNamespace(
         system="ours", labels=("hap",), graphs={"fp32": graph}, preprocessing=Preprocessing()
     )
-    network = Network(SimpleNamespace(manifest=manifest), engine)  # type: ignore[arg-type]
+    network = Network(SimpleNamespace(manifest=manifest, calibration={}), engine)  # type: ignore[arg-type]
     batcher = Batcher(network, streams, Metrics(), max_batch=max_batch, max_wait_s=max_wait_s)
     batcher.open()
     return batcher
