@@ -45,8 +45,8 @@ class Prediction:
     start: float = described("Start of the segment, in seconds from the start of the file.")
     end: float = described("End of the segment, in seconds.")
     probabilities: ByLabel = described(
-        "By label, 0..1: sigmoid of the fused logit, which is scaled and shifted first if calibrated; empty if no modality "
-        "took part."
+        "By label, 0..1: sigmoid of the fused logit, scaled and shifted first if calibrated; empty if no modality took "
+        "part."
     )
     labels: tuple[str, ...] = described(
         "Labels whose probability is above their threshold, most probable first; none where uncertain."

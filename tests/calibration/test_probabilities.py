@@ -30,9 +30,11 @@ def draw(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_known_miscalibration_is_found_and_undone() -> None:
     logits, targets = draw(4000, 0)
     fit = fit_subset(logits, targets, LABELS)
-    for i, (label, found) in enumerate(fit.labels.items()):
+    for found, scale, shift in zip(fit.labels.values(), SCALE, SHIFT, strict=True):
         assert found.method == "platt"
-        assert (found.scale, found.shift) == (pytest.approx(SCALE[i], rel=0.12), pytest.approx(SHIFT[i], abs=0.12)), label
+        assert (found.scale, found.shift) == (pytest.approx(SCALE[i], rel=0.12), pytest.approx(SHIFT[i], abs=0.12)), (
+            label
+        )
     fresh, fresh_targets = draw(40_000, 1)
     assert np.mean(calibration_errors(sigmoid(fresh), fresh_targets)) > 0.05
     assert max(calibration_errors(sigmoid(fit.apply(fresh)), fresh_targets)) < 0.02
@@ -72,7 +74,9 @@ def test_each_set_of_modalities_has_its_own_fit() -> None:
     few = present.copy()
     few[10:] = False
     parts = {"text": 4 * logits, "audio": logits / 2, "visual": logits}
-    given = Logits({m: x.astype(np.float32) for m, x in parts.items()}, dict.fromkeys(parts, present) | {"visual": few}, targets)
+    given = Logits(
+        {m: x.astype(np.float32) for m, x in parts.items()}, dict.fromkeys(parts, present) | {"visual": few}, targets
+    )
     fits = fit_subsets(given, {"text": 0.5, "visual": 1.0, "audio": 2.0}, LABELS)
     assert set(fits) == {"text+audio", "text", "audio"}  # ten samples with a face are too few
     assert fits["text"].labels["c"].scale == pytest.approx(fits["audio"].labels["c"].scale / 2, rel=0.1)
