@@ -32,9 +32,7 @@ def test_a_known_miscalibration_is_found_and_undone() -> None:
     fit = fit_subset(logits, targets, LABELS)
     for found, scale, shift in zip(fit.labels.values(), SCALE, SHIFT, strict=True):
         assert found.method == "platt"
-        assert (found.scale, found.shift) == (pytest.approx(SCALE[i], rel=0.12), pytest.approx(SHIFT[i], abs=0.12)), (
-            label
-        )
+        assert (found.scale, found.shift) == (pytest.approx(scale, rel=0.12), pytest.approx(shift, abs=0.12))
     fresh, fresh_targets = draw(40_000, 1)
     assert np.mean(calibration_errors(sigmoid(fresh), fresh_targets)) > 0.05
     assert max(calibration_errors(sigmoid(fit.apply(fresh)), fresh_targets)) < 0.02
