@@ -73,13 +73,17 @@ class MelSpec:
 
 @dataclass(frozen=True)
 class TextSpec:
-    """ALBERT's SentencePiece ids: [CLS] ids [SEP], cut to ``max_tokens``."""
+    """ALBERT's SentencePiece ids: [CLS] ids [SEP], cut to ``max_tokens``.
+
+    ``languages``: those that the text model was trained for (ISO 639-1); recognised words of others are left out.
+    """
 
     max_tokens: Annotated[int, Within(2, 65_536)] = 100
     cls_id: TokenId = 2
     sep_id: TokenId = 3
     pad_id: TokenId = 0
     lower_case: bool = True
+    languages: tuple[Name, ...] = ("en",)
 
 
 @dataclass(frozen=True)

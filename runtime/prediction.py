@@ -37,6 +37,16 @@ class SeenFace:
     probability: float = described("The detector's, 0..1.")
 
 
+@dataclass(frozen=True)
+class Word:
+    """One recognised word, with its punctuation."""
+
+    start: float = described("Seconds from the start of the file.")
+    end: float = described("Seconds from the start of the file.")
+    text: str = described("The word; empty for speech whose words were not recognised.")
+    probability: float = described("The recogniser's, 0..1.")
+
+
 @dataclass(frozen=True, repr=False)
 class Prediction:
     """What the model says of one segment of one file."""
@@ -69,6 +79,10 @@ class Prediction:
     calibrated: bool = described("Whether the probabilities are calibrated on validation data.", default=False)
     thresholds: ByLabel = described("The threshold of each label's probability, 0..1.", default_factory=dict)
     uncertain: str | None = described("Why no label is given; null where nothing was asked or it is met.", default=None)
+    words: tuple[Word, ...] = described("The recognised words that text is made of; none if it was given.", default=())
+    recogniser: str | None = described("The speech model that was used; null if there was none.", default=None)
+    language: str | None = described("What is spoken (ISO 639-1); null if that is not known.", default=None)
+    language_probability: float | None = described("How sure that is, 0..1; 1 if it was given.", default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values, with ``schema_version`` first. ``from_dict`` gives the prediction back."""

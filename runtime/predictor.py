@@ -29,6 +29,8 @@ class Predictor:
         faces: exact, or a quicker search that may find other faces (docs/faces.md): fast, large, track.
         batch_size: segments that the network takes at once, at most. The first answer never waits: batches grow from
             1 (then 2, 4, ...) while a file is read.
+        asr: what recognises speech where no words are given: auto | none | a folder | a name (see ``speech.find``).
+        language: what is spoken (ISO 639-1), if it is known.
         utterances: about how many will be answered, see ``open_backend``.
         wait: False: do not wait for the network to be loaded; that goes on while the first file is read. Its errors
             then come from ``network``, and from the first answer.
@@ -53,6 +55,8 @@ class Predictor:
         faces: str = "exact",
         utterances: int | None = None,
         device: str | None = None,
+        asr: str = "auto",
+        language: str | None = None,
         wait: bool = True,
     ) -> None:
         if batch_size < 1:
@@ -74,7 +78,7 @@ class Predictor:
         if wait:
             self._network.result()
         self._batch_size = batch_size
-        self._preprocessor = Preprocessor(self.bundle, threads=threads, faces=faces)
+        self._preprocessor = Preprocessor(self.bundle, threads=threads, faces=faces, asr=asr, language=language)
 
     @property
     def network(self) -> Network:

@@ -26,7 +26,10 @@ from mmx.runtime.media.source import MediaInput
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import Transcript, read_transcript
 from mmx.runtime.packing import FACE_SHAPE
-from mmx.runtime.prediction import SeenFace
+from mmx.runtime.prediction import SeenFace, Word
+from mmx.runtime.speech.find import automatic, find_recogniser, why_none
+from mmx.runtime.speech.heard import Heard, is_doubtful
+from mmx.runtime.speech.recogniser import SAMPLE_RATE, Language, Recogniser
 from mmx.runtime.types import Sample, Span
 
 # Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
@@ -43,6 +46,7 @@ class Segment:
         sample: the network's input. absent: why it lacks each modality that the system takes and it has not.
         faces: the largest face of each frame that has one. frames_seen: how many frames were looked at.
         flags: quality flags. timings_ms: milliseconds by stage (decode, faces, mel, text).
+        words, recogniser, language: what was heard, where the text was recognised.
     """
 
     file: str
@@ -53,6 +57,9 @@ class Segment:
     frames_seen: int
     flags: tuple[str, ...]
     timings_ms: dict[str, float]
+    words: tuple[Word, ...] = ()
+    recogniser: str | None = None
+    language: Language | None = None
 
 
 @dataclass
@@ -74,6 +81,7 @@ class _Source:
     said: str | Sequence[Span] | None
     windowed: bool
     flags: tuple[str, ...]
+    heard: Heard | None = None
 
     def text_of(self, span: Span) -> str | None:
         if self.said is None or isinstance(self.said, str):
@@ -89,13 +97,25 @@ class _Source:
 
 
 class Preprocessor:
-    """Turns files into segments for one bundle. The tokenizer and the face nets are loaded when first needed.
+    """Turns files into segments for one bundle. Tokenizer, face nets and recogniser are loaded when first needed.
 
     Thread-safe: any number of files may be read at the same time. ``faces``: how they are searched for (docs/faces.md).
+    ``asr``: what recognises speech where no words are given (see ``speech.find``). ``language``: what is spoken.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, faces: str = "exact") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        faces: str = "exact",
+        asr: str = "none",
+        language: str | None = None,
+    ) -> None:
         self._bundle = bundle
+        self._asr = asr
+        self._language = language
+        self._recogniser: Recogniser | None = None
         self._faces = faces
         self._threads = threads
         self._spec = bundle.manifest.preprocessing
@@ -137,15 +157,18 @@ class Preprocessor:
         cues = None if isinstance(said, str) or windowed else said
         partly = cues is not None and 2 * _covered(cues, opened.length) < opened.length
         flags = ("transcript_covers_part",) * partly
-        source = _Source(opened.name, opened.info.has_video, opened.info.has_audio, said, windowed, flags)
         system = self._bundle.manifest.modalities
+        listening = said is None and "text" in system and opened.info.has_audio
+        heard = self._listener() if listening else None
+        source = _Source(opened.name, opened.info.has_video, opened.info.has_audio, said, windowed, flags, heard)
         events = read_segments(
             opened,
             cues,
             self._spec,
             window=window,
+            heard=heard,
             video="visual" in system,
-            audio="audio" in system,
+            audio="audio" in system or heard is not None,
             threads=self._threads,
         )
         decode_ms = _ms_since(started)
@@ -190,7 +213,9 @@ class Preprocessor:
     def _segment(self, source: _Source, end: SegmentEnd, faces: _Faces, decode_ms: float) -> Segment:
         """Put one segment together, and say why it lacks what it lacks."""
         system = self._bundle.manifest.modalities
-        text = source.text_of(end.span)
+        heard = source.heard
+        words = heard.words_in(end.span) if heard else ()
+        text = " ".join(word.text for word in words if word.text) or None if heard else source.text_of(end.span)
         timings = {"decode": decode_ms, "faces": faces.ms}
         flags = [*end.flags, *source.flags]
         absent: dict[str, str] = {}
@@ -206,8 +231,14 @@ class Preprocessor:
         if "text" in system and text is not None and text.strip():
             token_ids, truncated = self._text_tokenizer().encode(text)
             flags += ["truncated_text"] * truncated + ["text_of_whole_file"] * source.shares_text(end)
+            flags += ["text_recognised"] * bool(words) + ["doubtful_words"] * (bool(words) and is_doubtful(words))
+        elif heard:
+            absent["text"], more = heard.absence(words)
+            flags += more
+        elif text is not None:
+            absent["text"] = "no words in this segment"
         else:
-            absent["text"] = "no transcript" if text is None else "no words in this segment"
+            absent["text"] = why_none() if self._asr == "auto" and automatic() is None else "no transcript"
         timings["text"] = _ms_since(started)
 
         crops = faces.crops
@@ -228,7 +259,20 @@ class Preprocessor:
             frames_seen=end.frames,
             flags=tuple(flags),
             timings_ms=timings,
+            words=tuple(word for word in words if word.text),
+            recogniser=heard.recogniser if heard else None,
+            language=heard.language if heard else None,
         )
+
+    def _listener(self) -> Heard | None:
+        """What hears one file; None without a recogniser, and where the bundle wants sound at another rate."""
+        with self._loading:
+            if self._recogniser is None:
+                self._recogniser = find_recogniser(self._asr, threads=self._threads or 1)
+        mel = self._spec.mel
+        if self._recogniser is None or mel.own_rate or mel.sample_rate != SAMPLE_RATE:
+            return None
+        return Heard(self._recogniser, self._language, self._spec.text.languages.__contains__)
 
     def _text_tokenizer(self) -> Tokenizer:
         with self._loading:

@@ -14,6 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))  # for variants
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as mmx.cli.main, for what the tests compute themselves
 
+os.environ["MMX_ASR"] = "none"  # whatever models this machine has, unless a test asks for one
+
 import av
 import numpy as np
 import pytest

@@ -16,6 +16,7 @@ from mmx.runtime.types import Span
 EPSILON_S = 1e-6  # times this close are the same
 REST_S = 0.4  # one mel piece: a shorter rest is no window of its own
 SHORTEST_WINDOW_S = 0.1
+FORGOTTEN_S = 300.0  # frames are decoded no longer after the utterances around them are known
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,48 @@ class SpanCuts:
     @property
     def exhausted(self) -> bool:
         return not (self._utterances or self._begun)
+
+
+class SpokenCuts:
+    """Utterances that become known while the file is read, in order of start, none longer than a segment may be."""
+
+    def __init__(self, spans: Iterator[Span]) -> None:
+        self._spans = spans
+        self._waiting: deque[Cut] = deque()  # known, not handed out
+        self._recent: deque[Cut] = deque()  # known, and perhaps still on screen
+        self._known = -math.inf
+        self._over = False
+
+    def starting(self, time: float, end: float) -> Iterator[Cut]:
+        self._listen(end)
+        while self._waiting and self._waiting[0].start <= end + EPSILON_S:
+            yield self._waiting.popleft()
+
+    def remaining(self) -> Iterator[Cut]:
+        self._listen(math.inf)
+        while self._waiting:
+            yield self._waiting.popleft()
+
+    def between(self, time: float, end: float) -> Iterator[Cut]:
+        self._listen(end)
+        return (cut for cut in self._recent if cut.start < end and cut.end > time)
+
+    @property
+    def exhausted(self) -> bool:
+        return self._over and not self._waiting
+
+    def _listen(self, time: float) -> None:
+        """Wait for the utterances that start until ``time``."""
+        while not self._over and self._known <= time + EPSILON_S:
+            span = next(self._spans, None)
+            if span is None:
+                self._over = True
+                return
+            self._known = span.start
+            self._waiting.append(Cut(span.start, span.end, span.text))
+            self._recent.append(self._waiting[-1])
+            while self._recent[0].end < span.start - FORGOTTEN_S:
+                self._recent.popleft()
 
 
 @dataclass(frozen=True)

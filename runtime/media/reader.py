@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import pairwise, tee
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Preprocessing, VideoSpec
 from mmx.runtime.media.container import MediaInfo, probe
-from mmx.runtime.media.cuts import EPSILON_S, Cut, Cuts, plan_cuts
+from mmx.runtime.media.cuts import EPSILON_S, Cut, Cuts, SpokenCuts, plan_cuts
 from mmx.runtime.media.decode import SoundTrack, VideoTrack
 from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.skipping import Looks
 from mmx.runtime.media.source import MediaInput
+from mmx.runtime.speech.heard import Heard
 from mmx.runtime.types import Span
 
 __all__ = ["Frame", "MediaInfo", "SegmentEnd", "probe", "read_segments"]
@@ -86,6 +87,7 @@ def read_segments(
     preprocessing: Preprocessing,
     *,
     window: float | None = None,
+    heard: Heard | None = None,
     video: bool = True,
     audio: bool = True,
     threads: int | None = None,
@@ -102,6 +104,8 @@ def read_segments(
             Utterances longer than ``max_segment_s`` are cut into equal parts.
         window: cut the file into windows of so many seconds instead. A rest shorter than half a window and 0.4 s joins
             the last one. Windows in which the file has nothing are left out.
+        heard: listens to the sound as it is decoded, ahead of the frames; without spans and a window, the segments are
+            what it hears.
         video, audio: whether to decode that track.
         threads: for the decoders; None: as many as there are cores.
 
@@ -112,15 +116,24 @@ def read_segments(
     opened = file if isinstance(file, MediaFile) else MediaFile(file)
     info = opened.info
     try:
-        cuts = plan_cuts(spans, window, None if spans is not None else opened.length, preprocessing.max_segment_s)
+        if heard is not None and spans is None and window is None:
+            cuts: Cuts = SpokenCuts(heard.spans(opened.length))
+        else:
+            cuts = plan_cuts(spans, window, None if spans is not None else opened.length, preprocessing.max_segment_s)
     except BaseException:
         opened.close()
         raise
-    return _read(opened, cuts, preprocessing, video and info.has_video, audio and info.has_audio, threads)
+    return _read(opened, cuts, preprocessing, heard, video and info.has_video, audio and info.has_audio, threads)
 
 
 def _read(
-    file: MediaFile, cuts: Cuts, preprocessing: Preprocessing, video: bool, audio: bool, threads: int | None
+    file: MediaFile,
+    cuts: Cuts,
+    preprocessing: Preprocessing,
+    heard: Heard | None,
+    video: bool,
+    audio: bool,
+    threads: int | None,
 ) -> Iterator[Frame | SegmentEnd]:
     info = file.info
     with ExitStack() as closing:
@@ -137,8 +150,12 @@ def _read(
             mel = preprocessing.mel
             sounds = SoundTrack(file, None if mel.own_rate else mel.sample_rate, threads, mel.mix)
             tracks.append(closing.enter_context(sounds))
-            streams.append(_sound_events(sounds))
             rate = sounds.sample_rate
+            chunks: Iterator[tuple[int, NDArray[np.float32]]] = iter(sounds)
+            if heard is not None:
+                chunks, listened_to = tee(chunks)
+                heard.listen(listened_to)
+            streams.append(_sound_events(chunks, rate))
         always = set()
         if video and info.video_tracks > 1 and not file.chosen("video"):
             always.add("several_video_tracks")
@@ -227,9 +244,8 @@ def _in_pieces(time: float, shown: _Shown, end: float) -> Iterator[_Event]:
         shown.begins = False
 
 
-def _sound_events(track: SoundTrack) -> Iterator[_Event]:
-    rate = track.sample_rate
-    for index, sound in track:
+def _sound_events(chunks: Iterator[tuple[int, NDArray[np.float32]]], rate: int) -> Iterator[_Event]:
+    for index, sound in chunks:
         yield _Event(index / rate, (index + len(sound)) / rate, sound=sound, index=index)
 
 

@@ -47,7 +47,7 @@ def automatic() -> str | None:
 
 def cached_models() -> list[str]:
     """The short names of the Whisper models in the Hub's cache; none where faster-whisper is not installed."""
-    if find_spec("faster_whisper") is None:
+    if find_spec("faster_whisper") is None or not any(_hub_cache().glob("models--*")):  # importing it takes a second
         return []
     from faster_whisper.utils import _MODELS
 
@@ -101,6 +101,15 @@ def _in_cache(repository: str) -> Path | None:
     """The newest snapshot of a repository in the Hub's cache, if its model is there whole."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, "config.json")
+    found = try_to_load_from_cache(repository, "config.json", cache_dir=_hub_cache())
     folder = Path(found).parent if isinstance(found, str) else None
     return folder if folder and ((folder / "model.bin").exists() or list(folder.glob("*.onnx"))) else None
+
+
+def _hub_cache() -> Path:
+    """Where the Hub's client keeps models, by its own variables."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    try:
+        return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    except RuntimeError:  # a user without a home
+        return Path("/nonexistent")

@@ -1,4 +1,4 @@
-"""What a speech recogniser is to mmx, and the words it finds."""
+"""What a speech recogniser is to mmx."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.runtime.prediction import Word
+
+__all__ = ["SAMPLE_RATE", "Language", "Recogniser", "Word"]
+
 SAMPLE_RATE = 16000
 """Hz: what recognisers take, and what mmx decodes sound to."""
-
-
-@dataclass(frozen=True)
-class Word:
-    """One recognised word with its punctuation: ``start`` and ``end`` in seconds, ``probability`` 0..1."""
-
-    start: float
-    end: float
-    text: str
-    probability: float
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ class Transcriber:
     def words(self, sound: Iterable[tuple[int, Sound]]) -> Iterator[Word]:
         """The words of a sound that comes in parts, in order, a window at a time.
 
+        Speech in a language that is not known or not wanted is a word without text.
+
         Args:
             sound: parts in order, each with the number of its first sample; float32 [samples] at 16 kHz, -1..1.
         """
@@ -121,6 +123,8 @@ class Transcriber:
         if self.language is None and self._recogniser.detects_language:
             self.language = self._recogniser.detect_language(window)
         if self.language is None or not self._accepts(self.language.code):
+            for stretch in stretches:
+                yield from stretch.timed([Word(0.0, float(len(stretch.sound)), "", 0.0)])
             return
         starts = np.cumsum([0, *(len(stretch.sound) for stretch in stretches)])
         spoken: dict[int, list[Word]] = {}

@@ -25,13 +25,13 @@ def utterances(words: Iterable[Word], longest_s: float = LONGEST_S) -> Iterator[
     """Cut words, in the order of their times, where people pause or a sentence ends.
 
     Yields:
-        spans that do not overlap, each with its words as text.
+        spans that do not overlap, each with its words as text; None where no word was recognised.
     """
     end = 0.0
     for group in _groups(words, longest_s):
         start = max(group[0].start - MARGIN_S, end)
         end = max(group[-1].end + MARGIN_S, start + MARGIN_S)
-        yield Span(start, end, " ".join(word.text for word in group))
+        yield Span(start, end, " ".join(word.text for word in group if word.text) or None)
 
 
 def _groups(words: Iterable[Word], longest_s: float) -> Iterator[list[Word]]:

@@ -20,7 +20,7 @@ from mmx.runtime.speech.find import automatic, find_recogniser
 def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Hub cache of this test's own, and no MMX_ASR."""
     monkeypatch.delenv("MMX_ASR", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 

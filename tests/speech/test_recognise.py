@@ -87,7 +87,7 @@ def test_an_english_model_is_not_used_where_the_language_is_not_known(
     recogniser, beckett: tuple[np.ndarray, str]
 ) -> None:
     transcriber = Transcriber(recogniser)
-    assert list(transcriber.words(in_parts(beckett[0]))) == []
+    assert {word.text for word in transcriber.words(in_parts(beckett[0]))} == {""}  # where, and not what
     assert transcriber.language is None
 
 
@@ -102,7 +102,7 @@ def test_words_of_a_language_that_is_not_wanted_are_not_recognised(beckett: tupl
             raise AssertionError("its words were not wanted")
 
     transcriber = Transcriber(German(), accepts=lambda code: code == "en")  # type: ignore[arg-type]
-    assert list(transcriber.words(in_parts(beckett[0]))) == []
+    assert {word.text for word in transcriber.words(in_parts(beckett[0]))} == {""}
     assert transcriber.language == Language("de", 0.98)
 
 
