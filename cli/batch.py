@@ -62,6 +62,8 @@ class Pool(click.ParamType[tuple[int, int]]):
 @model.precision
 @model.on_mismatch
 @model.faces
+@model.asr
+@model.language
 @model.workers
 @model.jobs
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; all cores if not given.")
@@ -99,6 +101,8 @@ def batch(
     precision: str,
     on_mismatch: str,
     faces: str,
+    asr: str,
+    language: str | None,
     workers: int | None,
     jobs: int | None,
     threads: int | None,
@@ -140,10 +144,10 @@ def batch(
     tasks = find_tasks(named, beside=beside, window=window, allow=allow_protocol)
     limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
     options: dict[str, Any] = {"backend": backend, "device": device, "precision": precision, "threads": threads}
-    options |= {"on_mismatch": on_mismatch, "faces": faces, "limits": limits}
+    options |= {"on_mismatch": on_mismatch, "faces": faces, "limits": limits, "asr": asr, "language": language}
     with ExitStack() as closing:
         opened = Bundle.open(path)
-        made = made_with(opened, precision, window, faces)
+        made = made_with(opened, precision, window, faces, asr, language)
         shards = {"shard_files": shard_files, "shard_s": shard_seconds} if form == "parquet" else {}
         results = closing.enter_context(open_results(out, form, opened, made, resume=True, **shards))
         show = closing.enter_context(ShownProgress())

@@ -52,6 +52,15 @@ faces = click.option(
     show_default=True,
     help="How faces are searched for; docs/faces.md says what each costs and saves.",
 )
+asr = click.option(
+    "--asr",
+    default="auto",
+    show_default=True,
+    help="What recognises speech where no words are given: auto, none, a model's folder or name (mmx asr list).",
+)
+language = click.option(
+    "--language", help="What is spoken (en, de, ...); detected if not given, where that is possible."
+)
 file_seconds = click.option(
     "--file-seconds",
     type=click.FloatRange(min=0, min_open=True),

@@ -44,6 +44,8 @@ Report = Callable[[str, MmxError], None]
 @model.precision
 @model.on_mismatch
 @model.faces
+@model.asr
+@model.language
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
 @click.option("--html", type=OutFile(), help="Also write a page with player and timeline.")
 @click.option("--render", "rendered", type=OutFile(), help="Also draw the answers into an .mp4.")
@@ -74,6 +76,8 @@ def predict(
     precision: str,
     on_mismatch: str,
     faces: str,
+    asr: str,
+    language: str | None,
     threads: int | None,
     html: Path | None,
     rendered: Path | None,
@@ -89,8 +93,8 @@ def predict(
 ) -> int:
     """Tell the emotions in video (or sound) files, one answer per utterance or window, as they come.
 
-    Without --text or --transcript the text is left out of the answer. A file that can't be read is reported and the
-    next one follows; the exit code is then that of the worst.
+    Without --text or --transcript, what is said is recognised (--asr); where that cannot be done, the text is left
+    out. A file that can't be read is reported and the next one follows; the exit code is then that of the worst.
 
     \b
     mmx predict ckpt.mmx talk.mp4 --transcript talk.srt
@@ -126,6 +130,8 @@ def predict(
         "threads": threads,
         "on_mismatch": on_mismatch,
         "faces": faces,
+        "asr": asr,
+        "language": language,
     }
     if batch_size:
         options["batch_size"] = batch_size
@@ -145,7 +151,7 @@ def predict(
                 from mmx.serving.batch.results import made_with
                 from mmx.serving.batch.run import SUFFIXES, open_results
 
-                made = made_with(opened.bundle, precision, window, faces)
+                made = made_with(opened.bundle, precision, window, faces, asr, language)
                 form = form or SUFFIXES.get(out.suffix.lower(), "jsonl")
                 results = closing.enter_context(open_results(out, form, opened.bundle, made, resume=resume))
                 predictions = _recorded(opened, tasks, results, report)

@@ -31,6 +31,8 @@ MB = 2**20
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each stream; all together use all cores.")
 @model.faces
+@model.asr
+@model.language
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Decoding processes.")
 @click.option(
     "--max-batch", type=click.IntRange(min=1), default=4, show_default=True, help="Segments at once; more for a GPU."
@@ -66,6 +68,8 @@ def serve(
     streams: int | None,
     threads: int | None,
     faces: str,
+    asr: str,
+    language: str | None,
     workers: int,
     max_batch: int,
     max_wait_ms: float,
@@ -98,6 +102,8 @@ def serve(
         streams=streams,
         threads=threads,
         faces=faces,
+        asr=asr,
+        language=language,
         on_mismatch=on_mismatch,
         host=host,
         port=port,

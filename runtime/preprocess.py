@@ -27,7 +27,7 @@ from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import Transcript, read_transcript
 from mmx.runtime.packing import FACE_SHAPE
 from mmx.runtime.prediction import SeenFace, Word
-from mmx.runtime.speech.find import automatic, find_recogniser, why_none
+from mmx.runtime.speech.find import find_recogniser, resolve, why_none
 from mmx.runtime.speech.heard import Heard, is_doubtful
 from mmx.runtime.speech.recogniser import SAMPLE_RATE, Language, Recogniser
 from mmx.runtime.types import Sample, Span
@@ -113,7 +113,7 @@ class Preprocessor:
         language: str | None = None,
     ) -> None:
         self._bundle = bundle
-        self._asr = asr
+        self._asr = resolve(asr)
         self._language = language
         self._recogniser: Recogniser | None = None
         self._faces = faces
@@ -238,7 +238,7 @@ class Preprocessor:
         elif text is not None:
             absent["text"] = "no words in this segment"
         else:
-            absent["text"] = why_none() if self._asr == "auto" and automatic() is None else "no transcript"
+            absent["text"] = why_none() if self._asr == "auto" else "no transcript"
         timings["text"] = _ms_since(started)
 
         crops = faces.crops

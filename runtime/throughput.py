@@ -41,7 +41,7 @@ class Pipeline:
             besides the network's own, about ``2 * throughput_run.WINDOW * max_rows`` rows of 28 kB wait, and 64 MB of
             frames in each worker.
         batch_size: segments that the network takes at once, at most.
-        faces: see ``Predictor``.
+        faces, asr, language: see ``Predictor``.
 
     Attributes: ``bundle``, ``network``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
 
@@ -63,6 +63,8 @@ class Pipeline:
         faces: str = "exact",
         device: str | None = None,
         limits: Limits | None = None,
+        asr: str = "auto",
+        language: str | None = None,
     ) -> None:
         for name, value in (("workers", workers), ("max_rows", max_rows), ("batch_size", batch_size)):
             if value is not None and value < 1:
@@ -74,7 +76,7 @@ class Pipeline:
         )
         self.backend = self.network.backend
         self._side_by_side = workers or usable_cores()
-        self._workers = Workers(self.bundle, self._side_by_side, faces=faces, limits=limits)
+        self._workers = Workers(self.bundle, self._side_by_side, faces=faces, limits=limits, asr=asr, language=language)
         self._max_rows = max_rows
         self._batch_size = batch_size
 

@@ -36,8 +36,25 @@ def find_recogniser(asr: str = "auto", *, device: str = "cpu", threads: int = 1)
         EnvironmentMissing: what was asked for by name is not on this machine; the hint says how to get it.
         UsageError: it is nothing that mmx knows. BadDataError: the model is damaged.
     """
-    asr = (automatic() or "none") if asr == "auto" else asr
-    return None if asr == "none" else _loader(asr)(device=device, threads=threads)
+    chosen = resolve(asr)
+    return None if chosen in ("auto", "none") else _loader(chosen)(device=device, threads=threads)
+
+
+def resolve(asr: str) -> str:
+    """What ``asr`` means on this machine: none, a folder, another package's recogniser; auto if there is none here.
+
+    Worker processes are given this, so that all of them use the same model. Loads nothing.
+
+    Raises:
+        EnvironmentMissing, UsageError: see ``find_recogniser``.
+    """
+    chosen = (automatic() or asr) if asr == "auto" else asr
+    if chosen in ("auto", "none") or any(point.name == chosen for point in entry_points(group=ENTRY_POINTS)):
+        return chosen
+    folder = Path(chosen) if Path(chosen).is_dir() else _in_cache(repository_of(chosen))
+    if folder is None:
+        raise EnvironmentMissing(f"the speech model {chosen} is not on this machine", f"mmx asr pull {chosen}")
+    return str(folder.absolute())
 
 
 def automatic() -> str | None:
@@ -85,9 +102,7 @@ def _loader(asr: str) -> Callable[..., Recogniser]:
         if point.name == asr:
             loaded: Callable[..., Recogniser] = point.load()
             return loaded
-    folder = Path(asr) if Path(asr).is_dir() else _in_cache(repository_of(asr))
-    if folder is None:
-        raise EnvironmentMissing(f"the speech model {asr} is not on this machine", f"mmx asr pull {asr}")
+    folder = Path(asr)
     if list(folder.glob("*.onnx")):
         from mmx.runtime.speech.onnx_asr import OnnxAsrRecogniser
 

@@ -1,8 +1,8 @@
 """Whisper models through faster-whisper (CTranslate2), on windows as long as what is said in them.
 
 faster-whisper pads each window to 30 s, so that a short one costs as much as a long one. Whisper's encoder takes any
-length, and a second of silence at the end is all that its decoder needs to stop: ``python studies/speech.py`` has what
-that saves and what it costs in words.
+length, and a second of silence at the end is all that its decoder needs to stop: ``python studies/speech.py`` measures
+what that saves.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.preprocess import Segment
+from mmx.runtime.speech.find import resolve
 from mmx.runtime.workers.pool import Pool
 from mmx.runtime.workers.task import Limits, Task
 from mmx.runtime.workers.worker import WorkerSettings
@@ -28,7 +29,7 @@ class Workers:
 
     Args:
         bundle: the bundle whose preprocessing they do. count: how many processes.
-        faces, threads: see ``Preprocessor``. limits: what one file may cost.
+        faces, threads, asr, language: see ``Preprocessor``. limits: what one file may cost.
 
     Thread-safe.
     """
@@ -41,8 +42,10 @@ class Workers:
         faces: str = "exact",
         threads: int = 1,
         limits: Limits | None = None,
+        asr: str = "none",
+        language: str | None = None,
     ) -> None:
-        settings = WorkerSettings(bundle, faces, threads, limits or Limits())
+        settings = WorkerSettings(bundle, faces, threads, limits or Limits(), resolve(asr), language)
         self._loop = asyncio.new_event_loop()
         # The workers' parent in the kernel's eyes is this thread: when it ends, they do.
         self._thread = threading.Thread(target=self._loop.run_forever, name="mmx-workers", daemon=True)

@@ -65,7 +65,13 @@ class Reader:
         if bundle.identity != settings["identity"]:
             raise BadDataError(f"{bundle.path} was replaced by another bundle meanwhile", "start again to use that")
         self._limits = Limits(**settings["limits"])
-        self._preprocessor = Preprocessor(bundle, threads=settings["threads"], faces=settings["faces"])
+        self._preprocessor = Preprocessor(
+            bundle,
+            threads=settings["threads"],
+            faces=settings["faces"],
+            asr=settings["asr"],
+            language=settings["language"],
+        )
         container.MAX_PIXELS = self._limits.pixels  # of this process
         self._out = out
 

@@ -35,13 +35,15 @@ PASSED_ON_PREFIXES = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "OPENBLAS_", "MALL
 class WorkerSettings:
     """What every worker of a pool is started with.
 
-    Attributes: ``bundle``; ``faces``, ``threads``: see ``Preprocessor``; ``limits``.
+    Attributes: ``bundle``; ``faces``, ``threads``, ``asr``, ``language``: see ``Preprocessor``; ``limits``.
     """
 
     bundle: Bundle
     faces: str = "exact"
     threads: int = 1
     limits: Limits = field(default_factory=Limits)
+    asr: str = "none"
+    language: str | None = None
 
 
 class Died(Exception):
@@ -80,6 +82,8 @@ class Worker:
             "identity": settings.bundle.identity,
             "threads": settings.threads,
             "faces": settings.faces,
+            "asr": settings.asr,
+            "language": settings.language,
             "limits": limits.to_plain(),
             "parent": os.getpid(),
         }

@@ -47,8 +47,8 @@ class RayWorkers:
     """What every actor needs to know, and how many there are of each kind.
 
     Attributes:
-        bundle: a path that every node sees. faces, limits, on_mismatch, backend, precision, threads, device: as
-            ``Pipeline``.
+        bundle: a path that every node sees. faces, asr, language, limits, on_mismatch, backend, precision, threads,
+            device: as ``Pipeline``.
         readers, networks: the fewest and the most actors; None: from one to as many as the cluster has CPUs (for
             readers), nodes or GPUs (for networks).
         gpus: of each network actor; without any it takes no CPU of its own, as readers wait for it when it is behind.
@@ -65,6 +65,8 @@ class RayWorkers:
     precision: str = "fp32"
     threads: int | None = None
     device: str | None = None
+    asr: str = "none"
+    language: str | None = None
 
 
 class Attempts:
@@ -92,7 +94,14 @@ class Read:
     def __init__(self, settings: RayWorkers, attempts: Any) -> None:
         self._attempts = attempts
         self._scratch = Scratch("ray")
-        self._workers = Workers(Bundle.open(settings.bundle), 1, faces=settings.faces, limits=settings.limits)
+        self._workers = Workers(
+            Bundle.open(settings.bundle),
+            1,
+            faces=settings.faces,
+            limits=settings.limits,
+            asr=settings.asr,
+            language=settings.language,
+        )
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Read the tasks of a block, see ``task_row``."""

@@ -24,6 +24,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
 from mmx.runtime.prediction import SCHEMA_VERSION as PREDICTION_VERSION
 from mmx.runtime.prediction import Prediction
+from mmx.runtime.speech.find import resolve
 from mmx.serving.batch.fetch import content_of
 from mmx.serving.batch.inputs import Asked
 from mmx.serving.batch.urls import is_url
@@ -87,7 +88,14 @@ class Results(ABC):
         self.close()
 
 
-def made_with(bundle: Bundle, precision: str, window: float | None, faces: str) -> dict[str, Any]:
+def made_with(
+    bundle: Bundle,
+    precision: str,
+    window: float | None,
+    faces: str,
+    asr: str = "none",
+    language: str | None = None,
+) -> dict[str, Any]:
     """What two runs must share for their results to stand together: the graph, and how it is fed; not the backend."""
     manifest = bundle.manifest
     graph = bundle.described(precision) or bundle.described("fp32")
@@ -101,6 +109,8 @@ def made_with(bundle: Bundle, precision: str, window: float | None, faces: str) 
         "precision": precision,
         "window": window,
         "faces": faces,
+        "asr": resolve(asr),
+        "language": language,
     }
 
 

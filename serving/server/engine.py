@@ -14,6 +14,7 @@ from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
+from mmx.runtime.speech.find import resolve
 from mmx.runtime.types import Sample, Span
 from mmx.runtime.workers.pool import Pool
 from mmx.runtime.workers.task import Limits, Task
@@ -147,4 +148,6 @@ def _worker_settings(settings: Settings, bundle: Bundle) -> WorkerSettings:
         media_s=limits.media_s,
         pixels=limits.media_pixels,
     )
-    return WorkerSettings(bundle, settings.faces, settings.worker_threads, own)
+    return WorkerSettings(
+        bundle, settings.faces, settings.worker_threads, own, resolve(settings.asr), settings.language
+    )

@@ -38,7 +38,8 @@ class Settings:
     """A server.
 
     Attributes:
-        bundle: the bundle's folder. backend, precision, on_mismatch, faces: as ``mmx predict`` has them.
+        bundle: the bundle's folder. backend, precision, on_mismatch, faces, asr, language: as
+            ``mmx predict`` has them.
         streams: batches that run side by side; threads: CPU threads of each. None, device: see ``open_backend``.
         host, port: where it listens; port 0 lets the system choose one.
         workers: processes that decode uploads. worker_threads: CPU threads of each.
@@ -60,6 +61,8 @@ class Settings:
     device: str | None = None
     on_mismatch: str = "error"
     faces: str = "exact"
+    asr: str = "none"
+    language: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 2

@@ -121,6 +121,7 @@ class StandIn:
 
 
 def with_stand_in(bundle: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    monkeypatch.setattr("mmx.runtime.preprocess.resolve", lambda asr: asr)
     monkeypatch.setattr("mmx.runtime.preprocess.find_recogniser", lambda asr, **options: stand_in)
     return listening(bundle, "stand-in")
 
@@ -166,3 +167,33 @@ def test_recognised_words_as_subtitles_are_the_same_segments(
         heard = list(predictor.predict(clip[0]))
     cues = read_transcript(out)
     assert [cue.text for cue in cues if isinstance(cue, Span)] == [p.text for p in heard]
+
+
+def test_workers_recognise_too(tiny_bundle: Path, clip: tuple[Path, str], english_model: Path, tmp_path: Path) -> None:
+    """In confinement, through the command; resuming with another recogniser is another run."""
+    import json
+
+    from click.testing import CliRunner
+
+    from mmx.cli.main import mmx
+    from mmx.runtime.errors import UsageError
+
+    out = tmp_path / "out.jsonl"
+    shared = [
+        "predict",
+        str(tiny_bundle),
+        str(clip[0]),
+        "--workers",
+        "1",
+        "--out",
+        str(out),
+        "--backend",
+        "onnxruntime",
+    ]
+    done = CliRunner().invoke(mmx, [*shared, "--asr", str(english_model), "--language", "en"])
+    assert done.exit_code == 0, done.output
+    (record,) = [json.loads(line) for line in out.read_text().splitlines() if "predictions" in line]
+    texts = [prediction["text"] or "" for prediction in record["predictions"]]
+    assert word_errors(plain(clip[1]), plain(" ".join(texts))) == 0
+    again = CliRunner().invoke(mmx, [*shared, "--resume", "--asr", "none"])
+    assert isinstance(again.exception, UsageError) and "another asr" in str(again.exception)
