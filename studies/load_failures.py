@@ -236,7 +236,7 @@ async def hostile(
     """Four honest clients among those that break off, dawdle and leave, while processes are killed."""
     ends = time.monotonic() + seconds
     host, port = server.url.removeprefix("http://").split(":")
-    head = "POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=a\r\n"
+    head = "POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=a\r\n"
     form = b'--a\r\ncontent-disposition: form-data; name="video"\r\n\r\n' + material.film + b"\r\n--a--\r\n"
 
     async def bad_sender(number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -12,6 +13,7 @@ from mmx.runtime.preprocess import Segment
 from mmx.runtime.workers.task import Rejected, Task
 from mmx.runtime.workers.worker import Died, Worker, WorkerSettings
 
+log = logging.getLogger(__name__)
 TRIES = 2  # workers that a file may crash before it is blamed: the first may have been killed for another reason
 FAILED_STARTS = 3  # in a row, and with no process left: nothing works here any more
 RESPAWN_S = 1.0  # before trying again where a process could not even start
@@ -154,6 +156,7 @@ class Pool:
             try:
                 worker = await Worker.start(self._settings)
             except EnvironmentMissing as e:
+                log.warning("%s", e)
                 self._failed_starts += 1
                 self._why = e
                 await self._notify()

@@ -33,7 +33,8 @@ def write_docker(bundle: Bundle, out: Path) -> list[str]:
         (folder / ".dockerignore").write_text(f"*\n!requirements.txt\n!{wheel.name}\n!bundle.mmx\n")
     return [
         f"docker build -t mmx-serve {out}",
-        f"docker run --rm -p {PORT}:{PORT} --read-only --tmpfs /tmp --cap-drop ALL "
+        "export MMX_API_KEY=$(head -c 24 /dev/urandom | base64)",
+        f"docker run --rm -p {PORT}:{PORT} -e MMX_API_KEY --read-only --tmpfs /tmp --cap-drop ALL "
         "--security-opt no-new-privileges mmx-serve",
     ]
 

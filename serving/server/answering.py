@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import Request, Response
@@ -18,7 +18,7 @@ from mmx.serving.server.formats import JSON, Form, form_for
 from mmx.serving.server.refusal import Refusal, deadline_passed
 from mmx.serving.server.service import DRAINING_RETRY_S, Service
 from mmx.serving.server.tensors import CONTENT_TYPE, read_sample
-from mmx.serving.server.upload import MULTIPART, discard, read_bytes, read_form
+from mmx.serving.server.upload import MULTIPART, declared_length, discard, read_bytes, read_form
 
 log = logging.getLogger("mmx.serving")
 LAST_WORD_S = 2.0  # for the reason to reach a client that may have stopped reading
@@ -57,7 +57,7 @@ class Answering(Response):
         try:
             self._service.check_key(request.headers.get("authorization", ""))
             self._service.check_ready()
-            form = form_for(request.headers.get("accept", ""))
+            form = form_for(",".join(request.headers.getlist("accept")))
             await self._answer(request, form, tracked)
             metrics.ended("ok")
         except (ClientDisconnect, Disconnected):
@@ -80,16 +80,20 @@ class Answering(Response):
         loop = asyncio.get_running_loop()
         began = loop.time()
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        with ExitStack() as kept:
-            with service.uploads.slot():
-                if kind == MULTIPART:
-                    task = await read_form(request, kept.enter_context(service.folder()), limits)
-                elif kind == CONTENT_TYPE:
-                    data = await read_bytes(request, service.tensor_limits.max_bytes, limits)
-                    sample = await asyncio.to_thread(read_sample, data, service.tensor_limits)
-                    del data
-                else:
-                    raise Refusal(415, "bad_content_type", f"a body is {MULTIPART} or {CONTENT_TYPE}")
+        client = request.client.host if request.client else ""
+        async with AsyncExitStack() as kept:
+            declared = min(declared_length(request), limits.upload_bytes)  # more is a 413, not a 429
+            upload = kept.enter_context(service.uploads.upload(client, declared))
+            if kind == MULTIPART:
+                folder = await kept.enter_async_context(service.folder())
+                task = await read_form(request, upload, folder, limits)
+            elif kind == CONTENT_TYPE:
+                data = await read_bytes(request, upload, service.tensor_limits.max_bytes, limits)
+                sample = await asyncio.to_thread(read_sample, data, service.tensor_limits)
+                del data
+            else:
+                raise Refusal(415, "bad_content_type", f"a body is {MULTIPART} or {CONTENT_TYPE}")
+            upload.complete()
             arrived = loop.time()
             service.metrics.stage("upload", arrived - began)
             with service.work.slot():
@@ -133,7 +137,7 @@ class Answering(Response):
         except TimeoutError as e:
             if not timeout.expired():
                 raise
-            raise deadline_passed(self._deadline_s) from e
+            raise deadline_passed(self._deadline_s, self._service.settings.limits.deadline_s) from e
 
     async def _while_wanted(self, request: Request, work: Awaitable[None]) -> None:
         """Do the work, but give it up when the client goes away or the server is cut off."""

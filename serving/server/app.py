@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
 from mmx.serving.server import openapi
+from mmx.serving.server.access import AccessLog, HostCheck
 from mmx.serving.server.answering import Answering, refuse
 from mmx.serving.server.refusal import Refusal
 from mmx.serving.server.schemas import Capacity, ModelInfo, Status
@@ -42,6 +43,9 @@ def make_app(service: Service) -> FastAPI:
     _add_health(app, service)
     for file in sorted(PAGE.iterdir()):
         _add_file(app, "/" if file.name == "index.html" else f"/{file.name}", file)
+
+    app.add_middleware(HostCheck, names=(service.settings.host, *service.settings.allowed_hosts))
+    app.add_middleware(AccessLog, paths=[getattr(route, "path", "") for route in app.routes])
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -70,29 +74,33 @@ def _add_model(app: FastAPI, service: Service) -> None:
     ) -> Response:
         return Answering(service, deadline)
 
-    @app.get("/v1/model", summary="What answers here", responses=openapi.refusals(401))
+    @app.head("/v1/model", include_in_schema=False)
+    @app.get("/v1/model", summary="What answers here", responses=openapi.refusals(401, 403))
     async def model(request: Request) -> ModelInfo:
         service.check_key(request.headers.get("authorization", ""))
         return model_info(service)
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether the process is alive", responses=openapi.refusals(500))
     async def healthz() -> Status:
         if not service.engine.batcher.alive:
             raise Refusal(500, "server_error", "the network's loop has ended", "restart the server")
         return Status(status="ok")
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Whether a request would be taken now", responses=openapi.refusals(503))
     async def readyz() -> Status:
         service.check_ready()
         return Status(status="ready")
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get(
         "/metrics",
         summary="Queues, stage times, batch sizes and outcomes, for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **openapi.refusals(401)},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **openapi.refusals(401, 403)},
     )
     async def metrics(request: Request) -> Response:
         service.check_key(request.headers.get("authorization", ""))

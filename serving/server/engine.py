@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 import numpy as np
 
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import MmxError
+from mmx.runtime.errors import EnvironmentMissing, MmxError
 from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.prediction import Prediction
@@ -21,9 +22,10 @@ from mmx.runtime.workers.task import Limits, Task
 from mmx.runtime.workers.worker import WorkerSettings
 from mmx.serving.server.batcher import Batcher, Row
 from mmx.serving.server.metrics import Metrics
-from mmx.serving.server.refusal import refusal_of
+from mmx.serving.server.refusal import Refusal, refusal_of
 from mmx.serving.server.settings import Settings
 
+log = logging.getLogger(__name__)
 AHEAD = 8  # segments of one request that are decoded before the first of them is answered
 
 Step = tuple[Segment, asyncio.Future[Row] | None] | Exception | None
@@ -122,6 +124,9 @@ class Engine:
                         answer.cancel()
                     raise
             await steps.put(None)
+        except EnvironmentMissing as e:  # its words name the server's folders
+            log.error("%s", e)
+            await steps.put(Refusal(503, "not_ready", "no worker can be started", "try again later", retry_after=1))
         except MmxError as e:
             await steps.put(refusal_of(e))
         except Exception as e:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Protocol
 
 from mmx.runtime.prediction import SCHEMA_VERSION, Prediction
 from mmx.serving.server.refusal import Refusal
 
+_WEIGHT = re.compile(r"\d(\.\d{0,9})?")
 JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
 
 
@@ -75,18 +77,32 @@ class Stream:
 
 
 def form_for(accept: str) -> Form:
-    """The form that an Accept header asks for: the first of ours that it names; JSON for anything, or nothing.
+    """The form that an Accept header asks for (RFC 9110, 12.5.1): of ours the one it weighs (``q``) the most; of
+    several the one that it names, then the one it names first; JSON for anything, or nothing.
 
     Raises:
         Refusal: 406 where it takes none of them.
     """
-    named = [part.split(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
-    for kind in named or ["*/*"]:
-        if kind in (NDJSON, SSE):
-            return Stream(kind)
-        if kind in (JSON, "application/*", "*/*"):
-            return WholeJson()
-    raise Refusal(406, "not_acceptable", "the Accept header takes nothing that is offered", f"{JSON}, {NDJSON}, {SSE}")
+    ranges = [_range(part) for part in accept.split(",") if part.strip()] or [("*/*", 1.0)]
+    best, chosen = (0.0, False, 0), ""
+    for kind in (JSON, NDJSON, SSE):
+        for pattern in (kind, f"{kind.partition('/')[0]}/*", "*/*"):  # the most specific that there is counts
+            if (place := next((n for n, (named, _) in enumerate(ranges) if named == pattern), None)) is not None:
+                rank = (ranges[place][1], pattern == kind, -place)
+                if rank[0] > 0 and (not chosen or rank > best):
+                    best, chosen = rank, kind
+                break
+    if not chosen:
+        offered = f"{JSON}, {NDJSON}, {SSE}"
+        raise Refusal(406, "not_acceptable", "the Accept header takes nothing that is offered", offered)
+    return WholeJson() if chosen == JSON else Stream(chosen)
+
+
+def _range(part: str) -> tuple[str, float]:
+    """A media range and its weight: 1 if it has none, 0 if that cannot be read."""
+    kind, *parameters = (word.strip().lower() for word in part.split(";"))
+    weight = next((word[2:] for word in parameters if word.startswith("q=")), "1")
+    return kind, min(float(weight), 1.0) if _WEIGHT.fullmatch(weight) else 0.0
 
 
 def _event(kind: str, value: dict[str, Any]) -> bytes:

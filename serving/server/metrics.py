@@ -47,10 +47,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._upload_bytes = Gauge("mmx_upload_bytes", "Bytes that all uploads hold", registry=self.registry)
         self._queue = Gauge("mmx_queue", "What waits or is worked on, by queue", ["queue"], registry=self.registry)
 
-    def watch(self, queues: Mapping[str, Callable[[], float]]) -> None:
-        """Show these numbers as ``mmx_queue``, read when they are asked for."""
+    def watch(self, queues: Mapping[str, Callable[[], float]], upload_bytes: Callable[[], float]) -> None:
+        """Show these numbers as ``mmx_queue`` and ``mmx_upload_bytes``, read when they are asked for."""
+        self._upload_bytes.set_function(upload_bytes)
         for name, read in queues.items():
             self._queue.labels(name).set_function(read)
 

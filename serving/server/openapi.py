@@ -18,6 +18,7 @@ PREDICTION = {"$ref": REF.format(model="Prediction")}
 REFUSALS = {
     400: "The form or a parameter cannot be read (bad_form, bad_request).",
     401: "The server asks for an API key (no_key).",
+    403: "The Host header is a foreign name (foreign_host).",
     406: "The Accept header takes no form that is offered (not_acceptable).",
     408: "The body came too slowly (slow_upload).",
     413: "Too many bytes, seconds, pixels or rows (too_large, too_long, too_many_pixels, too_many_rows).",
@@ -26,6 +27,7 @@ REFUSALS = {
     429: "The queue is full (busy); Retry-After says when to come again.",
     500: "The server failed (server_error).",
     503: "The server is starting or shutting down (not_ready, shutting_down).",
+    507: "There is no room for the upload (no_room); Retry-After says when to come again.",
     504: "No answer before the deadline (deadline).",
 }
 RETRY_AFTER = {"description": "Seconds to wait before the next try.", "schema": {"type": "integer", "minimum": 1}}
@@ -40,7 +42,7 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     documented: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         documented[status] = {"description": REFUSALS[status], "content": {JSON: {"schema": _ref(ErrorBody)}}}
-        if status in (429, 503):
+        if status in (429, 503, 507):
             documented[status]["headers"] = {"Retry-After": RETRY_AFTER}
     return documented
 

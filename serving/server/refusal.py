@@ -45,8 +45,7 @@ def refusal_of(error: MmxError) -> Refusal:
     return Refusal(500, "server_error", error.message, error.hint)
 
 
-def deadline_passed(seconds: float) -> Refusal:
-    """There was no answer in time."""
-    return Refusal(
-        504, "deadline", f"no answer within {seconds:g} s", "send a shorter file, or ask for a later deadline"
-    )
+def deadline_passed(seconds: float, longest: float) -> Refusal:
+    """There was no answer in time; ``longest``: what may be asked for."""
+    hint = f"ask for a later deadline ({longest:g} s at most)" if seconds < longest else "try again later"
+    return Refusal(504, "deadline", f"no answer within {seconds:g} s", f"send a shorter file, or {hint}")

@@ -6,17 +6,19 @@ import asyncio
 import hmac
 import itertools
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mmx.runtime.workers.scratch import Scratch
 from mmx.serving.server.admission import Admission
 from mmx.serving.server.engine import Engine
 from mmx.serving.server.metrics import Metrics
+from mmx.serving.server.off_loop import on_disk
 from mmx.serving.server.refusal import Refusal
 from mmx.serving.server.settings import Settings
 from mmx.serving.server.tensors import TensorLimits
+from mmx.serving.server.uploads import Uploads
 
 DRAINING_RETRY_S = 5
 
@@ -26,7 +28,7 @@ class Service:
 
     Attributes:
         settings, metrics, engine, tensor_limits.
-        uploads, work: how many bodies may be arriving, how many requests may be waiting or worked on.
+        uploads: the bodies that arrive. work: how many requests may be waiting or worked on.
         cut_off: set when requests that are still being worked on must end now.
     """
 
@@ -35,7 +37,7 @@ class Service:
         self.metrics = Metrics()
         self.engine = Engine(settings, self.metrics)
         self.tensor_limits = TensorLimits.of(self.engine.bundle.manifest)
-        self.uploads = Admission(settings.uploads, "uploads are arriving")
+        self.uploads = Uploads(settings.uploads, settings.budget_bytes, settings.limits.upload_rate)
         self.work = Admission(settings.queue, "requests are being answered or wait for it")
         self.cut_off = asyncio.Event()
         self._draining = False
@@ -48,7 +50,8 @@ class Service:
                 "uploads": lambda: self.uploads.inside,
                 "decode": lambda: self.engine.workers.waiting,
                 "batch": lambda: self.engine.batcher.waiting,
-            }
+            },
+            upload_bytes=lambda: self.uploads.held,
         )
 
     async def open(self) -> None:
@@ -84,12 +87,16 @@ class Service:
         if not (same and scheme.lower() == "bearer"):
             raise Refusal(401, "no_key", "this server asks for an API key", "Authorization: Bearer KEY")
 
-    @contextmanager
-    def folder(self) -> Iterator[Path]:
-        """An empty folder for one upload, gone afterwards. Its name is a number."""
+    @asynccontextmanager
+    async def folder(self) -> AsyncIterator[Path]:
+        """An empty folder for one upload, gone afterwards. Its name is a number.
+
+        Raises:
+            Refusal: 507 where the disk is full, or the temporary folder is gone.
+        """
         folder = self._scratch.path / str(next(self._numbers))
-        folder.mkdir(mode=0o700)
         try:
+            await on_disk(lambda: folder.mkdir(mode=0o700))
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            await on_disk(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -1,26 +1,21 @@
-"""A sample sent as tensors: a NumPy .npz archive, read without pickle and without believing its sizes."""
+"""A sample sent as tensors: what one may hold, and what no preprocessing makes."""
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.types import Sample
+from mmx.serving.server.npz import BadArchive, TooManyRows, Wanted, read_npz
 from mmx.serving.server.refusal import Refusal
 
 CONTENT_TYPE = "application/x-npz"
-HEADER_BYTES = 4096  # of one array
 ARCHIVE_BYTES = 64 * 1024  # beside the arrays' own
 LARGEST_PIXEL = 255.01  # resampling rounds: the crop of a white face has 255.00001525878906
 LARGEST_POWER = 1e12  # of a mel bin; full-scale sound reaches about 1e4
@@ -64,52 +59,23 @@ def read_sample(data: bytes, limits: TensorLimits) -> Sample:
     Raises:
         Refusal: 413 for more rows than a segment can have, 422 for whatever else it is not.
     """
-    shapes: dict[str, tuple[type, int, tuple[int, ...]]] = {
-        "token_ids": (np.int64, limits.tokens, ()),
-        "faces": (np.float32, limits.faces, FACE_SHAPE),
-        "pieces": (np.float32, limits.pieces, PIECE_SHAPE),
+    wanted = {
+        "token_ids": Wanted(np.dtype(np.int64), (), limits.tokens),
+        "faces": Wanted(np.dtype(np.float32), FACE_SHAPE, limits.faces),
+        "pieces": Wanted(np.dtype(np.float32), PIECE_SHAPE, limits.pieces),
     }
-    arrays: dict[str, NDArray[Any]] = {}
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in archive.infolist():
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may take gigabytes
-                    raise _bad("its compression is none that NumPy uses")
-                name = member.filename.removesuffix(".npy")
-                if name not in shapes or name in arrays:
-                    raise _bad("an array is none of token_ids, faces and pieces, or is there twice")
-                with archive.open(member) as file:
-                    arrays[name] = _read_array(name, file, *shapes[name])
-    except Refusal:
-        raise
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError, RuntimeError,
-            struct.error, SyntaxError, TypeError, RecursionError) as e:  # fmt: skip
-        raise _bad("it is not an .npz archive, or a broken one") from e
+        arrays = read_npz(data, wanted)
+    except TooManyRows as e:
+        raise Refusal(413, "too_many_rows", str(e), "send fewer rows, or a sample for each segment") from e
+    except BadArchive as e:
+        raise _bad(str(e)) from e
     _check_values(arrays, limits)
     return Sample(
         arrays.get("token_ids"),
         arrays.get("faces", np.empty((0, *FACE_SHAPE), np.float32)),
         arrays.get("pieces", np.empty((0, *PIECE_SHAPE), np.float32)),
     )
-
-
-def _read_array(name: str, file: Any, dtype: type, most: int, row: tuple[int, ...]) -> NDArray[Any]:
-    """Read one array: its header first, and its data only if the header asks for what is allowed."""
-    major, _ = npy.read_magic(file)
-    read_header = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}.get(major)
-    if read_header is None:
-        raise _bad(f"{name} has an unknown .npy version")
-    shape, fortran, found = read_header(file, max_header_size=HEADER_BYTES)
-    wanted = f"{np.dtype(dtype).name} [rows{''.join(f', {side}' for side in row)}]"
-    if found != np.dtype(dtype) or len(shape) != len(row) + 1 or tuple(shape[1:]) != row or fortran:
-        raise _bad(f"{name} is {found} {list(shape)}, not {wanted} in C order")
-    if not 0 <= shape[0] <= most:
-        raise Refusal(413, "too_many_rows", f"{name} has {shape[0]} rows", f"this server takes {most} at most")
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    data = file.read(size)
-    if len(data) != size:
-        raise _bad(f"{name} ends early")
-    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _check_values(arrays: dict[str, NDArray[Any]], limits: TensorLimits) -> None:

@@ -10,46 +10,61 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from mmx.runtime.workers.task import Task
+from mmx.serving.server.off_loop import on_disk
 from mmx.serving.server.refusal import Refusal
 from mmx.serving.server.settings import Limits
+from mmx.serving.server.uploads import Upload
 
 MULTIPART = "multipart/form-data"
 PARTS = ("video", "text", "transcript", "window")
 DISCARD_S = 5.0  # how long the rest of a refused body is read, so that the client gets to read the refusal
 WINDOW_BYTES = 32
+WRITE_BYTES = 256 * 1024  # of a video, before they go to the disk
 
 
-async def body(request: Request, limit: int, limits: Limits) -> AsyncIterator[bytes]:
+def declared_length(request: Request) -> int:
+    """The length that the body is said to have; 0 where nothing is said."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() and len(declared) < 20 else 0
+
+
+async def body(request: Request, upload: Upload, limit: int, limits: Limits) -> AsyncIterator[bytes]:
     """The body's chunks.
 
+    It may keep the server waiting for ``idle_s`` in all, and for as long as its bytes take at the least rate.
+
     Raises:
-        Refusal: 413 when there are more than ``limit`` bytes, 408 when they come too slowly.
+        Refusal: 413 when there are more than ``limit`` bytes, 408 when they come too slowly, 429 when all uploads
+            together hold too much.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared_length(request) > limit:
         raise _too_large(limit)
-    taken = 0
+    waited = 0.0
     ends = time.monotonic() + limits.upload_s
     chunks = request.stream()
     while True:
-        left = min(limits.idle_s, ends - time.monotonic())
+        began = time.monotonic()
+        patience = limits.idle_s + upload.taken / limits.upload_rate - waited
         try:
-            async with asyncio.timeout(left):
-                chunk = await anext(chunks, None)
+            if upload.pushed_out or patience <= 0:
+                raise TimeoutError
+            async with asyncio.timeout(min(limits.idle_s, patience, ends - began)) as timer:
+                with upload.waiting(timer):
+                    chunk = await anext(chunks, None)
         except TimeoutError as e:
             raise Refusal(408, "slow_upload", "the body came too slowly", "send it again, or send less") from e
+        waited += time.monotonic() - began
         if chunk is None:
             return
-        taken += len(chunk)
-        if taken > limit:
+        if upload.taken + len(chunk) > limit:
             raise _too_large(limit)
+        upload.take(len(chunk))
         yield chunk
 
 
@@ -65,16 +80,16 @@ async def discard(request: Request, limit: int) -> None:
                 taken += len(message.get("body", b""))
 
 
-async def read_bytes(request: Request, limit: int, limits: Limits) -> bytes:
+async def read_bytes(request: Request, upload: Upload, limit: int, limits: Limits) -> bytes:
     """The whole body, in memory."""
-    return b"".join([chunk async for chunk in body(request, limit, limits)])
+    return b"".join([chunk async for chunk in body(request, upload, limit, limits)])
 
 
-async def read_form(request: Request, folder: Path, limits: Limits) -> Task:
+async def read_form(request: Request, upload: Upload, folder: Path, limits: Limits) -> Task:
     """A multipart form into ``folder``: the task it asks for.
 
     Raises:
-        Refusal: see ``body``; 400 for a broken form, 413 for a part that is too large.
+        Refusal: see ``body``; 400 for a broken form, 413 for a part that is too large, 507 for a full disk.
     """
     _, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
@@ -94,18 +109,23 @@ async def read_form(request: Request, folder: Path, limits: Limits) -> Task:
                 "on_end": form.end,
             },
         )
-        async for chunk in body(request, limits.upload_bytes, limits):
+        async for chunk in body(request, upload, limits.upload_bytes, limits):
             parser.write(chunk)
+            if form.pending_bytes >= WRITE_BYTES:
+                await on_disk(form.write)
         parser.finalize()
-        return form.task()
+        task = form.task()
+        await on_disk(form.write)
+        return task
     except FormParserError as e:
         raise _broken("a part is not as multipart/form-data has it") from e
-    finally:
-        form.close()
 
 
 class _Form:
-    """The parts of one form as the parser finds them. The video goes to disk, the rest is short."""
+    """The parts of one form as the parser finds them. The video goes to disk, the rest is short.
+
+    ``pending_bytes``: of the video, not written yet.
+    """
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._folder = folder
@@ -114,8 +134,9 @@ class _Form:
         self._header = (b"", b"")
         self._disposition = b""
         self._short: dict[str, bytearray] = {}
-        self._video: BinaryIO | None = None
+        self._files: dict[str, list[bytes]] = {}  # what is to be written, by name
         self._video_bytes = 0
+        self.pending_bytes = 0
         self._whole = False
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
@@ -136,18 +157,19 @@ class _Form:
         self._disposition = b""
         if name not in PARTS:
             raise _broken(f"a part is none of {', '.join(PARTS)}")
-        if name in self._short or (name == "video" and self._video is not None):
+        if name in self._short or name in self._files:
             raise _broken(f"there are two parts {name}")
         self._name = name
         if name == "video":
-            self._video = (self._folder / "video").open("xb")
+            self._files[name] = []
         else:
             self._short[name] = bytearray()
 
     def data(self, data: bytes, start: int, end: int) -> None:
-        if self._name == "video" and self._video is not None:
-            self._video.write(memoryview(data)[start:end])
+        if self._name == "video":
+            self._files["video"].append(data[start:end])
             self._video_bytes += end - start
+            self.pending_bytes += end - start
         elif self._name:
             part = self._short[self._name]
             part += data[start:end]
@@ -161,9 +183,16 @@ class _Form:
     def end(self) -> None:
         self._whole = True
 
-    def close(self) -> None:
-        if self._video is not None:
-            self._video.close()
+    def write(self) -> None:
+        """What is pending goes to the disk."""
+        for name, pieces in self._files.items():
+            with (self._folder / name).open("ab", buffering=0) as file:
+                for piece in pieces:
+                    left = memoryview(piece)
+                    while left:
+                        left = left[file.write(left) :]
+            pieces.clear()
+        self.pending_bytes = 0
 
     def task(self) -> Task:
         """What the whole form asks for."""
@@ -171,8 +200,6 @@ class _Form:
             raise _broken("it ends early")
         if not self._video_bytes:
             raise _broken("there is no part video, or it is empty")
-        assert self._video is not None
-        self._video.flush()
         text = self._short.get("text")
         transcript = self._short.get("transcript")
         if text is not None and transcript is not None:
@@ -180,7 +207,7 @@ class _Form:
         name = None
         if transcript is not None:
             name = f"transcript.{transcript_kind(bytes(transcript))}"
-            (self._folder / name).write_bytes(transcript)
+            self._files[name] = [bytes(transcript)]
         said = text.decode("utf-8", "replace") if text is not None else None
         return Task(
             self._folder / "video",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 import shutil
 import subprocess
@@ -85,3 +86,15 @@ def test_hadolint_finds_nothing(image: Path, tiny_bundle: Path, tmp_path: Path) 
     for dockerfile in (image / "Dockerfile", tmp_path / "models" / "Dockerfile"):
         found = subprocess.run([hadolint, dockerfile], capture_output=True, text=True)
         assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_image_asks_for_a_key(tiny_bundle: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entry point, run here, does not start without one; the printed commands set one."""
+    monkeypatch.delenv("MMX_API_KEY", raising=False)
+    out = tmp_path / "image"
+    assert main(["package", str(tiny_bundle), "--docker", str(out)]) == 0
+    assert re.search(r"export MMX_API_KEY=.*\n.*docker run .*-e MMX_API_KEY ", capsys.readouterr().out)
+    (entry,) = re.findall(r"^ENTRYPOINT (.+)$", (out / "Dockerfile").read_text(), re.M)
+    command = [str(tiny_bundle) if word.startswith("/srv/") else word for word in json.loads(entry)]
+    assert main(command[1:]) == 2
+    assert "there is no API key" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmx.runtime.errors import BadDataError, EnvironmentMissing
+from mmx.runtime.errors import BackendFailed, BadDataError
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.network import Network
 from mmx.runtime.types import Sample
@@ -28,7 +28,7 @@ def sample(number: int, tokens: int = 3, faces: int = 0) -> Sample:
 
 class Engine:
     """A backend that answers each sample with its number, times ten for logits_text; keeps what it was given, and can
-    be held up. 13 makes it fail, 7 makes it give no number.
+    be held up. 13 makes it fail, 7 makes it give no number, 17 one answer too few.
     """
 
     name, precision, device, why, streams = "made up", "fp32", "here", "", 1
@@ -47,7 +47,7 @@ class Engine:
         assert self.go.wait(60)
         if 13 in numbers:
             raise RuntimeError("an engine's own exception")
-        values = np.array(numbers, np.float32)[:, None]
+        values = np.array(numbers[1:] if 17 in numbers else numbers, np.float32)[:, None]
         return {"logits": np.where(values == 7, np.nan, values), "logits_text": values * 10}
 
 
@@ -132,14 +132,17 @@ def test_one_samples_fault_is_its_own() -> None:
         batcher = make(network)
         first = await hold(network, batcher)
         good, broken, last = (batcher.submit(sample(number)) for number in (1, 13, 2))
-        not_finite = batcher.submit(sample(7))
+        not_finite, short = batcher.submit(sample(7)), batcher.submit(sample(17))
         network.go.set()
         await first
         assert (await good).outputs["logits"].tolist() == [1] and (await last).outputs["logits"].tolist() == [2]
-        with pytest.raises(EnvironmentMissing, match="own exception"):
+        with pytest.raises(BackendFailed, match="own exception"):
             await broken
         with pytest.raises(BadDataError, match="finite"):
             await not_finite
+        with pytest.raises(BadDataError, match="of shape"):
+            await short
+        assert batcher.alive and (await batcher.submit(sample(3))).outputs["logits"].tolist() == [3]
         await batcher.close()
 
     asyncio.run(run())

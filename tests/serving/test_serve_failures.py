@@ -5,8 +5,11 @@ nothing here depends on time.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
+import resource
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ import av
 import httpx
 import numpy as np
 import pytest
+from conftest import running
 from waiting import PATIENCE_S, until
 
 
@@ -226,6 +230,58 @@ def test_a_killed_server_leaves_no_process_and_the_next_no_file(start: Any, tone
     assert not list(tmp_path.glob("mmx-*"))
 
 
+def test_a_bundle_that_was_replaced_is_not_mixed_with_the_one_that_is_served(
+    tiny_bundle: Path, tone: Path, tmp_path: Path
+) -> None:
+    """Another manifest takes the place of the bundle's: nothing of it is answered with, by no worker."""
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tiny.mmx")
+    upload = {"video": tone.read_bytes()}
+    with running(bundle, "--workers", "1") as server:
+        before = server.post(files=upload).json()["segments"][0]
+        manifest = json.loads((bundle / "manifest.json").read_bytes())
+        manifest["preprocessing"]["mel"]["hop"] *= 2
+        manifest["thresholds"] = [0.0] * len(manifest["thresholds"])
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        (tmp_path / "manifest.json").replace(bundle / "manifest.json")
+        after = server.post(files=upload).json()["segments"][0]
+        for name in ("labels", "logits"):
+            assert after[name] == (pytest.approx(before[name], abs=2e-5) if name == "logits" else before[name])
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        told = server.post(files=upload)
+        assert code(told) == (503, "not_ready") and str(tmp_path) not in told.text
+        assert server.http.get(f"{server.url}/readyz").status_code == 503
+        assert any("was replaced" in line for line in server.log)
+
+
+def test_a_full_disk_and_a_folder_that_is_gone_are_a_507(start: Any, tone: Path, tmp_path: Path) -> None:
+    upload = {"video": tone.read_bytes()}
+    with start("--workers", "1", scratch=tmp_path) as server:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        full = server.post(files=upload)
+        assert code(full) == (507, "no_room") and int(full.headers["retry-after"]) >= 1
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert server.post(files=upload).status_code == 200
+        server.at_rest()
+        (scratch,) = tmp_path.glob("mmx-serve-*")
+        assert [each.name for each in scratch.iterdir()] == [".lock"]
+        shutil.rmtree(scratch)
+        assert code(server.post(files=upload)) == (507, "no_room")
+        assert len([line for line in server.log if "cannot be kept" in line]) == 2
+
+
+def test_a_fault_in_a_worker_costs_one_request_and_is_in_the_log(
+    start: Any, tone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CRASH.replace("os.kill(os.getpid(), signal.SIGSEGV)", "1 / 0"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with start("--workers", "1", faulty=True) as server:
+        assert code(server.post(files={"video": tone.read_bytes() + b"DEADLY"})) == (422, "decoder_crashed")
+        assert server.post(files={"video": tone.read_bytes()}).status_code == 200
+    log = "".join(server.log)
+    assert "Traceback" in log and "ZeroDivisionError" in log
+
+
 def test_workers_do_not_have_the_key(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMX_API_KEY", "sixteen characters or more")
     with start("--workers", "1") as server:
@@ -259,7 +315,7 @@ def test_many_at_once_get_their_own_answers(server: Any, tone: Path, pool: Threa
 def connected(server: Any, length: int) -> socket.socket:
     """A connection that has sent the head of a form of so many bytes."""
     client = socket.create_connection(address(server))
-    head = f"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n"
+    head = f"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n"
     client.sendall(f"{head}content-type: multipart/form-data; boundary=a\r\n\r\n".encode())
     return client
 
