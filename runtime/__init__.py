@@ -1,10 +1,12 @@
 """From a media file to emotions, with numpy, PyAV, SentencePiece and an inference engine. No torch.
 
-    from mmx.runtime import Predictor
+    from mmx.runtime import MediaArrays, Predictor
 
     with Predictor("ckpt.mmx") as predictor:
         for prediction in predictor.predict("talk.mp4", transcript="talk.srt"):
             print(prediction.start, prediction.labels)
+        predictor.predict(data)  # the bytes of a file, or a file object
+        predictor.predict(MediaArrays(frames, times, sound, 16000))  # or what is decoded already
 
 Importing this package costs nothing: each name is imported from its module when it is first used.
 """
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mmx.runtime.backends import Backend, open_backend
     from mmx.runtime.bundle import Bundle
     from mmx.runtime.errors import MmxError
+    from mmx.runtime.media.arrays import MediaArrays
     from mmx.runtime.network import Network
     from mmx.runtime.packing import pack
     from mmx.runtime.prediction import Prediction, SeenFace, arrow_schema, prediction_schema, to_pandas
@@ -36,6 +39,7 @@ _HOME = {
     "Bundle": "bundle",
     "FileResult": "throughput",
     "Limits": "workers.task",
+    "MediaArrays": "media.arrays",
     "MmxError": "errors",
     "Network": "network",
     "Pipeline": "throughput",
@@ -54,6 +58,7 @@ _HOME = {
 
 __all__ = [  # noqa: RUF022 (in the order a reader meets them)
     "Predictor",
+    "MediaArrays",
     "Prediction",
     "SeenFace",
     "to_pandas",

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from mmx.runtime.backends import Backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
+from mmx.runtime.media.arrays import MediaArrays
+from mmx.runtime.media.source import MediaInput, name_of
 from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import rows
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
 from mmx.runtime.types import Span
 
+Media = MediaInput | MediaArrays
 MAX_ROWS = 512  # tower rows in one batch; one utterance of 120 s has 540
 
 
@@ -92,7 +99,7 @@ class Predictor:
 
     def predict(
         self,
-        files: str | Path | Sequence[str | Path],
+        files: Media | Iterable[Media],
         *,
         text: str | Sequence[str | None] | None = None,
         transcript: Transcript | Sequence[Transcript | None] | None = None,
@@ -102,21 +109,25 @@ class Predictor:
         """Yield a prediction for each segment of each file, in order, as soon as it is known.
 
         Args:
-            files: one media file or several.
+            files: one or several of: a path, the bytes of a file, a binary file object, or frames and sound in memory
+                (``MediaArrays``).
             text, transcript, window: see ``Preprocessor.segments``. With several files, text and transcript are lists
                 with one entry (or None) for each file.
-            on_error: called with the file and the error when a file is at fault; the next file follows.
+            on_error: called with the file's name and the error when a file is at fault; the next file follows.
 
         Raises:
             UsageError: the arguments are at fault; at once where that can be known.
             MmxError: a file is at fault and there is no ``on_error``.
         """
-        paths = [files] if isinstance(files, (str, Path)) else list(files)
-        texts = one_each("text", text, paths)
-        if isinstance(files, (str, Path)) and transcript == []:
-            transcript = [transcript]
-        transcripts = one_each("transcript", transcript, paths)
-        return self._predict_all(list(zip(paths, texts, transcripts, strict=True)), window, on_error)
+        single = _is_media(files)
+        media: list[Media] = [files] if single else list(files)  # type: ignore[list-item,arg-type]
+        names = [each.name if isinstance(each, MediaArrays) else name_of(each) for each in media]
+        texts = one_each("text", text, media)
+        if single and isinstance(transcript, (list, tuple)) and not transcript:
+            transcript = [transcript]  # of one file in which nothing is said
+        transcripts = one_each("transcript", transcript, media)
+        _check_said(texts, transcripts, window)
+        return self._predict_all(list(zip(media, names, texts, transcripts, strict=True)), window, on_error)
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -133,11 +144,11 @@ class Predictor:
 
     def _predict_all(
         self,
-        jobs: Sequence[tuple[str | Path, str | None, Transcript | None]],
+        inputs: Sequence[tuple[Media, str, str | None, Transcript | None]],
         window: float | None,
         on_error: Callable[[str, MmxError], Any] | None,
     ) -> Iterator[Prediction]:
-        for file, text, transcript in jobs:
+        for file, name, text, transcript in inputs:
             try:
                 segments = self._preprocessor.segments(file, text=text, transcript=transcript, window=window)
                 for group in self._groups(segments):
@@ -145,7 +156,7 @@ class Predictor:
             except MmxError as e:
                 if on_error is None or isinstance(e, UsageError) or self._network_failed():
                     raise
-                on_error(str(file), e)
+                on_error(name, e)
 
     def _network_failed(self) -> bool:
         return self._network.done() and self._network.exception() is not None
@@ -175,16 +186,42 @@ class Predictor:
             yield answer
 
 
-def one_each(name: str, given: Any, files: Sequence[str | Path]) -> list[Any]:
+def one_each(name: str, given: Any, files: Sequence[Any]) -> list[Any]:
     """One entry of text or transcript for each file; None where none is given.
 
     Raises:
-        UsageError: not as many as files.
+        UsageError: not as many as files, or neither one nor a list of them.
     """
     if given is None:
         return [None] * len(files)
+    kinds: tuple[Any, ...] = (str, Path, Sequence)
+    if not isinstance(given, kinds):
+        raise UsageError(f"{name} is {type(given).__name__}", f"give one {name}, or a list of one for each file")
     single = isinstance(given, (str, Path)) or (len(given) > 0 and isinstance(given[0], Span))
     each = [given] if single else list(given)
     if len(each) != len(files):
         raise UsageError(f"there are {len(files)} files and {len(each)} of {name}", f"give one {name} for each file")
     return each
+
+
+def _is_media(files: object) -> bool:
+    """Whether this is one input, not several."""
+    if isinstance(files, np.ndarray):
+        raise UsageError(
+            "media cannot be read from ndarray", "MediaArrays(frames, times, sound, sample_rate) holds arrays"
+        )
+    single = (str, os.PathLike, bytes, bytearray, memoryview, MediaArrays)
+    return isinstance(files, single) or hasattr(files, "read") or not isinstance(files, Iterable)
+
+
+def _check_said(texts: Sequence[Any], transcripts: Sequence[Any], window: Any) -> None:
+    """Raise UsageError for types that none of them can have."""
+    for text in texts:
+        if not isinstance(text, str | None):
+            raise UsageError(f"text is {type(text).__name__}", "give a str; None says that it is not known")
+    for transcript in transcripts:
+        spans = isinstance(transcript, Sequence) and all(isinstance(each, Span) for each in transcript)
+        if not (spans or isinstance(transcript, (str, Path, type(None)))):
+            raise UsageError(f"a transcript is {type(transcript).__name__}", "give a path, or a list of Span")
+    if window is not None and (isinstance(window, bool) or not isinstance(window, Real)):
+        raise UsageError(f"window is {type(window).__name__}", "give seconds")

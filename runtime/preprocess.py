@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.media.arrays import MediaArrays
 from mmx.runtime.media.container import DEFAULT_TRACKS, Tracks
 from mmx.runtime.media.faces import Face, FaceDetector
 from mmx.runtime.media.mel import mel_pieces
-from mmx.runtime.media.packets import MediaFile
-from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
+from mmx.runtime.media.reader import Frame, SegmentEnd, open_input, read_segments
 from mmx.runtime.media.source import MediaInput
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import Transcript, read_transcript
@@ -125,7 +125,7 @@ class Preprocessor:
 
     def segments(
         self,
-        file: MediaInput,
+        file: MediaInput | MediaArrays,
         *,
         text: str | None = None,
         transcript: Transcript | None = None,
@@ -136,7 +136,7 @@ class Preprocessor:
         """Read one file, in one pass and bounded memory, and yield its segments in the order they end.
 
         Args:
-            file: a path, bytes or a file object (see ``media.source``).
+            file: a path, bytes or a file object (see ``media.source``), or frames and sound in memory.
             text: what is said in the whole file.
             transcript: a .txt (as ``text``), .srt or .vtt file, or its spans. Each timed cue is one segment.
             window: cut the file into windows of so many seconds instead. A window's text is the words of the cues that
@@ -152,7 +152,7 @@ class Preprocessor:
         """
         said = _what_is_said(text, transcript)
         started = perf_counter()
-        opened = MediaFile(file, tracks)
+        opened = open_input(file, tracks)
         windowed = window is not None
         cues = None if isinstance(said, str) or windowed else said
         partly = cues is not None and 2 * _covered(cues, opened.length) < opened.length

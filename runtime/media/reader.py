@@ -19,13 +19,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise, tee
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError
-from mmx.runtime.manifest import Preprocessing, VideoSpec
-from mmx.runtime.media.container import MediaInfo, probe
+from mmx.runtime.manifest import MelSpec, Preprocessing, VideoSpec
+from mmx.runtime.media.arrays import ArrayMedia, FrameArray, MediaArrays, SoundArray
+from mmx.runtime.media.container import DEFAULT_TRACKS, MediaInfo, Tracks, probe
 from mmx.runtime.media.cuts import EPSILON_S, Cut, Cuts, SpokenCuts, plan_cuts
 from mmx.runtime.media.decode import SoundTrack, VideoTrack
 from mmx.runtime.media.packets import MediaFile
@@ -34,7 +36,11 @@ from mmx.runtime.media.source import MediaInput
 from mmx.runtime.speech.heard import Heard
 from mmx.runtime.types import Span
 
-__all__ = ["Frame", "MediaInfo", "SegmentEnd", "probe", "read_segments"]
+__all__ = ["Frame", "MediaInfo", "OpenMedia", "SegmentEnd", "open_input", "probe", "read_segments"]
+
+OpenMedia = MediaFile | ArrayMedia
+_VideoTrack = VideoTrack | FrameArray
+_SoundTrack = SoundTrack | SoundArray
 
 MAX_OPEN = 200  # segments that overlap at one moment; more is no transcript
 FAULT_FLAGS = ("corrupt_media", "repaired_timestamps", "sound_gap")  # in the order of Track.faults
@@ -81,8 +87,17 @@ class SegmentEnd:
     flags: tuple[str, ...]
 
 
+def open_input(media: MediaInput | MediaArrays, tracks: Tracks = DEFAULT_TRACKS) -> OpenMedia:
+    """Open whatever holds media.
+
+    Raises:
+        BadDataError: see ``container.probe``. UsageError: it is nothing that can hold media.
+    """
+    return ArrayMedia(media) if isinstance(media, MediaArrays) else MediaFile(media, tracks)
+
+
 def read_segments(
-    file: MediaInput | MediaFile,
+    file: MediaInput | MediaArrays | OpenMedia,
     spans: Sequence[Span] | None,
     preprocessing: Preprocessing,
     *,
@@ -99,7 +114,7 @@ def read_segments(
     segment in which it begins looks at it once for the times that it missed.
 
     Args:
-        file: what ``MediaFile`` takes, or the open file, which is closed in the end.
+        file: what ``open_input`` takes or gives; it is closed in the end.
         spans: the utterances, in any order; they may overlap. None: the whole file is one utterance.
             Utterances longer than ``max_segment_s`` are cut into equal parts.
         window: cut the file into windows of so many seconds instead. A rest shorter than half a window and 0.4 s joins
@@ -113,7 +128,7 @@ def read_segments(
         UsageError: spans or a window that make no sense.
         BadDataError: a file that cannot be read (see ``container.probe``), or in which nothing can be decoded.
     """
-    opened = file if isinstance(file, MediaFile) else MediaFile(file)
+    opened = file if isinstance(file, OpenMedia) else open_input(file)
     info = opened.info
     try:
         if heard is not None and spans is None and window is None:
@@ -127,7 +142,7 @@ def read_segments(
 
 
 def _read(
-    file: MediaFile,
+    file: OpenMedia,
     cuts: Cuts,
     preprocessing: Preprocessing,
     heard: Heard | None,
@@ -138,18 +153,18 @@ def _read(
     info = file.info
     with ExitStack() as closing:
         closing.enter_context(file)
-        tracks: list[VideoTrack | SoundTrack] = []
+        tracks: list[_VideoTrack | _SoundTrack] = []
         streams: list[Iterator[_Event]] = []
         rate = preprocessing.mel.sample_rate
         if video:
-            looks = None if preprocessing.video.every_nth else _looks(cuts, preprocessing.video)
-            pictures = closing.enter_context(VideoTrack(file, threads, looks, preprocessing.video.hdr))
+            pictures = _video(file, cuts, preprocessing.video, threads)
+            closing.enter_context(pictures)
             tracks.append(pictures)
             streams.append(_frame_events(pictures))
         if audio:
-            mel = preprocessing.mel
-            sounds = SoundTrack(file, None if mel.own_rate else mel.sample_rate, threads, mel.mix)
-            tracks.append(closing.enter_context(sounds))
+            sounds = _sound(file, preprocessing.mel, threads)
+            closing.enter_context(sounds)
+            tracks.append(sounds)
             rate = sounds.sample_rate
             chunks: Iterator[tuple[int, NDArray[np.float32]]] = iter(sounds)
             if heard is not None:
@@ -181,6 +196,17 @@ def _read(
             yield from desk.take(_Event(0.0, end))
         truncated = len(tracks) == info.has_video + info.has_audio and end < (info.duration or 0.0) - TRUNCATED_S
         yield from desk.close_all(end, truncated=truncated)
+
+
+def _video(file: OpenMedia, cuts: Cuts, spec: VideoSpec, threads: int | None) -> _VideoTrack:
+    if isinstance(file, ArrayMedia):
+        return file.video()
+    return VideoTrack(file, threads, None if spec.every_nth else _looks(cuts, spec), spec.hdr)
+
+
+def _sound(file: OpenMedia, spec: MelSpec, threads: int | None) -> _SoundTrack:
+    rate = None if spec.own_rate else spec.sample_rate
+    return file.audio(rate) if isinstance(file, ArrayMedia) else SoundTrack(file, rate, threads, spec.mix)
 
 
 def _looks(cuts: Cuts, spec: VideoSpec) -> Looks:
@@ -225,13 +251,14 @@ class _Event:
     index: int = 0
 
 
-def _frame_events(track: VideoTrack) -> Iterator[_Event]:
+def _frame_events(track: _VideoTrack) -> Iterator[_Event]:
     """Each frame from its time to that of the next one, which has to be decoded first."""
+    rgb: Callable[[Any], NDArray[np.uint8]] = track.rgb
     waiting: tuple[float, _Shown] | None = None
     for time, frame in track:
         if waiting:
             yield from _in_pieces(*waiting, time)
-        waiting = time, _Shown(partial(track.rgb, frame), first=waiting is None)
+        waiting = time, _Shown(partial(rgb, frame), first=waiting is None)
     if waiting:
         yield from _in_pieces(*waiting, track.end)
 

@@ -11,9 +11,30 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmx.runtime.errors import BadDataError
+from mmx.runtime.errors import BadDataError, UsageError
 
 MediaInput = str | os.PathLike[str] | bytes | BinaryIO
+
+
+def name_of(media: object) -> str:
+    """What messages call media: the path as given, the file object's name, or "<bytes>".
+
+    Raises:
+        UsageError: it is nothing that media can be read from.
+    """
+    if isinstance(media, (str, os.PathLike)):
+        return os.fspath(media)
+    if isinstance(media, (bytes, bytearray, memoryview)):
+        return "<bytes>"
+    kind = type(media).__name__
+    if not callable(getattr(media, "read", None)):
+        raise UsageError(f"media cannot be read from {kind}", "give a path, bytes, a file object, or MediaArrays")
+    if isinstance(media, io.TextIOBase):
+        raise UsageError(f"media cannot be read from a file in text mode ({kind})", 'open it with mode "rb"')
+    if getattr(media, "closed", False):
+        raise UsageError(f"media cannot be read from a closed file ({kind})", "close it after the last prediction")
+    name = getattr(media, "name", None)
+    return name if isinstance(name, str) else f"<{kind}>"
 
 
 class Source:
@@ -25,10 +46,11 @@ class Source:
             others meanwhile.
 
     Attributes:
-        name: for messages: the path as given, the file object's name, or "<bytes>".
+        name: see ``name_of``.
 
     Raises:
         BadDataError: the path is missing, unreadable, or no regular file; nothing is in it.
+        UsageError: see ``name_of``.
     """
 
     def __init__(self, media: MediaInput) -> None:
@@ -36,16 +58,14 @@ class Source:
         self._data: bytes | None = None
         self._file: Any = None
         self._lock = threading.Lock()
+        self.name = name_of(media)
         if isinstance(media, (str, os.PathLike)):
-            self.name = os.fspath(media)
             self._path = Path(media)
             size = _size(self._path, self.name)
         elif isinstance(media, (bytes, bytearray, memoryview)):
-            self.name, self._data = "<bytes>", bytes(media)
+            self._data = bytes(media)
             size = len(self._data)
         else:
-            name = getattr(media, "name", None)
-            self.name = name if isinstance(name, str) else f"<{type(media).__name__}>"
             self._file = media if _seekable(media) else _copied(media, self.name)
             size = self._file.seek(0, os.SEEK_END)
         if not size:

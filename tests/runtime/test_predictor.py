@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from mmx.models.checkpoint import load_checkpoint
-from mmx.runtime import Prediction, Predictor, Span
+from mmx.runtime import MediaArrays, Prediction, Predictor, Span
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.preprocess import Preprocessor, Segment
 
@@ -83,6 +85,66 @@ def test_pytorch_gives_the_same_logits_for_a_real_clip(
     assert set(prediction.timings_ms) == {"decode", "faces", "mel", "text", "network"}
     assert all(ms > 0 for ms in prediction.timings_ms.values())
     assert (prediction.file, prediction.start, prediction.text) == (str(path), 0.0, text)
+
+
+def decoded(path: Path) -> MediaArrays:
+    """A file's frames and sound as a service has them that decodes itself."""
+    with av.open(path) as media:
+        frames = [(float(frame.time), frame.to_ndarray(format="rgb24")) for frame in media.decode(video=0)]
+    with av.open(path) as media:
+        sound = [frame.to_ndarray() for frame in media.decode(audio=0)]
+        rate = media.streams.audio[0].rate
+    times, pixels = zip(*frames, strict=True)
+    return MediaArrays(np.stack(pixels), times, np.concatenate(sound, axis=1), rate, name="camera 1")
+
+
+def test_a_path_bytes_a_file_object_and_arrays_are_one_input(predictor: Predictor, clip: tuple[Path, str]) -> None:
+    path, text = clip
+    (expected,) = predictor.predict(path, text=text)
+    arrays = decoded(path)
+    with path.open("rb") as file:
+        for media, name in ((path.read_bytes(), "<bytes>"), (file, str(path)), (arrays, "camera 1")):
+            (found,) = predictor.predict(media, text=text)
+            exact = media is not arrays  # whose times a container has rounded, and which an encoder's delay may precede
+            np.testing.assert_allclose(values(found), values(expected), rtol=1e-6 if exact else 0.05, atol=0.02)
+            assert found.file == name and found.faces_found == expected.faces_found
+    several = list(predictor.predict([arrays, path.read_bytes(), path], text=[text, None, text]))
+    assert [each.file for each in several] == ["camera 1", "<bytes>", str(path)]
+    assert several[1].left_out == {"text": "no transcript"}
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "words"),
+    [
+        (5, {}, "media cannot be read from int"),
+        (None, {}, "media cannot be read from NoneType"),
+        ([5], {}, "media cannot be read from int"),
+        (np.zeros((3, 8, 8, 3), np.uint8), {}, "from ndarray .*MediaArrays"),
+        (io.StringIO("text"), {}, "text mode"),
+        ("a.mp4", {"text": 5}, "text is int"),
+        (["a.mp4"], {"text": [b"words"]}, "text is bytes"),
+        ("a.mp4", {"transcript": 5}, "transcript is int"),
+        ("a.mp4", {"transcript": [("0", "1")]}, "transcript is tuple"),
+        ("a.mp4", {"window": "5"}, "window is str"),
+        (["a.mp4", b"data"], {"text": "one"}, "2 files and 1 of text"),
+    ],
+)
+def test_what_is_no_media_or_no_words_is_one_line_at_once(
+    predictor: Predictor, files: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        predictor.predict(files, **options)
+
+
+def test_an_error_names_what_it_is_about(predictor: Predictor) -> None:
+    heard: list[tuple[str, MmxError]] = []
+    assert not list(predictor.predict([b"no media", io.BytesIO(b"")], on_error=lambda *each: heard.append(each)))
+    assert [name for name, _ in heard] == ["<bytes>", "<BytesIO>"]
+    assert all(error.hint and error.exit_code == 5 for _, error in heard)
+    closed = io.BytesIO(b"data")
+    closed.close()
+    with pytest.raises(UsageError, match="closed file"):
+        predictor.predict(closed)
 
 
 def test_without_a_transcript_the_text_is_left_out(predictor: Predictor, clip: tuple[Path, str]) -> None:
