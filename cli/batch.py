@@ -64,6 +64,8 @@ class Pool(click.ParamType[tuple[int, int]]):
 @model.faces
 @model.asr
 @model.language
+@model.min_confidence
+@model.max_error
 @model.workers
 @model.jobs
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; all cores if not given.")
@@ -103,6 +105,8 @@ def batch(
     faces: str,
     asr: str,
     language: str | None,
+    min_confidence: float | None,
+    max_error: float | None,
     workers: int | None,
     jobs: int | None,
     threads: int | None,
@@ -144,10 +148,12 @@ def batch(
     tasks = find_tasks(named, beside=beside, window=window, allow=allow_protocol)
     limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
     options: dict[str, Any] = {"backend": backend, "device": device, "precision": precision, "threads": threads}
+    certainty = model.certainty_of(min_confidence, max_error)
     options |= {"on_mismatch": on_mismatch, "faces": faces, "limits": limits, "asr": asr, "language": language}
+    options["certainty"] = certainty
     with ExitStack() as closing:
         opened = Bundle.open(path)
-        made = made_with(opened, precision, window, faces, asr, language)
+        made = made_with(opened, precision, window, faces, asr, language, certainty)
         shards = {"shard_files": shard_files, "shard_s": shard_seconds} if form == "parquet" else {}
         results = closing.enter_context(open_results(out, form, opened, made, resume=True, **shards))
         show = closing.enter_context(ShownProgress())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from mmx.calibration.gate import Accuracy
     from mmx.datasets.samples import Utterances
     from mmx.runtime.bundle import Bundle
+    from mmx.runtime.probabilities import SubsetFit
     from mmx.view.terminal import Progress
 
 SYNTHETIC_SAMPLES = 90
 NOISE_HELD_OUT = 16
+STATED_ERROR = 0.1  # whose coverage is shown
 ERRORS = ("logit error", "relative", "flips")
 
 
@@ -32,6 +35,9 @@ ERRORS = ("logit error", "relative", "flips")
 @click.option("--data", metavar="DIR", type=click.Path(path_type=Path), help="A processed data set.")
 @click.option("--synth", is_flag=True, help="A synthetic data set, made now: for trying, or for speed and error alone.")
 @click.option("--noise", is_flag=True, help="Noise as long as utterances are: for weights that nobody trained.")
+@click.option(
+    "--probabilities", is_flag=True, help="Calibrate probabilities on DIR's validation split instead (docs/trust.md)."
+)
 @click.option("--dataset", type=click.Choice(["iemocap", "mosei"]), help="Which, where DIR holds both.")
 @click.option(
     "--method", type=click.Choice(["minmax", "entropy", "percentile", "mse"]), default="mse", show_default=True
@@ -56,6 +62,7 @@ def calibrate(
     data: Path | None,
     synth: bool,
     noise: bool,
+    probabilities: bool,
     dataset: str | None,
     method: str,
     samples: int,
@@ -67,7 +74,7 @@ def calibrate(
     report: Path | None,
     verbose: bool,
 ) -> None:
-    """Make BUNDLE's INT8 graph (under ckpt.mmx/variants/).
+    """Make BUNDLE's INT8 graph, or calibrate its probabilities (under ckpt.mmx/variants/).
 
     The gate: on held-out data, mean F1 and mean accuracy within 0.5 points of FP32; and faster than what the bundle has
     already, on this machine. The worst layers go back to FP32 until the first holds. If the gate does not hold, the
@@ -76,6 +83,11 @@ def calibrate(
     Without labels (--noise, or --synth for a bundle of other labels) accuracy is not known: then no probability may be
     off FP32's by more than 0.05, and that is what the report says.
     """
+    if probabilities:
+        if data is None or synth or noise:
+            raise UsageError("probabilities are calibrated on labelled data", "give --data DIR alone")
+        _calibrate_probabilities(path, data, dataset, cache)
+        return
     if (data is not None) + synth + noise != 1:
         raise UsageError("what to calibrate on?", "give --data DIR, --synth or --noise")
     from mmx.calibration.calibrate import calibrate as run
@@ -109,6 +121,49 @@ def calibrate(
     click.echo(render(result, verbose))
     require(result)
     click.echo(f"\nnext:\n  mmx eval {path} --data {data or 'DIR'}\n  mmx build-engine {path} --int8")
+
+
+def _calibrate_probabilities(path: Path, data: Path, dataset: str | None, cache: Path | None) -> None:
+    """Fit them on the validation split, add them to the bundle, and print what that brought."""
+    import time
+
+    from mmx.calibration.probabilities import add_probabilities, fit_subsets, run
+    from mmx.runtime.bundle import Bundle
+    from mmx.view.terminal import Progress
+
+    started = time.monotonic()
+    bundle = Bundle.open(path)
+    with Progress(quiet_elsewhere=True) as shown:
+        (valid,), _ = _splits(bundle, data, cache, dataset, {"valid": None}, synth=False)
+        logits = run(bundle, valid, partial(shown.update, "scoring"))
+    fits = fit_subsets(logits, bundle.manifest.fusion_weights, bundle.manifest.labels)
+    add_probabilities(bundle, valid, fits, started)
+    click.echo(f"{bundle.path}: probabilities calibrated on {len(valid)} validation samples")
+    click.echo(render_fits(fits))
+    click.echo(f"\nnext:\n  mmx eval {path} --data {data}\n  mmx predict {path} FILE --max-error 0.1")
+
+
+def render_fits(fits: Mapping[str, SubsetFit]) -> str:
+    """A table of what calibration brought by set of modalities, and which labels could not be fitted."""
+    from mmx.view.terminal import text_table
+
+    def change(before: float, after: float) -> str:
+        return f"{100 * before:.2f} -> {100 * after:.2f}"
+
+    rows = []
+    for name, fit in fits.items():
+        limit = next((each for each in fit.limits if each.error == STATED_ERROR), None)
+        met = "-" if limit is None else f"{limit.coverage:.0%} (from {limit.confidence:.0%})"
+        pairs = zip(asdict(fit.before).values(), asdict(fit.after).values(), strict=True)
+        rows.append((name, str(fit.samples), *(change(*pair) for pair in pairs), met))
+    answered = f"answered at {STATED_ERROR:.0%} error"
+    lines = [text_table(("modalities", "samples", "ECE, %", "Brier, %", answered), rows)]
+    lines.append("before -> after, on samples that the fit did not see (cross-fitting); means over the labels")
+    for method, why in (("identity", "all one class: left as it is"), ("temperature", "few positives: scale alone")):
+        odd = sorted({label for fit in fits.values() for label, each in fit.labels.items() if each.method == method})
+        if odd:
+            lines.append(f"note: {', '.join(odd)}: {why}")
+    return "\n".join(lines)
 
 
 def _splits(

@@ -6,6 +6,8 @@ import math
 
 import click
 
+from mmx.runtime.probabilities import Certainty
+
 
 class Window(click.ParamType[float | None]):
     """``utterance`` (None) or a number of seconds."""
@@ -61,6 +63,19 @@ asr = click.option(
 language = click.option(
     "--language", help="What is spoken (en, de, ...); detected if not given, where that is possible."
 )
+min_confidence = click.option(
+    "--min-confidence",
+    metavar="P",
+    type=click.FloatRange(0, 1),
+    help="Give no label where the most probable one has less, such as 0.6; the answer then says why.",
+)
+max_error = click.option(
+    "--max-error",
+    metavar="E",
+    type=click.FloatRange(0, 1),
+    help="Give labels only so that at most this share of answers is wrong, such as 0.1 (needs mmx calibrate "
+    "--probabilities).",
+)
 file_seconds = click.option(
     "--file-seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -84,6 +99,13 @@ results_format = click.option(
 
 
 jobs = click.option("--jobs", type=click.IntRange(min=1), hidden=True)
+
+
+def certainty_of(min_confidence: float | None, max_error: float | None) -> Certainty | None:
+    """--min-confidence and --max-error; None where neither is given."""
+    if min_confidence is None and max_error is None:
+        return None
+    return Certainty(min_confidence, max_error)
 
 
 def workers_of(workers: int | None, jobs: int | None) -> int | None:

@@ -46,6 +46,8 @@ Report = Callable[[str, MmxError], None]
 @model.faces
 @model.asr
 @model.language
+@model.min_confidence
+@model.max_error
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
 @click.option("--html", type=OutFile(), help="Also write a page with player and timeline.")
 @click.option("--render", "rendered", type=OutFile(), help="Also draw the answers into an .mp4.")
@@ -78,6 +80,8 @@ def predict(
     faces: str,
     asr: str,
     language: str | None,
+    min_confidence: float | None,
+    max_error: float | None,
     threads: int | None,
     html: Path | None,
     rendered: Path | None,
@@ -123,6 +127,7 @@ def predict(
         errors[file] = error.message
         codes.append(error.exit_code)
 
+    certainty = model.certainty_of(min_confidence, max_error)
     options: dict[str, Any] = {
         "backend": backend,
         "device": device,
@@ -132,6 +137,7 @@ def predict(
         "faces": faces,
         "asr": asr,
         "language": language,
+        "certainty": certainty,
     }
     if batch_size:
         options["batch_size"] = batch_size
@@ -151,7 +157,7 @@ def predict(
                 from mmx.serving.batch.results import made_with
                 from mmx.serving.batch.run import SUFFIXES, open_results
 
-                made = made_with(opened.bundle, precision, window, faces, asr, language)
+                made = made_with(opened.bundle, precision, window, faces, asr, language, certainty)
                 form = form or SUFFIXES.get(out.suffix.lower(), "jsonl")
                 results = closing.enter_context(open_results(out, form, opened.bundle, made, resume=resume))
                 predictions = _recorded(opened, tasks, results, report)
@@ -175,7 +181,7 @@ def predict(
                 click.echo(describe(opened))
                 described = True
             if as_json or not out:
-                click.echo(prediction.to_json() if as_json else render(prediction, thresholds))
+                click.echo(prediction.to_json() if as_json else render(prediction))
             if html or rendered:
                 kept[prediction.file].append(prediction)
     if html:

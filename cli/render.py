@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -25,7 +24,7 @@ def describe(predictor: Predictor | Pipeline) -> str:
     )
 
 
-def render(prediction: Prediction, thresholds: Mapping[str, float]) -> str:
+def render(prediction: Prediction) -> str:
     """A block of lines: the segment, a bar per label with each modality's contribution, what was seen, the timings.
 
     A label over its threshold has a ``*``. Contributions are fusion weight times logit; they add up to the logit.
@@ -38,10 +37,13 @@ def render(prediction: Prediction, thresholds: Mapping[str, float]) -> str:
         room = max(width - 4, 20)
         lines.append(f'  "{words if len(words) <= room else words[: room - 3] + "..."}"')
     if prediction.probabilities:
-        lines += _table(prediction, thresholds)
+        lines += _table(prediction)
     else:
         lines.append("  nothing to tell it from")
-    lines.append(f"  emotions: {', '.join(prediction.labels) or 'none over its threshold'}")
+    if prediction.uncertain:
+        lines.append(f"  emotions: uncertain: {prediction.uncertain}")
+    else:
+        lines.append(f"  emotions: {', '.join(prediction.labels) or 'none over its threshold'}")
     lines.append(f"  faces: {prediction.faces_found} of {prediction.frames_seen} frames")
     lines += [f"  {modality} left out: {why}" for modality, why in prediction.left_out.items()]
     if prediction.flags:
@@ -55,7 +57,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _table(prediction: Prediction, thresholds: Mapping[str, float]) -> list[str]:
+def _table(prediction: Prediction) -> list[str]:
     names = max(map(len, prediction.probabilities))
     rows = []
     for label, probability in prediction.probabilities.items():
@@ -63,7 +65,7 @@ def _table(prediction: Prediction, thresholds: Mapping[str, float]) -> list[str]
         over = label in prediction.labels
         mark = "*" if over else " "
         bar = "█" * filled + "·" * (BAR - filled)
-        left = f"  {label:{names}}  {bar} {probability:7.1%}{mark} (> {thresholds[label]:.0%})"
+        left = f"  {label:{names}}  {bar} {probability:7.1%}{mark} (> {prediction.thresholds[label]:.0%})"
         parts = "".join(f"{prediction.contributions[m][label]:+9.3f}" for m in prediction.modalities)
         rows.append((left, over, parts))
     head = " " * len(rows[0][0]) + "".join(f"{modality:>9}" for modality in prediction.modalities)

@@ -38,6 +38,8 @@ BUDGET_MB = 1024
 @model.faces
 @model.asr
 @model.language
+@model.min_confidence
+@model.max_error
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Decoding processes.")
 @click.option(
     "--max-batch", type=click.IntRange(min=1), default=4, show_default=True, help="Segments at once; more for a GPU."
@@ -82,6 +84,8 @@ def serve(
     faces: str,
     asr: str,
     language: str | None,
+    min_confidence: float | None,
+    max_error: float | None,
     workers: int,
     max_batch: int,
     max_wait_ms: float,
@@ -122,6 +126,7 @@ def serve(
         faces=faces,
         asr=asr,
         language=language,
+        certainty=model.certainty_of(min_confidence, max_error),
         on_mismatch=on_mismatch,
         host=host,
         port=port,

@@ -21,6 +21,7 @@ from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import rows
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
+from mmx.runtime.probabilities import Certainty
 from mmx.runtime.types import Span
 
 Media = MediaInput | MediaArrays
@@ -38,6 +39,7 @@ class Predictor:
             1 (then 2, 4, ...) while a file is read.
         asr: what recognises speech where no words are given: auto | none | a folder | a name (see ``speech.find``).
         language: what is spoken (ISO 639-1), if it is known.
+        certainty: what an answer must reach for its labels to be given (docs/trust.md).
         utterances: about how many will be answered, see ``open_backend``.
         wait: False: do not wait for the network to be loaded; that goes on while the first file is read. Its errors
             then come from ``network``, and from the first answer.
@@ -64,6 +66,7 @@ class Predictor:
         device: str | None = None,
         asr: str = "auto",
         language: str | None = None,
+        certainty: Certainty | None = None,
         wait: bool = True,
     ) -> None:
         if batch_size < 1:
@@ -80,6 +83,7 @@ class Predictor:
             on_mismatch=on_mismatch,
             utterances=utterances,
             device=device,
+            certainty=certainty,
         )
         loading.shutdown(wait=False)
         if wait:

@@ -19,6 +19,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError
 from mmx.runtime.machine import usable_cores
 from mmx.runtime.network import Network, require_media
+from mmx.runtime.probabilities import Certainty
 from mmx.runtime.throughput_run import FileResult, Run
 from mmx.runtime.workers.blocking import Workers
 from mmx.runtime.workers.task import Limits, Task
@@ -41,7 +42,7 @@ class Pipeline:
             besides the network's own, about ``2 * throughput_run.WINDOW * max_rows`` rows of 28 kB wait, and 64 MB of
             frames in each worker.
         batch_size: segments that the network takes at once, at most.
-        faces, asr, language: see ``Predictor``.
+        faces, asr, language, certainty: see ``Predictor``.
 
     Attributes: ``bundle``, ``network``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
 
@@ -62,6 +63,7 @@ class Pipeline:
         on_mismatch: str = "error",
         faces: str = "exact",
         device: str | None = None,
+        certainty: Certainty | None = None,
         limits: Limits | None = None,
         asr: str = "auto",
         language: str | None = None,
@@ -72,7 +74,13 @@ class Pipeline:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         require_media(self.bundle)
         self.network = Network.open(
-            self.bundle, backend, precision, threads=threads, on_mismatch=on_mismatch, device=device
+            self.bundle,
+            backend,
+            precision,
+            threads=threads,
+            on_mismatch=on_mismatch,
+            device=device,
+            certainty=certainty,
         )
         self.backend = self.network.backend
         self._side_by_side = workers or usable_cores()

@@ -101,7 +101,7 @@ class _Drawing:
             draw.text((line / 4, y), label, fill=colour, font=font)
             draw.rectangle((left, y + line * 0.2, left + bar, y + line * 0.8), outline=(*WHITE, 120))
             draw.rectangle((left, y + line * 0.2, left + bar * value, y + line * 0.8), fill=colour)
-            tick = left + bar * threshold
+            tick = left + bar * prediction.thresholds.get(label, threshold)
             draw.line((tick, y, tick, y + line), fill=WHITE, width=max(1, line // 12))
 
 

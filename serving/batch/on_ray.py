@@ -27,6 +27,7 @@ from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import length, rows, split
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
+from mmx.runtime.probabilities import Certainty
 from mmx.runtime.workers.blocking import Workers
 from mmx.runtime.workers.scratch import Scratch
 from mmx.runtime.workers.task import Limits, Task
@@ -48,7 +49,7 @@ class RayWorkers:
 
     Attributes:
         bundle: a path that every node sees. faces, asr, language, limits, on_mismatch, backend, precision, threads,
-            device: as ``Pipeline``.
+            device, certainty: as ``Pipeline``.
         readers, networks: the fewest and the most actors; None: from one to as many as the cluster has CPUs (for
             readers), nodes or GPUs (for networks).
         gpus: of each network actor; without any it takes no CPU of its own, as readers wait for it when it is behind.
@@ -67,6 +68,7 @@ class RayWorkers:
     device: str | None = None
     asr: str = "none"
     language: str | None = None
+    certainty: Certainty | None = None
 
 
 class Attempts:
@@ -151,6 +153,7 @@ class Answer:
             threads=workers.threads,
             on_mismatch=workers.on_mismatch,
             device=workers.device,
+            certainty=workers.certainty,
         )
         require_media(self._network.bundle)
 

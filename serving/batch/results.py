@@ -24,6 +24,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
 from mmx.runtime.prediction import SCHEMA_VERSION as PREDICTION_VERSION
 from mmx.runtime.prediction import Prediction
+from mmx.runtime.probabilities import Certainty
 from mmx.runtime.speech.find import resolve
 from mmx.serving.batch.fetch import content_of
 from mmx.serving.batch.inputs import Asked
@@ -95,12 +96,14 @@ def made_with(
     faces: str,
     asr: str = "none",
     language: str | None = None,
+    certainty: Certainty | None = None,
 ) -> dict[str, Any]:
     """What two runs must share for their results to stand together: the graph, and how it is fed; not the backend."""
     manifest = bundle.manifest
     graph = bundle.described(precision) or bundle.described("fp32")
     assert graph is not None
     model = (asdict(manifest.preprocessing), manifest.labels, manifest.thresholds, manifest.fusion_weights)
+    fits = {name: asdict(fit) for name, fit in bundle.calibration.items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "prediction_version": PREDICTION_VERSION,
@@ -111,6 +114,8 @@ def made_with(
         "faces": faces,
         "asr": resolve(asr),
         "language": language,
+        "calibration": hashlib.sha256(json.dumps(fits).encode()).hexdigest()[:16] if fits else None,
+        "certainty": asdict(certainty) if certainty else None,
     }
 
 

@@ -45,16 +45,20 @@ def tokenizer_extra(bundle: Bundle) -> tuple[str, ...]:
     return ("tokenizers",) if folder is not None and not (folder / "spiece.model").exists() else ()
 
 
-def copy_bundle(bundle: Bundle, to: Path, only: tuple[str, ...] = ("",)) -> None:
-    """Copy a bundle and its graphs in other precisions; or of its files only those whose path begins with ``only``."""
+def copy_bundle(
+    bundle: Bundle,
+    to: Path,
+    only: tuple[str, ...] = ("",),
+    kinds: tuple[str, ...] = ("graph", "probabilities"),
+) -> None:
+    """Copy a bundle: those of its files whose path begins with one of ``only``, and its variants of some ``kinds``."""
     names = [MANIFEST, *(name for name in bundle.manifest.files if name.startswith(only))]
-    if "" in only:
-        names += [
-            (variant.path / file).relative_to(bundle.path).as_posix()
-            for variant in bundle.variants
-            if variant.record.kind == "graph"
-            for file in (RECORD, *variant.record.files)
-        ]
+    names += [
+        (variant.path / file).relative_to(bundle.path).as_posix()
+        for variant in bundle.variants
+        if variant.record.kind in kinds
+        for file in (RECORD, *variant.record.files)
+    ]
     with bundle.unreplaced():
         for name in names:
             (to / name).parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,6 @@ import numpy as np
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import Engine, engine_graph, engines_of
 from mmx.runtime.errors import UsageError
-from mmx.runtime.manifest_reader import MANIFEST
 from mmx.runtime.packing import INPUTS
 from mmx.runtime.variants import RECORD
 from mmx.runtime.workers import PARTS
@@ -70,12 +69,12 @@ def write_repository(
             shutil.copyfile(graph.path, version / "model.onnx")
 
         answer = _model(folder, config.answer(name, manifest.graphs["fp32"].outputs), "Answer")
-        shutil.copyfile(bundle.path / MANIFEST, answer / MANIFEST)
+        copy_bundle(bundle, answer, (), ("probabilities",))
         if engine:
             shutil.copyfile(engine.path.with_name(RECORD), answer / RECORD)
 
         preprocess = _model(folder, config.preprocess(name, instances), "Preprocess")
-        copy_bundle(bundle, preprocess / "bundle", PARTS)
+        copy_bundle(bundle, preprocess / "bundle", PARTS, ())
         _write_clip(preprocess / config.CLIP)
 
         _model(folder, config.ensemble(name))

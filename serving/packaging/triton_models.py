@@ -96,9 +96,9 @@ class Answer:
     """The model ``mmx_answer``. The segments of all requests that Triton has batched go through the graph together."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the manifest and, where the graph is an engine, the shapes it takes."""
+        """Read the manifest, the calibration and, where the graph is an engine, the shapes it takes."""
         settings = _settings(args)
-        bundle = Bundle.open_parts(_folder(args), ())
+        bundle = Bundle.open_parts(_folder(args), ()).refreshed()
         record = _folder(args) / RECORD
         engine = read_record(record) if record.exists() else None
         profiles = engine.profiles if isinstance(engine, EngineRecord) else ()

@@ -51,6 +51,7 @@ class Engine:
             on_mismatch=settings.on_mismatch,
             streams=settings.streams,
             device=settings.device,
+            certainty=settings.certainty,
         )
         self.backend = self.network.backend
         self._metrics = metrics

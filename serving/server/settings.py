@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmx.runtime.errors import UsageError
+from mmx.runtime.probabilities import Certainty
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Settings:
     """A server.
 
     Attributes:
-        bundle: the bundle's folder. backend, precision, on_mismatch, faces, asr, language: as
-            ``mmx predict`` has them.
+        bundle: the bundle's folder. backend, precision, on_mismatch, faces, asr, language,
+            certainty: as ``Predictor`` has them.
         streams: batches that run side by side; threads: CPU threads of each. None, device: see ``open_backend``.
         host, port: where it listens; port 0 lets the system choose one.
         workers: processes that decode uploads. worker_threads: CPU threads of each.
@@ -69,6 +70,7 @@ class Settings:
     faces: str = "exact"
     asr: str = "none"
     language: str | None = None
+    certainty: Certainty | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 2

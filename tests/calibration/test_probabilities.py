@@ -10,10 +10,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mmx.calibration.probabilities import Logits, add_probabilities, fit_subset, fit_subsets
+from mmx.cli.main import main
 from mmx.evaluation.reliability import calibration_errors
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.fusion import fuse, sigmoid
+from mmx.runtime.predictor import Predictor
 from mmx.runtime.probabilities import Certainty, ErrorLimit, LabelFit, Reliability, SubsetFit
 
 LABELS = ("a", "b", "c")
@@ -135,3 +137,28 @@ def test_what_is_asked_for_is_met_or_doubted() -> None:
     assert Certainty(max_error=0.2).doubt(0.7, fit) is None
     assert "no confidence gave" in (Certainty(max_error=0.05).doubt(1.0, fit) or "")
     assert "these modalities alone" in (Certainty(max_error=0.5).doubt(1.0, None) or "")
+
+
+def test_a_network_withholds_what_is_too_doubtful(tiny_bundle: Path, tone: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(copytree(tiny_bundle, tmp_path / "b.mmx"))
+    with Predictor(bundle, backend="onnxruntime", threads=1) as predictor:
+        (plain,) = predictor.predict(tone)
+    assert not plain.calibrated and plain.uncertain is None
+    assert plain.thresholds == dict(zip(bundle.manifest.labels, bundle.manifest.thresholds, strict=True))
+    measured = Reliability(0.0, 0.0)
+    by_label = {label: LabelFit(1.0, 0.0 if label == "sad" else -6.0, "platt") for label in bundle.manifest.labels}
+    limits = (ErrorLimit(0.1, 0.999, 0.1), ErrorLimit(0.3, 0.001, 0.9))
+    add_probabilities(bundle, Held(), {"audio": SubsetFit(30, by_label, measured, measured, limits)}, 0.0)
+    found = {}
+    for name, certainty in (("none", None), ("strict", Certainty(max_error=0.1)), ("loose", Certainty(max_error=0.3))):
+        with Predictor(bundle.path, backend="onnxruntime", threads=1, certainty=certainty) as predictor:
+            (found[name],) = predictor.predict(tone)
+    assert found["none"].calibrated and set(found["none"].labels) == set(plain.labels)
+    assert found["strict"].labels == () and "takes 99.9%" in (found["strict"].uncertain or "")
+    assert found["loose"].labels == found["none"].labels and found["loose"].uncertain is None
+    assert found["strict"].probabilities == found["none"].probabilities
+
+
+def test_a_stated_error_needs_calibration(tiny_bundle: Path, tone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(tiny_bundle), str(tone), "--max-error", "0.1"]) == 2
+    assert "has no calibrated probabilities" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,8 @@ def test_each_segment_is_one_line_of_the_documented_json(tiny_bundle: Path, soun
     out, err = capsys.readouterr()
     lines = [strict(line) for line in out.splitlines()]
     assert err == "" and [line["start"] for line in lines] == [0, 0.5, 1, 1.5]
-    documented = re.findall(
-        r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", DOCS.read_text().split("## `--json`")[1], re.M))
-    )
-    fields = documented[: documented.index("faces") + 1]
+    table = DOCS.read_text().split("## `--json`")[1].split("| flag |")[0]
+    fields = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.M)))
     for line in lines:
         assert list(line) == fields
         for label, probability in line["probabilities"].items():
@@ -157,8 +156,9 @@ def test_json_refuses_what_json_has_not(prediction: Prediction) -> None:
 
 
 def test_a_transcript_cannot_drive_the_terminal(prediction: Prediction) -> None:
-    text = render(prediction, {"hap": 0.5})
+    text = render(prediction)
     assert "\x1b[2J" not in text and "\x07" not in text and "שלום" in text
+    assert "(> 50%)" in text and "emotions: uncertain: too low" in render(replace(prediction, uncertain="too low"))
 
 
 @pytest.fixture
@@ -168,6 +168,7 @@ def prediction() -> Prediction:
         start=0.0,
         end=1.0,
         probabilities={"hap": 0.75},
+        thresholds={"hap": 0.5},
         labels=("hap",),
         logits={"hap": 1.1},
         modality_logits={"text": {"hap": 2.2}},

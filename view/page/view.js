@@ -102,7 +102,7 @@ class View {
     this.faces.push(...(prediction.faces ?? []));
     this.#extend(prediction.end);
     const [best] = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
-    const said = prediction.labels.length ? prediction.labels.join(", ") : best ? `none over its threshold, most likely ${best[0]}` : "nothing to go on";
+    const said = prediction.uncertain ? `uncertain: ${prediction.uncertain}` : prediction.labels.length ? prediction.labels.join(", ") : best ? `none over its threshold, most likely ${best[0]}` : "nothing to go on";
     const button = element("button", "segment", prediction.labels[0] ?? "–");
     button.type = "button";
     button.title = `${clock(prediction.start)} to ${clock(prediction.end)}: ${said}`;
@@ -213,8 +213,10 @@ class View {
       this.detail.append(element("p", "soft", "Answers appear here as they come."));
       return;
     }
-    const said = segment.labels.length ? segment.labels.join(", ") : "no emotion over its threshold";
+    const none = segment.uncertain ? "uncertain" : "no emotion over its threshold";
+    const said = segment.labels.length ? segment.labels.join(", ") : none;
     this.detail.append(element("h2", "", said), element("p", "soft", `${clock(segment.start)} to ${clock(segment.end)}`));
+    if (segment.uncertain) this.detail.append(element("p", "warn", segment.uncertain));
     if (segment.text) this.detail.append(element("blockquote", "", segment.text));
     const furthest = Math.max(1e-9, ...Object.values(segment.contributions).flatMap((part) => Object.values(part).map(Math.abs)));
     const table = element("table");
@@ -238,8 +240,9 @@ class View {
     fill.style.width = `${100 * value}%`;
     fill.style.background = this.#colour(label);
     const threshold = element("div", "threshold");
-    threshold.style.left = `${100 * this.model.thresholds[label]}%`;
-    threshold.title = `threshold ${percent(this.model.thresholds[label])}`;
+    const least = segment.thresholds?.[label] ?? this.model.thresholds[label];
+    threshold.style.left = `${100 * least}%`;
+    threshold.title = `threshold ${percent(least)}`;
     bar.append(fill, threshold);
     bars.append(bar, this.#parts(segment, label, furthest));
     row.append(name, bars, element("td", "number", percent(value)));
