@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -17,8 +19,8 @@ WRITES = re.compile(r"(?:O_CREAT|O_WRONLY|O_RDWR|\b(?:mkdir|rename|link|symlink|
 PATH = re.compile(r'"([^"]*)"')
 
 
-def run_alone(command: list[str], home: Path, **options) -> subprocess.CompletedProcess[str]:
-    """Run a command with an empty home, as a user who has never used any of this."""
+def alone(home: Path) -> dict[str, str]:
+    """The environment of a user who has never used any of this; the home is empty."""
     home.mkdir()
     kept = {
         name: value
@@ -27,10 +29,28 @@ def run_alone(command: list[str], home: Path, **options) -> subprocess.Completed
     }
     scratch = home.parent / "scratch"
     scratch.mkdir()
-    environment = {**kept, "HOME": str(home), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, **options)
+    return {**kept, "HOME": str(home), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run_alone(command: list[str], home: Path, **options) -> subprocess.CompletedProcess[str]:
+    """Run a command in that environment."""
+    done = subprocess.run(command, env=alone(home), capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
     return done
+
+
+def serve_alone(traced: list[str], home: Path, video: Path) -> None:
+    """Run ``mmx serve`` in that environment, under strace, send it one request, and end it."""
+    with subprocess.Popen(traced, env=alone(home), stdout=subprocess.PIPE, text=True) as strace:
+        assert strace.stdout is not None
+        url = next(line.split()[-1] for line in strace.stdout if line.startswith("listening on "))
+        try:
+            answer = httpx.post(f"{url}/v1/predict", files={"video": video.read_bytes()}, timeout=300, trust_env=False)
+            assert answer.status_code == 200, answer.text
+        finally:
+            (server,) = Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()
+            os.kill(int(server), signal.SIGTERM)
+    assert strace.returncode == 0
 
 
 def in_home(home: Path) -> list[str]:
@@ -77,7 +97,7 @@ def test_without_a_home_nothing_is_said(tiny_bundle: Path, tone: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("verb", ["predict", "export"])
+@pytest.mark.parametrize("verb", ["predict", "export", "serve"])
 def test_no_name_is_looked_up_and_no_foreign_file_written(
     verb: str, tiny_bundle: Path, tiny_checkpoint: Path, tokenizer_dir: Path, clip: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -85,10 +105,15 @@ def test_no_name_is_looked_up_and_no_foreign_file_written(
     arguments = {
         "predict": [str(tiny_bundle), str(clip[0]), "--text", "glad"],
         "export": [str(tiny_checkpoint), "--out", str(tmp_path / "out.mmx"), "--tokenizer", str(tokenizer_dir)],
+        "serve": [str(tiny_bundle), "--port", "0", "--workers", "1", "--backend", "onnxruntime"],
     }[verb]
     log = tmp_path / "calls"
     trace = ["strace", "-f", "-qq", "-s", "4096", "-e", f"trace={CALLS}", "-o", str(log)]
-    run_alone([*trace, sys.executable, "-m", "mmx.cli.main", verb, *arguments], tmp_path / "home")
+    command = [*trace, sys.executable, "-m", "mmx.cli.main", verb, *arguments]
+    if verb == "serve":
+        serve_alone(command, tmp_path / "home", clip[0])
+    else:
+        run_alone(command, tmp_path / "home")
     calls = log.read_text(errors="replace").splitlines()
     assert any("manifest.json" in call for call in calls)  # it sees what the command does
     assert [call for call in calls if "AF_INET" in call] == []  # DNS would be one, too
