@@ -63,12 +63,12 @@ def records(source: Path, scratch: Path) -> Attempt:
         bundle = Bundle.open(copy)
         if bundle.variants:
             bundle.graph(bundle.variants[0].record.precision)
-        raise MmxRejected(bundle.passed_over)
+        raise Rejected(bundle.passed_over)
 
     return attempt
 
 
-class MmxRejected(MmxError):
+class Rejected(MmxError):
     """Passed over."""
 
 
@@ -115,7 +115,7 @@ def tensors(source: Path, scratch: Path) -> Attempt:
         try:
             read_sample(mutated_bytes(data, random), limits)
         except Refusal as e:
-            raise MmxRejected(e.message) from e
+            raise Rejected(e.message) from e
 
     return attempt
 
@@ -123,7 +123,7 @@ def tensors(source: Path, scratch: Path) -> Attempt:
 def media(source: Path, scratch: Path) -> Attempt:
     """A video, a sound, or the transcript of one; read as a worker reads it."""
     bundle = Bundle.open(scratch.parent / "tiny.mmx")
-    preprocessor = Preprocessor(bundle, threads=1, max_pixels=4096 * 4096)
+    preprocessor = Preprocessor(bundle, threads=1)
     data, path = source.read_bytes(), scratch / source.name
     is_transcript = source.suffix in (".srt", ".vtt")
 
@@ -165,7 +165,7 @@ def main() -> None:
             attempt(Random(f"{kind} {number}"))
             end = "read"
         except MmxError as e:
-            end = "rejected" if e.exit_code > 1 or isinstance(e, MmxRejected) else traceback.format_exc()
+            end = "rejected" if e.exit_code > 1 or isinstance(e, Rejected) else traceback.format_exc()
         except BaseException:
             end = traceback.format_exc()
         faulthandler.cancel_dump_traceback_later()

@@ -109,7 +109,7 @@ def check(kind: str, source: Path, scratch: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, n in SOURCES if n in ("tiny.mmx", "tiny.pt", "talk.mp4")])
-def test_a_few_mutants(kind: str, name: str, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_few_mutants(kind: str, name: str, sources: Path) -> None:
     check(kind, sources / name, sources / f"few-{kind}-{name}", FEW)
 
 
