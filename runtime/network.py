@@ -85,8 +85,8 @@ class Network:
 
         Raises:
             UsageError: the samples do not fit the graph.
-            BackendFailed: the backend failed while it ran, for want of memory for instance.
-            BadDataError: an output is missing, or is not [samples, labels].
+            BackendFailed: the backend failed while it ran, for want of memory for instance; or an output is missing, or
+                is not [samples, labels].
         """
         inputs = self.pack(samples)
         try:
@@ -99,7 +99,7 @@ class Network:
         for name in self.backend.outputs:
             found = None if name not in outputs else outputs[name].shape
             if found != shape:
-                raise BadDataError(
+                raise BackendFailed(
                     f"{self._ran} gives {name} of shape {found and list(found)}, not {list(shape)}",
                     "run mmx export (and mmx build-engine) again",
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from mmx.serving.server.app import make_app
 from mmx.serving.server.service import Service
 from mmx.serving.server.settings import Settings
 
+log = logging.getLogger("mmx.serving.access")
 BACKLOG = 1024
 KEEP_ALIVE_S = 30
 # Of every response. The page is its own scripts and styles, this server's answers and the chosen video (blob:);
@@ -171,5 +173,6 @@ class Protocol(H11Protocol):
             self._head_timer = None
 
     def _no_head(self) -> None:
+        log.info("(no request) 408 %.3f s", self._head_s)
         self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         self.transport.close()
