@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmx.cli.signals import end_like_ctrl_c
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError, missing_extra
 from mmx.runtime.throughput import Pipeline
+from mmx.runtime.types import Tracks
 from mmx.runtime.workers.task import Limits
 from mmx.serving.batch.inputs import Asked, find_tasks
 from mmx.serving.batch.results import made_with
@@ -62,6 +64,8 @@ class Pool(click.ParamType[tuple[int, int]]):
 @model.precision
 @model.on_mismatch
 @model.faces
+@model.video_track
+@model.audio_track
 @model.asr
 @model.language
 @model.min_confidence
@@ -103,6 +107,8 @@ def batch(
     precision: str,
     on_mismatch: str,
     faces: str,
+    video_track: int | None,
+    audio_track: int | None,
     asr: str,
     language: str | None,
     min_confidence: float | None,
@@ -146,6 +152,8 @@ def batch(
     end_like_ctrl_c()
     path, named = _bundle_and_inputs(bundle, inputs)
     tasks = find_tasks(named, beside=beside, window=window, allow=allow_protocol)
+    tracks = Tracks(video_track, audio_track)
+    tasks = [replace(task, tracks=tracks) for task in tasks]
     limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
     options: dict[str, Any] = {"backend": backend, "device": device, "precision": precision, "threads": threads}
     certainty = model.certainty_of(min_confidence, max_error)
@@ -153,7 +161,7 @@ def batch(
     options["certainty"] = certainty
     with ExitStack() as closing:
         opened = Bundle.open(path)
-        made = made_with(opened, precision, window, faces, asr, language, certainty)
+        made = made_with(opened, precision, window, faces, tracks, asr, language, certainty)
         shards = {"shard_files": shard_files, "shard_s": shard_seconds} if form == "parquet" else {}
         results = closing.enter_context(open_results(out, form, opened, made, resume=True, **shards))
         show = closing.enter_context(ShownProgress())

@@ -76,6 +76,12 @@ max_error = click.option(
     help="Give labels only so that at most this share of answers is wrong, such as 0.1 (needs mmx calibrate "
     "--probabilities).",
 )
+video_track = click.option(
+    "--video-track", type=click.IntRange(min=0), help="Which video track, from 0; the file's default one if not given."
+)
+audio_track = click.option(
+    "--audio-track", type=click.IntRange(min=0), help="Which audio track, from 0; the file's default one if not given."
+)
 file_seconds = click.option(
     "--file-seconds",
     type=click.FloatRange(min=0, min_open=True),

@@ -17,6 +17,7 @@ from mmx.cli.render import describe, printable, render
 from mmx.cli.signals import end_like_ctrl_c
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
+from mmx.runtime.types import Tracks
 
 if TYPE_CHECKING:
     from mmx.runtime.prediction import Prediction
@@ -44,6 +45,8 @@ Report = Callable[[str, MmxError], None]
 @model.precision
 @model.on_mismatch
 @model.faces
+@model.video_track
+@model.audio_track
 @model.asr
 @model.language
 @model.min_confidence
@@ -78,6 +81,8 @@ def predict(
     precision: str,
     on_mismatch: str,
     faces: str,
+    video_track: int | None,
+    audio_track: int | None,
     asr: str,
     language: str | None,
     min_confidence: float | None,
@@ -141,6 +146,7 @@ def predict(
     }
     if batch_size:
         options["batch_size"] = batch_size
+    tracks = Tracks(video_track, audio_track)
     with ExitStack() as closing:
         opened: Predictor | Pipeline
         if workers or out:
@@ -150,14 +156,14 @@ def predict(
 
             end_like_ctrl_c()
             said = one_each("text", text or None, files), one_each("transcript", transcript or None, files)
-            tasks = [Task(*each, window) for each in zip(files, *said, strict=True)]
+            tasks = [Task(*each, window, tracks) for each in zip(files, *said, strict=True)]
             options["limits"] = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
             opened = closing.enter_context(Pipeline(bundle, workers=workers, **options))
             if out:
                 from mmx.serving.batch.results import made_with
                 from mmx.serving.batch.run import SUFFIXES, open_results
 
-                made = made_with(opened.bundle, precision, window, faces, asr, language, certainty)
+                made = made_with(opened.bundle, precision, window, faces, tracks, asr, language, certainty)
                 form = form or SUFFIXES.get(out.suffix.lower(), "jsonl")
                 results = closing.enter_context(open_results(out, form, opened.bundle, made, resume=resume))
                 predictions = _recorded(opened, tasks, results, report)
@@ -171,7 +177,7 @@ def predict(
             options["utterances"] = len(files) if one_each_file else None
             opened = closing.enter_context(Predictor(checked, wait=False, **options))
             predictions = opened.predict(
-                files, text=text or None, transcript=transcript or None, window=window, on_error=report
+                files, text=text or None, transcript=transcript or None, window=window, tracks=tracks, on_error=report
             )
         manifest = opened.bundle.manifest
         thresholds = dict(zip(manifest.labels, manifest.thresholds, strict=True))

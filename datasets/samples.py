@@ -23,7 +23,7 @@ from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.types import Sample
 
 HELD_BYTES = 2**30  # samples kept in memory, for sets that fit
-_CACHE_VERSION = 1  # raised when the preprocessing code changes what it makes
+_CACHE_VERSION = 2  # raised when the preprocessing code changes what it makes
 
 Progress = Callable[[int, int], None]
 """Called with what is done and how much there is."""
@@ -57,6 +57,7 @@ class Utterances:
         nets = {name: sha256_of(path) for name, path in face_nets.items()}
         self._key = json.dumps([_CACHE_VERSION, spec, nets], sort_keys=True)
         self._detector: FaceDetector | None = None
+        self._hashes: dict[Path, str] = {}
         self._held: dict[int, Sample] = {}
         self._room = HELD_BYTES
 
@@ -91,7 +92,7 @@ class Utterances:
                 progress(index + 1, len(self))
 
     def digest(self) -> str:
-        """SHA-256 over the files' names, sizes and times, the words, the truths and the preprocessing."""
+        """SHA-256 over the files' contents, the words, the truths and the preprocessing: a copy has the same."""
         total = hashlib.sha256()
         for item in self.items:
             total.update(f"{self._digest(item)} {item.text!r} {item.truth}\n".encode())
@@ -102,8 +103,13 @@ class Utterances:
             files, span = [item.path], f"{item.start} {item.end}"
         else:
             files, span = [*item.chosen(self._spec), item.audio], ""
-        stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return hashlib.sha256(f"{self._key}{stats}{span}".encode()).hexdigest()[:40]
+        hashes = [self._hash(path) for path in files]
+        return hashlib.sha256(f"{self._key}{hashes}{span}".encode()).hexdigest()[:40]
+
+    def _hash(self, path: Path) -> str:
+        if path not in self._hashes:  # clips of a table share their file
+            self._hashes[path] = sha256_of(path)
+        return self._hashes[path]
 
 
 def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:

@@ -22,7 +22,7 @@ from mmx.runtime.packing import rows
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
 from mmx.runtime.probabilities import Certainty
-from mmx.runtime.types import Span
+from mmx.runtime.types import DEFAULT_TRACKS, Span, Tracks
 
 Media = MediaInput | MediaArrays
 MAX_ROWS = 512  # tower rows in one batch; one utterance of 120 s has 540
@@ -108,6 +108,7 @@ class Predictor:
         text: str | Sequence[str | None] | None = None,
         transcript: Transcript | Sequence[Transcript | None] | None = None,
         window: float | None = None,
+        tracks: Tracks = DEFAULT_TRACKS,
         on_error: Callable[[str, MmxError], Any] | None = None,
     ) -> Iterator[Prediction]:
         """Yield a prediction for each segment of each file, in order, as soon as it is known.
@@ -115,8 +116,8 @@ class Predictor:
         Args:
             files: one or several of: a path, the bytes of a file, a binary file object, or frames and sound in memory
                 (``MediaArrays``).
-            text, transcript, window: see ``Preprocessor.segments``. With several files, text and transcript are lists
-                with one entry (or None) for each file.
+            text, transcript, window, tracks: see ``Preprocessor.segments``. With several files, text and transcript are
+                lists with one entry (or None) for each file.
             on_error: called with the file's name and the error when a file is at fault; the next file follows.
 
         Raises:
@@ -131,7 +132,7 @@ class Predictor:
             transcript = [transcript]  # of one file in which nothing is said
         transcripts = one_each("transcript", transcript, media)
         _check_said(texts, transcripts, window)
-        return self._predict_all(list(zip(media, names, texts, transcripts, strict=True)), window, on_error)
+        return self._predict_all(list(zip(media, names, texts, transcripts, strict=True)), window, tracks, on_error)
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -150,11 +151,14 @@ class Predictor:
         self,
         inputs: Sequence[tuple[Media, str, str | None, Transcript | None]],
         window: float | None,
+        tracks: Tracks,
         on_error: Callable[[str, MmxError], Any] | None,
     ) -> Iterator[Prediction]:
         for file, name, text, transcript in inputs:
             try:
-                segments = self._preprocessor.segments(file, text=text, transcript=transcript, window=window)
+                segments = self._preprocessor.segments(
+                    file, text=text, transcript=transcript, window=window, tracks=tracks
+                )
                 for group in self._groups(segments):
                     yield from self._answered(group)
             except MmxError as e:

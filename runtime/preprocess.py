@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.media.arrays import MediaArrays
-from mmx.runtime.media.container import DEFAULT_TRACKS, Tracks
 from mmx.runtime.media.faces import Face, FaceDetector
 from mmx.runtime.media.mel import mel_pieces
 from mmx.runtime.media.reader import Frame, SegmentEnd, open_input, read_segments
@@ -30,7 +29,7 @@ from mmx.runtime.prediction import SeenFace, Word
 from mmx.runtime.speech.find import find_recogniser, resolve, why_none
 from mmx.runtime.speech.heard import Heard, is_doubtful
 from mmx.runtime.speech.recogniser import SAMPLE_RATE, Language, Recogniser
-from mmx.runtime.types import Sample, Span
+from mmx.runtime.types import DEFAULT_TRACKS, Sample, Span, Tracks
 
 # Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
 CHUNK_FRAMES = 32

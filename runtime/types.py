@@ -21,6 +21,17 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Tracks:
+    """Which video and audio track to read, from 0 as FFmpeg's ``0:v:N`` and ``0:a:N``; None: the default one."""
+
+    video: int | None = None
+    audio: int | None = None
+
+
+DEFAULT_TRACKS = Tracks()
+
+
+@dataclass(frozen=True)
 class Sample:
     """One utterance as the network takes it. A modality that is not there is None or has no rows.
 

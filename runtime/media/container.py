@@ -18,6 +18,7 @@ from av.stream import Disposition
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.media.source import MediaInput, Source
+from mmx.runtime.types import DEFAULT_TRACKS, Tracks
 
 # Containers that hold their own media. Left out on purpose: hls, dash, concat, image2, lavfi and other pointers.
 FORMATS = (
@@ -42,17 +43,6 @@ ASIDE = (
 NO_TIMELINE = frozenset({"mpegts", "mpeg", "flv"})
 ENCODER_DELAY_S = 0.1
 DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
-
-
-@dataclass(frozen=True)
-class Tracks:
-    """Which video and audio track to read, from 0 as FFmpeg's ``0:v:N`` and ``0:a:N``; None: the default one."""
-
-    video: int | None = None
-    audio: int | None = None
-
-
-DEFAULT_TRACKS = Tracks()
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,12 @@ class Reader:
         if longest is not None and (declared := container.probe(Path(task["path"])).duration or 0.0) > longest:
             raise _too_long(task["path"], declared, longest)
         segments = self._preprocessor.segments(
-            task["path"], text=task["text"], transcript=transcript, window=task["window"], stop=stop
+            task["path"],
+            text=task["text"],
+            transcript=transcript,
+            window=task["window"],
+            tracks=container.Tracks(*task["tracks"]),
+            stop=stop,
         )
         with closing(segments):
             for segment in segments:

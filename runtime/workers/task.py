@@ -8,6 +8,7 @@ from typing import Any
 
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
 from mmx.runtime.media.transcript import Transcript
+from mmx.runtime.types import DEFAULT_TRACKS, Tracks
 
 _BY_EXIT_CODE = {kind.exit_code: kind for kind in (UsageError, EnvironmentMissing, BadDataError)}
 
@@ -16,14 +17,15 @@ _BY_EXIT_CODE = {kind.exit_code: kind for kind in (UsageError, EnvironmentMissin
 class Task:
     """One media file, what is said in it, and how it is cut (see ``Preprocessor.segments``).
 
-    ``name``: what predictions and messages call the file; its path if not given. ``transcript_name``: the same for a
-    transcript that is a file.
+    ``tracks``: which video and audio track is read. ``name``: what predictions and messages call the file; its path if
+    not given. ``transcript_name``: the same for a transcript that is a file.
     """
 
     path: str | Path
     text: str | None = None
     transcript: Transcript | None = None
     window: float | None = None
+    tracks: Tracks = DEFAULT_TRACKS
     name: str | None = None
     transcript_name: str | None = None
 
@@ -47,6 +49,7 @@ class Task:
             "text": self.text,
             "transcript": transcript,
             "window": self.window,
+            "tracks": [self.tracks.video, self.tracks.audio],
             "names": named,
         }
 

@@ -26,6 +26,7 @@ from mmx.runtime.prediction import SCHEMA_VERSION as PREDICTION_VERSION
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.probabilities import Certainty
 from mmx.runtime.speech.find import resolve
+from mmx.runtime.types import DEFAULT_TRACKS, Tracks
 from mmx.serving.batch.fetch import content_of
 from mmx.serving.batch.inputs import Asked
 from mmx.serving.batch.urls import is_url
@@ -94,6 +95,7 @@ def made_with(
     precision: str,
     window: float | None,
     faces: str,
+    tracks: Tracks = DEFAULT_TRACKS,
     asr: str = "none",
     language: str | None = None,
     certainty: Certainty | None = None,
@@ -112,6 +114,7 @@ def made_with(
         "precision": precision,
         "window": window,
         "faces": faces,
+        "tracks": [tracks.video, tracks.audio],
         "asr": resolve(asr),
         "language": language,
         "calibration": hashlib.sha256(json.dumps(fits).encode()).hexdigest()[:16] if fits else None,

@@ -17,10 +17,10 @@ from av.stream import Disposition
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.manifest import Preprocessing
-from mmx.runtime.media.container import DEFAULT_TRACKS, Tracks
 from mmx.runtime.media.reader import Frame, SegmentEnd, read_segments
 from mmx.runtime.network import Network
 from mmx.runtime.preprocess import Preprocessor, Segment
+from mmx.runtime.types import DEFAULT_TRACKS, Tracks
 
 from .twins import FPS, HELD, LATE_S, SECONDS, Audio, Clip, Video, plain_clip, write
 
