@@ -30,21 +30,21 @@ from mmx.runtime.types import Sample
 from mmx.runtime.variants import check_files
 
 RANGES = "ranges.json"
-VERIFIED = ("schema_version", "layers", "sqnr_db", "tries", "milliseconds", "faster", "bytes", "truth")  # recorded
+VERIFIED = ("schema_version", "layers", "sqnr_db", "tries", "milliseconds", "faster", "bytes", "target")  # recorded
 SQNR_SAMPLES = 16
 SPEED_SAMPLES = 24
 
-Truths = NDArray[np.int64]
+Targets = NDArray[np.int64]
 
 
 class Data(Protocol):
     """What ``datasets.samples.Utterances`` and ``noise.Noise`` both are: samples by index, and a hash of all of them.
 
-    ``truths``: int64 [samples, labels], or None where nobody knows them.
+    ``targets``: int64 [samples, labels], or None where they are not known.
     """
 
     @property
-    def truths(self) -> Truths | None: ...
+    def targets(self) -> Targets | None: ...
 
     def __len__(self) -> int: ...
 
@@ -77,7 +77,7 @@ class Calibration:
         ranges: what was measured, and where they were saved (``ranges_path``). reused: they were there already.
         sqnr: by layer, worst first, in dB. tries: the sweep. speed: None where accuracy failed before.
         sizes: bytes of the FP32 and the INT8 graph.
-        labelled: whether the truth was known; otherwise FP32's answers stood in for it, and agreement was judged.
+        labelled: whether targets were known; if not, the FP32 graph's labels stood in for them (agreement).
     """
 
     bundle: Bundle
@@ -109,7 +109,7 @@ class Calibration:
             "milliseconds": None if self.speed is None else self.speed.milliseconds,
             "faster": None if self.speed is None else asdict(self.speed.ratio),
             "bytes": {"fp32": self.sizes[0], "int8": self.sizes[1]},
-            "truth": "labels" if self.labelled else "the FP32 graph's answers",
+            "target": "labels" if self.labelled else "the FP32 graph's answers",
         }
 
 
@@ -156,7 +156,7 @@ def calibrate(
 
     Args:
         data: samples to measure ranges on. held_out: samples of the gate, none of them in ``data``.
-        method: of ``ranges.METHODS``. labelled: whether ``held_out.truths`` are the bundle's labels.
+        method: of ``ranges.METHODS``. labelled: whether ``held_out.targets`` are the bundle's labels.
         fresh: measure ranges although the bundle has those of this data and method.
         keep_fp32: patterns of layers that are not quantised (``layers.without``).
         require_speed: whether slower than what it replaces is a refusal; an engine for another machine is judged there.
@@ -186,7 +186,7 @@ def calibrate(
         sqnr = layer_sqnr(model, layers, ranges.limits, _inputs(bundle, few))
         worst = sorted(sqnr, key=sqnr.__getitem__)
         samples = [held_out[i] for i in range(len(held_out))]
-        judge = Judge(bundle, samples, held_out.truths if labelled else None)
+        judge = Judge(bundle, samples, held_out.targets if labelled else None)
         tries, int8 = _sweep(model, layers, ranges.limits, worst, judge, say)
         speed, refusal = None, ""
         if not tries[-1].accuracy.holds:

@@ -35,7 +35,7 @@ MAX_LOSS = 0.005
 """Mean F1 and mean accuracy may each lose half a point."""
 
 MAX_SHIFT = 0.05
-"""Where the truth is not known: how far any label's probability may move, as in ``mmx bench``."""
+"""Where targets are not known: how far any label's probability may move, as in ``mmx bench``."""
 
 SPEED_S, FEWEST_TIMED = 60.0, 6
 """The timing takes about so long: a slow system is timed on fewer utterances, evenly chosen."""
@@ -131,18 +131,20 @@ class Judge:
     """Compares graphs with a bundle's FP32 graph on the same held-out samples.
 
     Args:
-        truths: int64 [samples, labels] in the bundle's order of labels; None: FP32's own answers stand in for them, and
-            what is judged is agreement.
+        targets: int64 [samples, labels] in the bundle's order of labels; None: the FP32 graph's labels stand in for
+            them, and agreement is judged.
     """
 
-    def __init__(self, bundle: Bundle, samples: Sequence[Sample], truths: NDArray[np.int64] | None) -> None:
+    def __init__(self, bundle: Bundle, samples: Sequence[Sample], targets: NDArray[np.int64] | None) -> None:
         self._manifest = bundle.manifest
         self._samples = samples
         self._bundle = bundle
         with _network(bundle, bundle.graph().path, CPU_ENGINES[0], "fp32") as network:
             self._exact = self._logits(network)
-        self._labelled = truths is not None
-        self._truths = decisions(self._exact, self._manifest.thresholds).astype(np.int64) if truths is None else truths
+        self._labelled = targets is not None
+        if targets is None:
+            targets = decisions(self._exact, self._manifest.thresholds).astype(np.int64)
+        self._targets = targets
 
     def accuracy(self, model: onnx.ModelProto, engine: str = AS_WRITTEN) -> Accuracy:
         """How good an INT8 graph is beside FP32, as ``engine`` runs it here, or in its own arithmetic."""
@@ -154,7 +156,7 @@ class Judge:
         if not np.isfinite(logits).all():
             logits = np.nan_to_num(logits, nan=-1e4, posinf=1e4, neginf=-1e4)  # as wrong as can be, and finite
         labels, thresholds = self._manifest.labels, self._manifest.thresholds
-        exact, found = (scorecard(x, self._truths, thresholds, labels) for x in (self._exact, logits))
+        exact, found = (scorecard(x, self._targets, thresholds, labels) for x in (self._exact, logits))
         error = float(np.abs(logits - self._exact).max())
         probabilities = [sigmoid(x.astype(np.float64)) for x in (self._exact, logits)]
         return Accuracy(

@@ -20,7 +20,7 @@ class Noise:
 
     def __init__(self, manifest: Manifest, count: int, seed: int) -> None:
         self._manifest, self._count, self._seed = manifest, count, seed
-        self.truths = None
+        self.targets = None
 
     def __len__(self) -> int:
         return self._count

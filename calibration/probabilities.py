@@ -49,7 +49,7 @@ class Logits:
 
 def run(bundle: Bundle, data: Data, progress: Progress | None = None, threads: int | None = None) -> Logits:
     """The FP32 graph's logits on labelled data. Raises BadDataError where the data has no labels."""
-    if data.truths is None:
+    if data.targets is None:
         raise BadDataError("the data has no labels of this bundle", "give the data that it was trained on")
     modalities = bundle.manifest.modalities
     rows: dict[str, list[NDArray[np.float32]]] = {modality: [] for modality in modalities}
@@ -67,7 +67,7 @@ def run(bundle: Bundle, data: Data, progress: Progress | None = None, threads: i
     return Logits(
         {modality: np.concatenate(parts) for modality, parts in rows.items()},
         {modality: np.array(each) for modality, each in present.items()},
-        data.truths,
+        data.targets,
     )
 
 

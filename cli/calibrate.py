@@ -191,12 +191,12 @@ def render(found: Calibration, verbose: bool = False) -> str:
     from mmx.view.terminal import text_table
 
     last = found.tries[-1].accuracy
-    truth = "" if found.labelled else " without labels: agreement with FP32, not accuracy"
+    without = "" if found.labelled else " without labels: agreement with FP32, not accuracy"
     lines = [
         f"{found.bundle.path}: {len(found.layers)} layers, ranges by {found.ranges.method} over "
         f"{found.ranges.samples} samples{' (from the record)' if found.reused else ''}, kept in {found.ranges_path}",
         f"  size        {found.sizes[0] / 1e6:.1f} -> {found.sizes[1] / 1e6:.1f} MB",
-        f"  held out    {last.samples} samples{truth}",
+        f"  held out    {last.samples} samples{without}",
         text_table(
             ("FP32 layers", *(("F1", "accuracy") if found.labelled else ("probability",)), *ERRORS, "run by"),
             [_try(len(each.kept), each.accuracy) for each in found.tries],

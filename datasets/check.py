@@ -77,7 +77,7 @@ def check_table(table: Table, progress: Callable[[int, int], None] | None = None
 
 
 def _labels(clips: tuple[Clip, ...], labels: tuple[str, ...]) -> dict[str, int]:
-    counts = Counter(label for clip in clips for label, there in zip(labels, clip.truth, strict=True) if there)
+    counts = Counter(label for clip in clips for label, there in zip(labels, clip.target, strict=True) if there)
     return {label: counts[label] for label in labels}
 
 

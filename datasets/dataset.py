@@ -22,7 +22,7 @@ class DataSet:
     Attributes:
         root: its folder, or the table's file.
         layout: iemocap, mosei or table. name: the layout, ``synthetic`` for what mmx synth made, or the table's name.
-        labels: in the order of the items' ``truth``. table: what a table holds.
+        labels: in the order of the items' ``target``. table: what a table holds.
         merged: for each label, the places of those of the set that it stands for (see ``mapped``); empty: as they are.
     """
 
@@ -108,11 +108,11 @@ def parse_map(text: str) -> dict[str, str]:
 
 def _keeps(item: Item | Clip, merged: Sequence[Sequence[int]]) -> bool:
     """Whether a label is left of an item, or it had none."""
-    return not any(item.truth) or any(item.truth[place] for group in merged for place in group)
+    return not any(item.target) or any(item.target[place] for group in merged for place in group)
 
 
 def _merged(item: Item | Clip, merged: Sequence[Sequence[int]]) -> Item | Clip:
-    return replace(item, truth=tuple(int(any(item.truth[place] for place in group)) for group in merged))
+    return replace(item, target=tuple(int(any(item.target[place] for place in group)) for group in merged))
 
 
 def is_synthetic(root: Path) -> bool:

@@ -43,14 +43,14 @@ class Item:
 
     ``layout``: iemocap or mosei.
 
-    ``truth``: 0 or 1 for each label of ``LABELS``.
+    ``target``: 0 or 1 for each label of ``LABELS``.
     """
 
     name: str
     images: tuple[Path, ...]
     audio: Path
     text: str
-    truth: tuple[int, ...]
+    target: tuple[int, ...]
     fps: float
     layout: str
 
@@ -136,7 +136,7 @@ def _item(name: str, dataset: str, meta: Mapping[str, Any], folders: Mapping[str
         images=_numbered(folders[name], prefix),
         audio=audio,
         text=entry["text"],
-        truth=_truth(entry.get("label"), dataset, where),
+        target=_target(entry.get("label"), dataset, where),
         fps=_fps(entry.get("fps"), where) if dataset == "iemocap" else MOSEI_FPS,
         layout=dataset,
     )
@@ -162,7 +162,7 @@ def _fps(value: Any, where: str) -> float:
     return float(value)
 
 
-def _truth(label: Any, dataset: str, where: str) -> tuple[int, ...]:
+def _target(label: Any, dataset: str, where: str) -> tuple[int, ...]:
     labels = LABELS[dataset]
     if dataset == "iemocap" and label in labels:
         return tuple(int(label == name) for name in labels)

@@ -37,7 +37,7 @@ class Utterances:
         tokenizer: of the checkpoint; None: samples have no text.
         cache: a folder; None: in the user's cache folder for mmx.
 
-    Attributes: ``items``; ``truths``: int64 [utterances, labels].
+    Attributes: ``items``; ``targets``: int64 [utterances, labels].
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Utterances:
         cache: Path | None = None,
     ) -> None:
         self.items = list(items)
-        self.truths = np.array([item.truth for item in items], np.int64)
+        self.targets = np.array([item.target for item in items], np.int64)
         self._spec, self._tokenizer, self._face_nets = preprocessing, tokenizer, face_nets
         self._folder = cache or user_cache("samples")
         spec = {name: part for name, part in asdict(preprocessing).items() if name != "text"}
@@ -92,10 +92,10 @@ class Utterances:
                 progress(index + 1, len(self))
 
     def digest(self) -> str:
-        """SHA-256 over the files' contents, the words, the truths and the preprocessing: a copy has the same."""
+        """SHA-256 over the files' contents, the words, the targets and the preprocessing: a copy has the same."""
         total = hashlib.sha256()
         for item in self.items:
-            total.update(f"{self._digest(item)} {item.text!r} {item.truth}\n".encode())
+            total.update(f"{self._digest(item)} {item.text!r} {item.target}\n".encode())
         return total.hexdigest()
 
     def _digest(self, item: Item | Clip) -> str:

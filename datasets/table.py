@@ -40,7 +40,7 @@ class Clip:
 
     Attributes:
         name: unique in the table. start, end: seconds; None: the file's start and end.
-        truth: 0 or 1 for each label of the table. speaker: "" where the table does not say.
+        target: 0 or 1 for each label of the table. speaker: "" where the table does not say.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Clip:
     start: float | None
     end: float | None
     text: str
-    truth: tuple[int, ...]
+    target: tuple[int, ...]
     speaker: str
     line: int
 
@@ -110,7 +110,7 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None, *, seed: in
     labels = tuple(sorted({label for row in rows for label in row.labels}))
     if not 2 <= len(labels) <= MOST_LABELS:
         raise BadDataError(f"{path} has {len(labels)} different labels: {labels[0][:60]!r}", f"2 to {MOST_LABELS}")
-    clips = [_with_truth(row, labels) for row in rows]
+    clips = [_with_targets(row, labels) for row in rows]
     given = any(row.split for row in rows)
     names = {row.clip.name: row.split for row in rows} if given else _drawn(clips, seed)
     splits = {split: tuple(clip for clip in clips if names[clip.name] == split) for split in ("train", "valid", "test")}
@@ -218,10 +218,10 @@ def _seconds(what: str, cell: Any) -> float | None:
     return seconds
 
 
-def _with_truth(row: _Row, labels: Sequence[str]) -> Clip:
-    truth = tuple(int(label in row.labels) for label in labels)
+def _with_targets(row: _Row, labels: Sequence[str]) -> Clip:
+    target = tuple(int(label in row.labels) for label in labels)
     clip = row.clip
-    return Clip(clip.name, clip.path, clip.start, clip.end, clip.text, truth, clip.speaker, clip.line)
+    return Clip(clip.name, clip.path, clip.start, clip.end, clip.text, target, clip.speaker, clip.line)
 
 
 def _drawn(clips: Sequence[Clip], seed: int) -> dict[str, str]:

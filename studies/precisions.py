@@ -134,7 +134,7 @@ def _rows(bundle: Bundle, tested: Data) -> tuple[Row, ...]:
     for key, found in logits.items():
         precision = key.split()[-1]
         file = bundle.graph(precision if precision in bundle.precisions else "fp32").path
-        card = None if tested.truths is None else scorecard(found, tested.truths, thresholds, labels)
+        card = None if tested.targets is None else scorecard(found, tested.targets, thresholds, labels)
         seconds = np.median(timed[key].seconds, axis=1)
         rows.append(
             Row(

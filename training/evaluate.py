@@ -119,7 +119,7 @@ def utterances_for(
 ) -> Utterances:
     """A split as a bundle's or a checkpoint's preprocessing makes samples of it; the first ``samples`` of it.
 
-    Its truths come in the order of the bundle's labels; with ``check_labels`` off they may be of other emotions.
+    Its targets come in the order of the bundle's labels; with ``check_labels`` off they may be of other emotions.
     ``compat``: default or upstream, instead of what the bundle or the checkpoint says.
 
     Raises:
@@ -144,7 +144,7 @@ def utterances_for(
     tokenizer = None if folder is None else Tokenizer.load(folder, spec.text)
     made = Utterances(data.items(split)[:samples], spec, nets, tokenizer, cache=cache)
     if same:
-        made.truths = made.truths[:, [data.labels.index(label) for label in labels]]
+        made.targets = made.targets[:, [data.labels.index(label) for label in labels]]
     return made
 
 
@@ -210,8 +210,8 @@ def evaluate(
         if choose:
             valid = utterances_for(what, data, "valid", cache=cache, compat=compat)
             answers = np.concatenate([runners[0].run([valid[i]]) for i in range(len(valid))])
-            thresholds = choose_thresholds(answers, valid.truths)
-            notes = tuple(filter(None, [undecided(valid.truths, labels)]))
+            thresholds = choose_thresholds(answers, valid.targets)
+            notes = tuple(filter(None, [undecided(valid.targets, labels)]))
         logits = _score(runners, test, tick)
         times = _time(runners, spread(test, SPEED_SAMPLES), tick) if speed else {}
     finally:
@@ -222,7 +222,7 @@ def evaluate(
     rows = [
         Row(
             name=key,
-            card=scorecard(found, test.truths, thresholds, labels),
+            card=scorecard(found, test.targets, thresholds, labels),
             megabytes=_megabytes(key, checkpoint, bundle),
             error=float(np.abs(found - first).max()),
             flips=flips(found, first, thresholds),

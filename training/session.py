@@ -130,7 +130,7 @@ def train_system(
     for split in ("train", "valid"):
         splits[split] = Utterances(data.items(split), Preprocessing(compat=plan.compat), nets, tokenizer, cache=cache)
         splits[split].prepare(_part(tick, f"preparing {split}"))
-    notes += filter(None, [undecided(splits["valid"].truths, data.labels)])
+    notes += filter(None, [undecided(splits["valid"].targets, data.labels)])
     with _deterministic(recipe.seed):
         module = cast(MultimodalSystem, get_system(plan.system).build(config))
         notes += _initialise(module, plan.init)

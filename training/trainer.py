@@ -71,7 +71,7 @@ class Trainer:
         rate = recipe.learning_rate
         groups = [{"params": text, "lr": rate * recipe.text_factor}, {"params": rest, "lr": rate}]
         self.optimizer = torch.optim.Adam(groups, lr=rate)
-        positives = train.truths.sum(axis=0)
+        positives = train.targets.sum(axis=0)
         weight = (len(train) - positives) / np.maximum(positives, 1)
         self._loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight, dtype=torch.float32, device=device))
         self.history: list[Epoch] = []
@@ -116,14 +116,14 @@ class Trainer:
     def _learn(self, batch: Sequence[int]) -> float:
         """One step; returns the loss."""
         self.module.train()
-        truth = torch.from_numpy(self.train.truths[batch]).to(self.device, torch.float32)
+        target = torch.from_numpy(self.train.targets[batch]).to(self.device, torch.float32)
         mixed = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.mixed else nullcontext()
         with mixed:
             samples = [only(self.train[i], self.recipe.modalities) for i in batch]
             fused, *each = self.module(**tensors(samples, self.device))
-        loss = self._loss(fused.float(), truth)
+        loss = self._loss(fused.float(), target)
         if self.recipe.modality_loss:
-            own = [self._loss(logits.float(), truth) for logits, on in zip(each, self._chosen, strict=True) if on]
+            own = [self._loss(logits.float(), target) for logits, on in zip(each, self._chosen, strict=True) if on]
             loss = loss + self.recipe.modality_loss * torch.stack(own).sum()
         if not torch.isfinite(loss):
             raise BadDataError(f"the loss is {float(loss)} in epoch {self._epoch + 1}", "lower the learning rate")
@@ -140,8 +140,8 @@ class Trainer:
 
     def _validate(self, loss: float, save: Callable[[], None]) -> Epoch:
         logits = predict(self.module, self.valid, self.recipe.modalities)["logits"]
-        thresholds = choose_thresholds(logits, self.valid.truths)
-        card = scorecard(logits, self.valid.truths, thresholds, range_names(logits))
+        thresholds = choose_thresholds(logits, self.valid.targets)
+        card = scorecard(logits, self.valid.targets, thresholds, range_names(logits))
         f1 = card.mean("f1")
         best = f1 > max((epoch.f1 for epoch in self.history), default=-1.0)
         if best:

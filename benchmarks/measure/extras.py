@@ -183,11 +183,11 @@ def scores_of(
     contender: Contender, prepared: Prepared, source: Source, progress: Callable[[int], None]
 ) -> dict[str, float]:
     """Accuracy, weighted accuracy and F1 in percent over the whole set, at the bundle's thresholds."""
-    assert source.truths is not None
+    assert source.targets is not None
     logits = []
     for utterance in source.workload.utterances:
         logits.append(contender.run([source.make(utterance.index)])[0])
         progress(len(logits))
     manifest = prepared.bundle.manifest
-    card = scorecard(np.stack(logits), source.truths, manifest.thresholds, manifest.labels)
+    card = scorecard(np.stack(logits), source.targets, manifest.thresholds, manifest.labels)
     return {metric: 100 * card.mean(metric) for metric in ("accuracy", "weighted_accuracy", "f1")}

@@ -170,7 +170,7 @@ class Rounds:
             samples = [source.make(utterance.index) for utterance in measured.workload.utterances]
             self._show.say(f"server: {best.key}")
             self.server[best.key] = extras.server_of(by_key[best.key], samples, measured, options.bound_ms)
-        if source.truths is not None and name in options.checkpoints:
+        if source.targets is not None and name in options.checkpoints:
             tell = partial(self._show.update, f"scoring {name}", total=len(source.workload.utterances))
             self.scores[name] = extras.scores_of(by_key[best.key], prepared, source, tell)
 

@@ -24,12 +24,12 @@ class Source:
     """A set of utterances, a maker of what contenders run by index, and the true labels where they are known.
 
     ``make``: gives a Sample (or, for the pipeline, a Clip).
-    ``truths``: int64 [utterances, labels].
+    ``targets``: int64 [utterances, labels].
     """
 
     workload: Workload
     make: Callable[[int], Any]
-    truths: NDArray[np.int64] | None = None
+    targets: NDArray[np.int64] | None = None
 
 
 def synthetic_source(dataset: str) -> Source:
@@ -71,5 +71,5 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
     return Source(
         work,
         lambda index: read_utterance(items[index], spec, tokenizer, detector),
-        np.array([item.truth for item in items], np.int64),
+        np.array([item.target for item in items], np.int64),
     )

@@ -95,7 +95,7 @@ def mosei(tmp_path):
     return tmp_path
 
 
-def test_a_processed_data_set_becomes_samples_and_truths(mosei, tiny_bundle):
+def test_a_processed_data_set_becomes_samples_and_targets(mosei, tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(UsageError, match="ang, exc"):  # it was trained on the other data set
         processed_source(mosei, "mosei", bundle)
@@ -109,7 +109,7 @@ def test_a_processed_data_set_becomes_samples_and_truths(mosei, tiny_bundle):
     assert len(sample.pieces) == utterance.pieces + 1 or len(sample.pieces) == utterance.pieces
     assert (sample.token_ids[0], sample.token_ids[-1]) == (2, 3)
     assert len(sample.token_ids) == utterance.tokens
-    assert source.truths.tolist() == [[0, 0, 0, 1, 0, 0]]
+    assert source.targets.tolist() == [[0, 0, 0, 1, 0, 0]]
 
 
 def test_a_picture_that_is_none_names_its_file(tmp_path):

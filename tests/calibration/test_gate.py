@@ -27,7 +27,7 @@ class Samples:
 
     def __init__(self, count: int, seed: int) -> None:
         random = np.random.default_rng(seed)
-        self.truths = random.integers(0, 2, (count, 6))
+        self.targets = random.integers(0, 2, (count, 6))
         self._samples = [
             Sample(
                 np.array([2, *random.integers(13, 900, 8), 3]),

@@ -87,7 +87,7 @@ def test_each_set_of_modalities_has_its_own_fit() -> None:
 class Held:
     """Data as ``add_probabilities`` needs it."""
 
-    truths = None
+    targets = None
 
     def __len__(self) -> int:
         return 4

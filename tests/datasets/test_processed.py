@@ -50,7 +50,7 @@ def iemocap(tmp_path):
 def test_iemocap_takes_the_side_that_speaks(iemocap):
     items = read_processed(iemocap, "iemocap")
     assert [item.audio.name for item in items] == ["audio_L.wav", "audio_R.wav", "audio_L.wav"]
-    assert [item.truth for item in items] == [(1, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 1), (0, 1, 0, 0, 0, 0)]
+    assert [item.target for item in items] == [(1, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 1), (0, 1, 0, 0, 0, 0)]
     assert [image.name for image in items[1].chosen(Preprocessing())] == [
         f"image_R_{i}.jpg" for i in (0, 15, 30, 45, 60)
     ]
@@ -75,7 +75,7 @@ def test_mosei_has_a_frame_each_half_second(tmp_path):
     (tmp_path / "MOSEI_SPLIT").mkdir()
     (tmp_path / "MOSEI_SPLIT" / "test_split.txt").write_text("-6rXp3zJ3kc_3")
     (item,) = read_processed(tmp_path, "mosei")
-    assert item.truth == (0, 0, 1, 0, 1, 0)
+    assert item.target == (0, 0, 1, 0, 1, 0)
     assert [image.name for image in item.chosen(Preprocessing())] == [f"image_{i}.jpg" for i in range(12)]
     assert len(item.chosen(EVERY_15TH)) == 1
 

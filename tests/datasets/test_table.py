@@ -50,9 +50,9 @@ def test_rows_labels_and_splits(folder) -> None:
     found = find_dataset(table)
     assert (found.layout, found.name, found.labels) == ("table", "clips", ("angry", "happy", "proud"))
     (train,), (valid,), (test,) = (found.items(split) for split in ("train", "valid", "test"))
-    assert (train.start, train.end, train.text, train.truth) == (0.5, 1.25, "Well, done", (0, 1, 1))
-    assert valid.truth == (1, 0, 0)
-    assert (test.start, test.end, test.text, test.truth, test.speaker) == (None, None, "caf\xe9", (1, 1, 0), "ben")
+    assert (train.start, train.end, train.text, train.target) == (0.5, 1.25, "Well, done", (0, 1, 1))
+    assert valid.target == (1, 0, 0)
+    assert (test.start, test.end, test.text, test.target, test.speaker) == (None, None, "caf\xe9", (1, 1, 0), "ben")
 
 
 def test_json_lines_and_parquet_hold_the_same(folder) -> None:
@@ -116,7 +116,7 @@ def test_labels_are_merged_renamed_and_dropped(folder) -> None:
     found = find_dataset(write(folder / "clips.csv", "file,start,end,label,split", *rows))
     mapped = found.mapped(parse_map("happy=joy, exc=joy,neu="))
     assert mapped.labels == ("joy", "sad")
-    assert [item.truth for item in mapped.items("train")] == [(1, 0), (1, 0), (0, 1)]
+    assert [item.target for item in mapped.items("train")] == [(1, 0), (1, 0), (0, 1)]
     with pytest.raises(UsageError, match="no label 'hapy'"):
         found.mapped({"hapy": "joy"})
     with pytest.raises(UsageError, match="drops every label"):

@@ -31,13 +31,13 @@ def test_the_published_evaluation(reference):
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_to_scikit_learn(seed):
     random = np.random.default_rng(seed)
-    truths = (random.random((60, 6)) < random.uniform(0.1, 0.9, 6)).astype(np.int64)
+    targets = (random.random((60, 6)) < random.uniform(0.1, 0.9, 6)).astype(np.int64)
     logits = np.round(random.normal(0, 1, (60, 6)), 1).astype(np.float32)  # rounded, so that there are ties
-    card = scorecard(logits, truths, [0.5, 0.4, 0.6, 0.3, 0.55, 0.45], LABELS)
+    card = scorecard(logits, targets, [0.5, 0.4, 0.6, 0.3, 0.55, 0.45], LABELS)
     probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
     told = probability > [0.5, 0.4, 0.6, 0.3, 0.55, 0.45]
     for column in range(6):
-        true, mine = truths[:, column], told[:, column]
+        true, mine = targets[:, column], told[:, column]
         expected = {
             "accuracy": sklearn.accuracy_score(true, mine),
             "weighted_accuracy": sklearn.balanced_accuracy_score(true, mine),
@@ -50,9 +50,9 @@ def test_equal_to_scikit_learn(seed):
 
 
 def test_weighted_accuracy_is_equation_seven():
-    truths = np.array([[1], [1], [1], [0], [0], [0], [0], [0]])
+    targets = np.array([[1], [1], [1], [0], [0], [0], [0], [0]])
     logits = np.array([[1], [1], [-1], [-1], [-1], [-1], [-1], [1]], np.float32)
-    card = scorecard(logits, truths, [0.5], ["x"])
+    card = scorecard(logits, targets, [0.5], ["x"])
     positives, negatives, hits, rejections = 3, 5, 2, 4
     assert card.weighted_accuracy[0] == pytest.approx((hits * negatives / positives + rejections) / (2 * negatives))
 

@@ -36,7 +36,7 @@ class InMemory:
     def __init__(self, count: int, seed: int) -> None:
         random = np.random.default_rng(seed)
         emotions = random.integers(0, 6, count)
-        self.truths = np.eye(6, dtype=np.int64)[emotions]
+        self.targets = np.eye(6, dtype=np.int64)[emotions]
         self._samples = [
             Sample(
                 token_ids=np.array([2, 20 + emotion, *random.integers(30, 40, 3), 3]),

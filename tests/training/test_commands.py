@@ -90,7 +90,7 @@ def as_iemocap(drawn: Path, root: Path) -> Path:
             for place, image in enumerate(item.images):
                 shutil.copy(image, folder / f"image_L_{place}.jpg")
             shutil.copy(item.audio, folder / "audio_L.wav")
-            label = LABELS["iemocap"][item.truth.index(1)]
+            label = LABELS["iemocap"][item.target.index(1)]
             meta[name] = {"start_time": 0.0, "end_time": 1.0, "text": item.text, "sr": 16000, "fps": 2, "label": label}
             names.append(name)
         (root / "IEMOCAP_SPLIT" / f"{split}_split.txt").write_text("\n".join(names) + "\n")

@@ -26,7 +26,7 @@ from mmx.training.synthetic.writer import VOICE_SPREAD, make_utterance, write_sy
 def test_the_layout_is_the_public_one(drawn: Path) -> None:
     splits = {split: read_processed(drawn, "mosei", split) for split in ("train", "valid", "test")}
     assert sum(map(len, splits.values())) == 30
-    assert all(sum(item.truth) == 1 and item.images and item.text for items in splits.values() for item in items)
+    assert all(sum(item.target) == 1 and item.images and item.text for items in splits.values() for item in items)
     everyone = [{item.name.split("_")[0] for item in items} for items in splits.values()]
     assert not (everyone[0] & everyone[1] or everyone[0] & everyone[2] or everyone[1] & everyone[2])
     item = splits["train"][0]
@@ -77,14 +77,14 @@ def test_the_ceilings_are_those_of_an_ideal_observer() -> None:
     right = dict.fromkeys(("text", "visual", "audio", "all"), 0)
     count = 20000
     for _ in range(count):
-        truth = int(random.integers(6))
-        words = chances[:, random.choice(len(WORDS), 3, p=chances[truth])].prod(axis=1)
+        target = int(random.integers(6))
+        words = chances[:, random.choice(len(WORDS), 3, p=chances[target])].prod(axis=1)
         seen = {}
         for modality, fidelity in FIDELITY.items():
-            shown = EMOTIONS.index(expressed(EMOTIONS[truth], modality, random))
+            shown = EMOTIONS.index(expressed(EMOTIONS[target], modality, random))
             seen[modality] = np.where(np.arange(6) == shown, fidelity, (1 - fidelity) / 5)
         for name, evidence in {"text": words, **seen, "all": words * seen["visual"] * seen["audio"]}.items():
-            right[name] += int(evidence.argmax() == truth)
+            right[name] += int(evidence.argmax() == target)
     exact = ideal()
     for name, hits in right.items():
         assert hits / count == pytest.approx(getattr(exact, name), abs=0.011), name
@@ -141,7 +141,7 @@ def test_the_voice_alone_tells_the_emotion_of_strangers() -> None:
     """A forest on 48 statistics of the log-mel spectrum: what a network misses of the ceiling, it has not learned."""
     from sklearn.ensemble import RandomForestClassifier
 
-    rows, truths = [], []
+    rows, targets = [], []
     for number in range(600):
         emotion, random = EMOTIONS[number % 6], np.random.default_rng([5, number])
         voice = Voice.drawn(np.random.default_rng([6, number // 6]))  # six sentences each, then somebody else
@@ -149,6 +149,6 @@ def test_the_voice_alone_tells_the_emotion_of_strangers() -> None:
         mel = np.log(mel_spectrogram(sound, MelSpec()) + 1e-6)
         bands = mel[:, mel.max(axis=0) > -8].reshape(16, 8, -1).mean(axis=1)
         rows.append(np.concatenate([bands.mean(1), bands.std(1), np.abs(np.diff(bands)).mean(1)]))
-        truths.append(number % 6)
-    forest = RandomForestClassifier(300, random_state=0).fit(rows[:420], truths[:420])
-    assert forest.score(rows[420:], truths[420:]) > 0.85
+        targets.append(number % 6)
+    forest = RandomForestClassifier(300, random_state=0).fit(rows[:420], targets[:420])
+    assert forest.score(rows[420:], targets[420:]) > 0.85

@@ -45,7 +45,7 @@ def test_adam_gives_the_text_a_tenth_and_positives_weigh_more(in_memory: type) -
     text, rest = made.optimizer.param_groups
     assert text["lr"] == pytest.approx(4.5e-7) and rest["lr"] == 4.5e-6
     assert len(text["params"]) == sum(name.startswith("T.") for name, _ in made.module.named_parameters())
-    positives = made.train.truths.sum(axis=0)
+    positives = made.train.targets.sum(axis=0)
     np.testing.assert_allclose(made._loss.pos_weight.numpy(), (40 - positives) / positives, rtol=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_it_learns_what_the_words_say(in_memory: type) -> None:
     assert history[-1].loss < 0.8 * history[0].loss
     made.module.load_state_dict(made.best)
     told = predict(made.module, made.valid)["logits"].argmax(axis=1)
-    assert (told == made.valid.truths.argmax(axis=1)).mean() > 0.8
+    assert (told == made.valid.targets.argmax(axis=1)).mean() > 0.8
 
 
 @pytest.mark.parametrize("moment", ["inside an epoch", "between epochs"])
