@@ -1,4 +1,4 @@
-"""What a run was asked for, and what it does when it was not told."""
+"""The options of a run, and their defaults."""
 
 from __future__ import annotations
 

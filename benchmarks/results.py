@@ -97,7 +97,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What tells rows apart."""
+        """What identifies a row."""
         return f"{self.system}/{self.runner}/{self.precision}"
 
     @property

@@ -73,7 +73,7 @@ class Calibration:
     """What a calibration found.
 
     Attributes:
-        bundle: as it is now. added: whether it has the INT8 graph. refusal: which part of the gate failed, or "".
+        bundle: as it is now. added: whether it has the INT8 graph. failure: which part of the gate failed, or "".
         ranges: what was measured, and where they were saved (``ranges_path``). reused: they were there already.
         sqnr: by layer, worst first, in dB. tries: the sweep. speed: None where accuracy failed before.
         sizes: bytes of the FP32 and the INT8 graph.
@@ -82,7 +82,7 @@ class Calibration:
 
     bundle: Bundle
     added: bool
-    refusal: str
+    failure: str
     ranges: Ranges
     ranges_path: Path
     reused: bool
@@ -99,7 +99,7 @@ class Calibration:
             "schema_version": SCHEMA_VERSION,
             "bundle": str(self.bundle.path),
             "added": self.added,
-            "refusal": self.refusal,
+            "failure": self.failure,
             "method": self.ranges.method,
             "samples": self.ranges.samples,
             "weight_bits": WEIGHT_BITS,
@@ -159,7 +159,7 @@ def calibrate(
         method: of ``ranges.METHODS``. labelled: whether ``held_out.targets`` are the bundle's labels.
         fresh: measure ranges although the bundle has those of this data and method.
         keep_fp32: patterns of layers that are not quantised (``layers.without``).
-        require_speed: whether slower than what it replaces is a refusal; an engine for another machine is judged there.
+        require_speed: whether a slower graph fails the gate; an engine for another machine is judged there.
 
     Raises:
         UsageError: an argument is wrong, or the bundle cannot be written.
@@ -188,22 +188,22 @@ def calibrate(
         samples = [held_out[i] for i in range(len(held_out))]
         judge = Judge(bundle, samples, held_out.targets if labelled else None)
         tries, int8 = _sweep(model, layers, ranges.limits, worst, judge, say)
-        speed, refusal = None, ""
+        speed, failure = None, ""
         if not tries[-1].accuracy.holds:
-            refusal = tries[-1].accuracy.refusal
+            failure = tries[-1].accuracy.failure
         else:
             say("speed", 0)
             speed = measure_speed(bundle, int8, _spread(samples, SPEED_SAMPLES))
             if (engine := speed.fastest.split()[0]) != tries[-1].accuracy.engine:
                 tries += (Try(tries[-1].kept, judge.accuracy(int8, engine)),)
             if not tries[-1].accuracy.holds:
-                refusal = tries[-1].accuracy.refusal
+                failure = tries[-1].accuracy.failure
             elif not speed.holds and require_speed:
-                refusal = speed.refusal
+                failure = speed.failure
         found = Calibration(
             bundle,
-            not refusal,
-            refusal,
+            not failure,
+            failure,
             ranges,
             saved,
             found_ranges is not None,
@@ -214,7 +214,7 @@ def calibrate(
             (path.stat().st_size, int8.ByteSize()),
             tries[-1].accuracy.labelled,
         )
-        if not refusal:
+        if not failure:
             outcome = found.to_dict()
             add_graph(
                 folder,
@@ -236,14 +236,14 @@ def calibrate(
 
 
 def require(found: Calibration) -> None:
-    """Raise ParityError if the gate refused.
+    """Raise ParityError if the gate failed.
 
     Raises:
         ParityError: naming the part that failed.
     """
-    if found.refusal:
+    if found.failure:
         raise ParityError(
-            f"{found.bundle.path} keeps its precision: INT8 failed the gate on {found.refusal}",
+            f"{found.bundle.path} keeps its precision: INT8 failed the gate on {found.failure}",
             "--method tries another way to choose ranges; --any-speed accepts a slower graph, for engines elsewhere",
         )
 

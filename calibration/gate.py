@@ -72,7 +72,7 @@ class Accuracy:
         return self.f1[0] - self.f1[1] <= MAX_LOSS and self.accuracy[0] - self.accuracy[1] <= MAX_LOSS
 
     @property
-    def refusal(self) -> str:
+    def failure(self) -> str:
         """What the gate says when it does not hold."""
         if not self.labelled:
             return f"agreement: a probability moves by {self.shift:.3f} in {self.engine}, {MAX_SHIFT} may be"
@@ -114,7 +114,7 @@ class Speed:
         return self.ratio.low > 1
 
     @property
-    def refusal(self) -> str:
+    def failure(self) -> str:
         """What the gate says when it does not hold."""
         times = self.milliseconds
         return (

@@ -159,7 +159,7 @@ def _squared_error(histogram: NDArray[np.float64], end: int) -> float:
 
 
 def _divergence(histogram: NDArray[np.float64], end: int) -> float:
-    """KL divergence between the distribution clipped at ``end`` and what 128 levels can tell of it."""
+    """KL divergence between the distribution clipped at ``end`` and its coding in 128 levels."""
     kept = histogram[:end].copy()
     wanted = kept.copy()
     wanted[-1] += histogram[end:].sum()
@@ -167,7 +167,7 @@ def _divergence(histogram: NDArray[np.float64], end: int) -> float:
     there = kept > 0
     mass = np.bincount(level, kept, LEVELS + 1)
     slots = np.bincount(level, there.astype(float), LEVELS + 1)
-    told = np.where(there, (mass / np.maximum(slots, 1))[level], 0.0)
-    wanted, told = wanted / wanted.sum(), told / max(told.sum(), 1e-12)
+    coded = np.where(there, (mass / np.maximum(slots, 1))[level], 0.0)
+    wanted, coded = wanted / wanted.sum(), coded / max(coded.sum(), 1e-12)
     seen = wanted > 0
-    return float((wanted[seen] * np.log(wanted[seen] / np.maximum(told[seen], 1e-12))).sum())
+    return float((wanted[seen] * np.log(wanted[seen] / np.maximum(coded[seen], 1e-12))).sum())

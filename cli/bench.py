@@ -27,7 +27,7 @@ from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
 
 
 def names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
-    """A callback that splits ``a,b``, refuses what is not ``known`` and knows what ``all`` are."""
+    """A callback that splits ``a,b``, rejects what is not ``known`` and knows what ``all`` are."""
 
     def split(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
         found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
@@ -199,7 +199,7 @@ def bench(
         earlier_rows(compare, dataset)
     terminal = Progress()
     if first:
-        terminal.say(f"{first[0]} runs as well: {', '.join(scenarios)} cannot be told without its times")
+        terminal.say(f"{first[0]} runs as well: {', '.join(scenarios)} need its times")
     report = run(options, command_line(), terminal)
     click.echo(as_text(report))
     if json_file:

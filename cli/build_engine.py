@@ -66,7 +66,7 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--workspace", type=Bytes(), default=0, help="GPU memory that a layer may use, such as 2G.")
 @click.option("--level", type=click.IntRange(0, 5), help="Optimisation level: higher builds longer.")
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Utterances to prove the graph on."
+    "--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Utterances to verify the graph on."
 )
 @click.option(
     "--seconds",
@@ -85,7 +85,7 @@ def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
     "--inputs",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="For an ONNX file: an .npz with one run's inputs to prove it on, instead of random ones. May be repeated.",
+    help="For an ONNX file: an .npz with one run's inputs to verify it on, instead of random ones. May be repeated.",
 )
 @click.option(
     "--keep-fp32",

@@ -177,7 +177,7 @@ def _splits(
     labelled = set(found.labels) == set(bundle.manifest.labels)
     if not labelled and not synth:
         raise UsageError(
-            f"{bundle.path} tells {', '.join(bundle.manifest.labels)}; {folder} holds other labels", "--synth"
+            f"{bundle.path} predicts {', '.join(bundle.manifest.labels)}; {folder} holds other labels", "--synth"
         )
     splits = [
         utterances_for(bundle, found, split, samples=count, cache=cache, check_labels=labelled)
@@ -213,7 +213,7 @@ def render(found: Calibration, verbose: bool = False) -> str:
     slow = found.speed is not None and not found.speed.holds
     passed = "holds on accuracy, not faster here" if slow else "holds"
     lines.append(
-        f"  gate        {f'failed on {found.refusal}' if found.refusal else f'{passed}: the INT8 graph was added'}"
+        f"  gate        {f'failed on {found.failure}' if found.failure else f'{passed}: the INT8 graph was added'}"
     )
     return "\n".join(lines)
 

@@ -113,8 +113,8 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
                 for split, count in (("train", CALIBRATION_SAMPLES), ("valid", None))
             )
             found = calibrate(made, train, valid, require_speed=False)
-            if found.refusal:
-                click.echo(f"note: no INT8 row, it failed the gate on {found.refusal}", err=True)
+            if found.failure:
+                click.echo(f"note: no INT8 row, it failed the gate on {found.failure}", err=True)
             made = found.bundle
         yield made
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="JSON or TOML file with what the tensors do not tell, such as heads; it may be partial (docs/checkpoints.md).",
+    help="JSON or TOML file with what the tensors do not show, such as heads; it may be partial (docs/checkpoints.md).",
 )
 @click.option(
     "--weights",
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     help="Averaged or raw weights, where the checkpoint has both. auto: the averaged ones.",
 )
 @click.option("--dataset", help="iemocap or mosei: what the labels are, where the checkpoint does not say.")
-@click.option("--system", help="Which system it is, where the checkpoint does not tell (see mmx systems).")
+@click.option("--system", help="The checkpoint's system, where it cannot be detected (see mmx systems).")
 @click.option(
     "--compat",
     type=click.Choice(["default", "upstream"]),
@@ -81,7 +81,7 @@ def export(
     compat: str | None,
     verbose: bool,
 ) -> None:
-    """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and prove that it gives the same answers."""
+    """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and check that it gives the same outputs."""
     if not checkpoint.exists():  # said before PyTorch takes seconds to start
         raise BadDataError(f"{checkpoint} does not exist", "check the path")
     described = read_description(labels_file, config_file)

@@ -23,7 +23,7 @@ RESIDUAL = ("merge", "keep", "auto")
     type=click.Choice(RESIDUAL),
     help="For a checkpoint: fold its residual-free blocks this way (as mmx export --residual).",
 )
-@click.option("--system", help="For a checkpoint: which system it is, where it cannot be told (see mmx systems).")
+@click.option("--system", help="For a checkpoint: its system, where it cannot be detected (see mmx systems).")
 @click.option("--dataset", help="For a checkpoint: what the labels are, where it does not say.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(path: Path, residual: str | None, system: str | None, dataset: str | None, as_json: bool) -> None:

@@ -32,9 +32,9 @@ class Entry:
 
 # In the order a user meets them. `mmx.cli.<name>` holds a click command of the same name ("-" becomes "_").
 ENTRIES = {
-    "export": Entry("Turn a checkpoint into a bundle; prove both answer the same.", "export", ("torch", "onnx")),
+    "export": Entry("Turn a checkpoint into a bundle and check parity.", "export", ("torch", "onnx")),
     "inspect": Entry("Show a checkpoint's or bundle's folds, parameters and MACs."),
-    "predict": Entry("Tell the emotions in video files, from a bundle alone."),
+    "predict": Entry("Predict the emotions in video files."),
     "serve": Entry("Answer over HTTP, for many people at once.", "serve", ("fastapi", "uvicorn")),
     "batch": Entry("Answer for thousands of files, here or on Ray; write Parquet.", "batch", ("pyarrow", "fsspec")),
     "transcribe": Entry("Recognise what is said in a video; write subtitles.", "asr", ("faster_whisper",)),

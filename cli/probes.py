@@ -188,7 +188,7 @@ def _try_tensorrt(name: str, install: str) -> Iterator[Finding]:
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     if not trt.OnnxParser(network, logger).parse(tiny_onnx.model()):
-        raise RuntimeError("its parser refused a model that is valid")
+        raise RuntimeError("its parser rejected a valid model")
     yield Finding(name, "ok", f"{trt.__version__}, made a builder and parsed a model (running an engine needs a GPU)")
 
 

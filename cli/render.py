@@ -39,7 +39,7 @@ def render(prediction: Prediction) -> str:
     if prediction.probabilities:
         lines += _table(prediction)
     else:
-        lines.append("  nothing to tell it from")
+        lines.append("  nothing to predict from")
     if prediction.uncertain:
         lines.append(f"  emotions: uncertain: {prediction.uncertain}")
     else:

@@ -41,7 +41,7 @@ def transcribe(file: Path, out: Path | None, asr: str, language: str | None, thr
     if recogniser is None:
         raise EnvironmentMissing("there is no speech model on this machine", why_none().partition(": ")[2])
     if language is None and not recogniser.detects_language:
-        raise UsageError(f"{recogniser.name} cannot tell which language it hears", "--language en, if that is spoken")
+        raise UsageError(f"{recogniser.name} cannot detect the language", "--language en, if that is spoken")
     transcriber = Transcriber(recogniser, language)
     with SoundTrack(file) as sound:
         spans = utterances(transcriber.words(sound))

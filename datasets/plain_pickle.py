@@ -1,6 +1,6 @@
 """Read a pickle that holds only plain data: dicts, lists, tuples, strings, numbers. Nothing else is ever built.
 
-The public data sets' ``meta.pkl`` is such a file. A pickle names the functions it wants called as globals; refusing
+The public data sets' ``meta.pkl`` is such a file. A pickle names the functions it wants called as globals; rejecting
 every global leaves it nothing to call.
 """
 

@@ -7,7 +7,7 @@ import sysconfig
 import time
 from pathlib import Path
 
-REFUSED = 3  # mmx's exit code where a gate says no
+GATE_FAILED = 3  # mmx's exit code where a gate fails
 
 
 class Console:
@@ -21,11 +21,11 @@ class Console:
         self._done += 1
         print(f"\n== {self._done}/{self._steps}  {title}  [{time.perf_counter() - self._start:.0f} s]", flush=True)
 
-    def mmx(self, *arguments: str | Path, show: bool = True, may_refuse: bool = False) -> str:
+    def mmx(self, *arguments: str | Path, show: bool = True, may_fail: bool = False) -> str:
         """Run the mmx command of this environment and say so; returns what it printed.
 
         Args:
-            show: print its answer as well. may_refuse: whether "the gate says no" is an answer too.
+            show: print its answer as well. may_fail: whether a gate that fails is a result too.
 
         Raises:
             CalledProcessError: it failed.
@@ -34,7 +34,7 @@ class Console:
         print(f"$ mmx {' '.join(words)}", flush=True)
         command = [str(Path(sysconfig.get_path("scripts")) / "mmx"), *words]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if done.returncode and not (may_refuse and done.returncode == REFUSED):
+        if done.returncode and not (may_fail and done.returncode == GATE_FAILED):
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout)
         if show:
             print(done.stdout, end="", flush=True)

@@ -32,7 +32,7 @@ def run(console: Console, out: Path) -> bool:
     console.step("export, and an INT8 graph if it is as good and faster here")
     bundle = trained / "ckpt.mmx"
     console.mmx("export", trained / "ckpt.pt")
-    console.mmx("calibrate", bundle, "--data", data, "--cache", cache, may_refuse=True)
+    console.mmx("calibrate", bundle, "--data", data, "--cache", cache, may_fail=True)
 
     console.step("its score on the test split, whose speakers were in no training, in every precision and engine")
     console.mmx("eval", bundle, "--data", data, "--cache", cache)
@@ -41,13 +41,13 @@ def run(console: Console, out: Path) -> bool:
     files = sorted((clips / "clips").glob("*.mp4"))
     console.mmx("predict", bundle, files[0], "--transcript", files[0].with_suffix(".txt"))
     said = [word for file in files for word in ("--transcript", file.with_suffix(".txt"))]
-    told = console.mmx("predict", bundle, *files, *said, "--json", show=False).splitlines()
-    print(f"{'made to show':14}{'told':24}probability")
+    predicted = console.mmx("predict", bundle, *files, *said, "--json", show=False).splitlines()
+    print(f"{'made to show':14}{'predicted':24}probability")
     right = 0
-    for file, answer in zip(files, map(json.loads, told), strict=True):
+    for file, answer in zip(files, map(json.loads, predicted), strict=True):
         shown, chances, labels = file.stem.partition("_")[0], answer["probabilities"], answer["labels"]
         hit = shown in labels and shown == max(chances, key=chances.get)
         right += hit
         print(f"{shown:14}{', '.join(labels) or 'nothing':24}{chances[shown]:.1%}{'' if hit else '   WRONG'}")
-    print(f"{right} of {len(files)} are told their emotion, and it is the most probable one (by guessing: 1 of 6)")
+    print(f"{right} of {len(files)} predicted right: the emotion is the most probable one (by chance: 1 of 6)")
     return right >= ENOUGH

@@ -45,7 +45,7 @@ def run(console: Console, out: Path) -> bool:
     train_tokenizer(out)
     print(f"{checkpoint} ({checkpoint.stat().st_size:,} bytes), with a small tokenizer beside it")
 
-    console.step("export: fold, ONNX, proof of parity, bundle")
+    console.step("export: fold, ONNX, parity check, bundle")
     console.mmx("export", checkpoint)
 
     console.step("predict, from the bundle alone")

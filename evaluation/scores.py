@@ -118,7 +118,7 @@ def choose_thresholds(logits: NDArray[np.float32], targets: NDArray[np.int64]) -
 
 
 def undecided(targets: NDArray[np.int64], labels: Sequence[str]) -> str | None:
-    """What to tell the user where ``choose_thresholds`` had nothing to choose by; None where it had."""
+    """A note for the user where ``choose_thresholds`` had nothing to choose by; None where it had."""
     lacking = [
         f"{label} ({'no' if not targets[:, i].any() else 'only'} positives)"
         for i, label in enumerate(labels)

@@ -29,7 +29,7 @@ def describe(
     folded: nn.Module,
     folds: Sequence[FoldRecord],
     spec: ExportSpec,
-    proof: Parity,
+    parity: Parity,
     files: Mapping[str, str],
     options: Mapping[str, str],
 ) -> Manifest:
@@ -51,7 +51,7 @@ def describe(
         modalities=modalities,
         fusion_weights=_fusion_weights(checkpoint.module, modalities),
         preprocessing=_preprocessing(spec, checkpoint.compat, checkpoint.dataset),
-        graphs={"fp32": GraphSpec(GRAPH, "fp32", OPSET, spec.inputs, spec.outputs, proof.record())},
+        graphs={"fp32": GraphSpec(GRAPH, "fp32", OPSET, spec.inputs, spec.outputs, parity.record())},
         files=dict(files),
         config=checkpoint.config,
         folding=[asdict(record) for record in folds],

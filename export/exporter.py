@@ -1,4 +1,4 @@
-"""``ckpt.pt`` -> ``ckpt.mmx``: load, fold, export, prove, write; everything or nothing."""
+"""``ckpt.pt`` -> ``ckpt.mmx``: load, fold, export, check parity, write; everything or nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import Manifest
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-STAGES = ("load the checkpoint", "fold", "export the graph", "write the graph", "prove parity", "finish the bundle")
+STAGES = ("load the checkpoint", "fold", "export the graph", "write the graph", "check parity", "finish the bundle")
 
 Progress = Callable[[str, float | None], None]
 """Called with a stage of ``STAGES`` and None when it starts, and with its seconds when it is done."""
@@ -79,7 +79,7 @@ def export_bundle(
     compat: str | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Export a checkpoint to a bundle, and prove that the bundle's graph gives the checkpoint's answers.
+    """Export a checkpoint to a bundle, and check that the bundle's graph gives the checkpoint's outputs.
 
     Args:
         checkpoint: see ``models.checkpoint.load_checkpoint``.
@@ -142,25 +142,27 @@ def export_bundle(
         with stage("write the graph"):
             onnx.save(graph, folder / GRAPH)
             del graph
-        with stage("prove parity"):
-            proof = parity.measure(loaded.module, folder / GRAPH, spec)
-            proof.require(f"the graph of {checkpoint}")
+        with stage("check parity"):
+            result = parity.measure(loaded.module, folder / GRAPH, spec)
+            result.require(f"the graph of {checkpoint}")
             company = batches.measure(folder / GRAPH, spec)
             batches.require(company, f"the graph of {checkpoint}")
-            proof = replace(proof, batches=company)
-            notes += [f"PyTorch's own float32 rounding was allowed for in the case {case!r}" for case in proof.rounding]
+            result = replace(result, batches=company)
+            notes += [
+                f"PyTorch's own float32 rounding was allowed for in the case {case!r}" for case in result.rounding
+            ]
         with stage("finish the bundle"):
             if text is not None:
                 copy_tokenizer(text, folder)
             if nets:
                 build_face_nets(nets, folder / "faces")
             options = {name: value for name, value in asked.items() if value is not None}
-            manifest = describe(loaded, folded, folds, spec, proof, hash_files(folder), options)
+            manifest = describe(loaded, folded, folds, spec, result, hash_files(folder), options)
             (folder / CARD).write_text(model_card(manifest, default_out(checkpoint).name), encoding="utf-8")
             manifest = replace(manifest, files=hash_files(folder))
             write_manifest(folder, manifest, checkpoint)
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return ExportReport(out, manifest, size, proof, tuple(folds), tuple(notes), seconds)
+    return ExportReport(out, manifest, size, result, tuple(folds), tuple(notes), seconds)
 
 
 def choose_modalities(loaded: Checkpoint, modalities: Sequence[str] | None) -> list[str]:

@@ -1,6 +1,6 @@
 """Folders that are there whole or not at all: filled under another name beside their place, then renamed.
 
-Whoever fills one holds a lock on it, so that others can tell it from what a killed process left.
+Whoever fills one holds a lock on it, which distinguishes it from what a killed process left.
 """
 
 from __future__ import annotations

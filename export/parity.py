@@ -1,4 +1,4 @@
-"""The proof that a graph gives the answers of the PyTorch system it came from.
+"""Parity: whether a graph gives the outputs of the PyTorch system it came from.
 
 The reference is the original, unfolded system in PyTorch, in float32. The graph runs in ONNX Runtime through the
 runtime's own backend, from the file that goes into the bundle.

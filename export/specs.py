@@ -1,6 +1,6 @@
 """What the graph of each family of systems takes and gives: named axes, the parity cases, the tolerance.
 
-The export, its checks, the parity proof and the manifest all read it, and none of them knows a system by name.
+The export, its checks, parity and the manifest all read it, and none of them knows a system by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ExportSpec:
     Attributes:
         inputs: in the order of the system's ``forward``; an axis is a number where fixed, a name where dynamic.
         outputs: in the order of what ``forward`` returns.
-        cases: the batches that parity is proved on, by what is particular about them.
+        cases: the batches that parity is checked on, by what is particular about them.
         example: the one of ``cases`` that the graph is traced with: no dynamic axis of it is 0 or 1.
         counted: the one of ``cases`` that multiply-accumulates are counted for.
         limits: the longest that a dynamic axis can be, where the system has such a limit.
@@ -143,7 +143,7 @@ _ROWS: dict[str, Sequence[tuple[int, int, int]]] = {
 
 
 def _sequences(sizes: Mapping[str, int], rows: Sequence[tuple[int, int, int]], seed: int) -> Arrays:
-    """Random features. The padding is random as well: a graph that reads it fails the proof."""
+    """Random features. The padding is random as well: a graph that reads it fails parity."""
     rng = np.random.default_rng(seed)
     arrays: Arrays = {}
     for (name, size), lengths in zip(sizes.items(), zip(*rows, strict=True), strict=True):

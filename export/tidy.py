@@ -12,7 +12,7 @@ _TO_THE_END = np.iinfo(np.int64).max
 def fix_reshape_targets(graph: ir.Graph) -> None:
     """Give each Reshape its target as a constant, instead of putting it together from sizes while it runs.
 
-    The shapes that the exporter recorded tell it: a number where an axis is fixed, 0 (keep) where a dynamic axis stays
+    The exporter recorded the shapes: a number where an axis is fixed, 0 (keep) where a dynamic axis stays
     in its place, and -1 (the rest) for at most one that does not. Engines fuse around a constant target.
     """
     targets: dict[tuple[int, ...], ir.Value] = {}

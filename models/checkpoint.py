@@ -38,7 +38,7 @@ class Checkpoint:
         compat: which preprocessing it was trained with: default, or upstream (docs/prepare.md).
         module: eval mode, float32, weights in.
         notes: what was dropped, converted or assumed, one sentence each.
-        assumptions: what neither the file nor its tensors tell, by path in the config (``text.heads``), with the value
+        assumptions: what neither the file nor its tensors show, by path in the config (``text.heads``), with the value
             that was assumed. Another value would give other answers from the same weights.
     """
 
@@ -64,7 +64,7 @@ def load_checkpoint(
     weights: Weights = "auto",
     described: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Read a checkpoint, tell its system and form, and load it strictly.
+    """Read a checkpoint, detect its system and form, and load it strictly.
 
     Modalities of which the file has no tensor at all are left out of the module.
 
@@ -74,7 +74,7 @@ def load_checkpoint(
         system, dataset: what the file is, where it does not say or says it wrongly.
         weights: averaged (ema) or raw, where the file has both; auto: averaged.
         described: ``config``, ``labels`` and ``thresholds`` from elsewhere; they go before the file's own. A config may
-            be partial: what it leaves out is told by the tensors, or as in the file's own.
+            be partial: what it leaves out follows from the tensors, or from the file's own config.
 
     Raises:
         BadDataError: the file is no such checkpoint; the message lists what does not fit.
@@ -83,7 +83,7 @@ def load_checkpoint(
     path = Path(path)
     network = network_tensors(path, read_checkpoint_file(path), weights)
     extra, notes = {**network.extra}, network.notes
-    tensors = _without_strangers(network.tensors, notes)
+    tensors = _without_unknown(network.tensors, notes)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     spec = find_system(path, shapes, system, extra.get("system"))
     configs = [extra.get("config") if extra.get("system") in (None, spec.name) else None]  # else it is another system's
@@ -201,7 +201,7 @@ def _seeded(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     return normal * (gain / (like.numel() / shape[0])) ** 0.5
 
 
-def _without_strangers(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+def _without_unknown(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     """Drop what public files hold beside the network, and say so."""
     detector = [name for name in tensors if name.startswith("mtcnn.")]
     if detector:

@@ -29,7 +29,7 @@ MAX_SIZE, MAX_DEPTH = 1_000_000, 256
 
 
 def _check(config: Any, depths: tuple[int, ...] = (), width: int = 0, heads: tuple[int, ...] = ()) -> None:
-    """Refuse sizes that cannot be built.
+    """Reject sizes that cannot be built.
 
     Raises:
         BadDataError: a size that is no positive number, a stack that is too deep, heads that do not divide the width.

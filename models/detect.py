@@ -1,4 +1,4 @@
-"""Which system a state dict belongs to, and what it is built from, told from names and shapes alone."""
+"""Which system a state dict belongs to, and what it is built from, from names and shapes alone."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def forms_of(config: Any) -> list[Any]:
 
 
 def candidates(system: System, shapes: Shapes) -> Iterator[Any]:
-    """Configs that a bare state dict may have been made with, most likely first: the presets, then what shapes tell."""
+    """Configs that may belong to a bare state dict, most likely first: the presets, then what the shapes say."""
     for preset in system.presets.values():
         labels = _labels(preset.labels, shapes)
         yield preset if labels == preset.labels else replace(preset, labels=labels)
@@ -141,7 +141,7 @@ def _features(base: Any, shapes: Shapes) -> Any:
 
 
 def infer(base: MultimodalConfig, shapes: Shapes) -> MultimodalConfig:
-    """``base`` with every size that the shapes tell. Head counts and SimAM's variant leave no trace and stay."""
+    """``base`` with every size that the shapes give. Head counts and SimAM's variant leave no trace and stay."""
     audio = base.audio
     if isinstance(audio, FocalNetConfig):
         focal = audio

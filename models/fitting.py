@@ -20,7 +20,7 @@ _SAY_SYSTEM = "mmx systems lists the systems; --system NAME says which one it sh
 
 
 def find_system(path: Path, shapes: Shapes, asked: str | None, named: Any) -> System:
-    """The system that was asked for, else that the file names, else that the tensors' names tell.
+    """The system that was asked for, else the one that the file names, else the one that the tensors' names show.
 
     Raises:
         UsageError: no system is called what was asked for. BadDataError: the file's own says nothing that is known.
@@ -73,7 +73,7 @@ def fitting(path: Path, spec: System, shapes: Shapes, configs: Sequence[Any]) ->
             best = (count, problems, option.form)
     if best is None:
         raise BadDataError(f"{path}: no {spec.name} can have tensors of these sizes")
-    hint = "mmx systems lists the systems; a config in the file says what shapes do not tell, such as heads"
+    hint = "mmx systems lists the systems; a config in the file says what shapes do not show, such as heads"
     if given:
         hint = (
             "the sizes are those that its config says (what it leaves out is as published): correct it, or leave it out"

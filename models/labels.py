@@ -11,7 +11,7 @@ DATASETS: dict[str, tuple[tuple[str, ...], ...]] = {
     "iemocap": (IEMOCAP, IEMOCAP_PAIRS),
     "mosei": (MOSEI, ("sentiment",)),
 }
-"""The label sets of each data set, told apart by their size."""
+"""The label sets of each data set, distinguished by their size."""
 
 
 def labels_for(dataset: str, count: int) -> tuple[str, ...] | None:

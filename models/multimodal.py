@@ -1,4 +1,4 @@
-"""The three-tower systems: ours, V2EM, FE2E and the hybrids. One module, told apart by its config.
+"""The three-tower systems: ours, V2EM, FE2E and the hybrids. One module; its config says which.
 
 Attribute names are those of the public files: ``T.albert``, ``V``, ``A``, ``v_flatten``, ``a_flatten``,
 ``v_transformer``, ``a_transformer``, ``t_out``, ``v_out``, ``a_out``, ``weighted_fusion``.

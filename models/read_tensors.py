@@ -72,7 +72,7 @@ def _plain(text: str) -> Any:
 
 
 def _check_kind(path: Path) -> str:
-    """zip, legacy (both made by ``torch.save``) or safetensors; refuses anything else, saying what it is."""
+    """zip, legacy (both made by ``torch.save``) or safetensors; rejects anything else, saying what it is."""
     if not path.exists():
         raise BadDataError(f"{path} does not exist", "check the path")
     if not path.is_file():
@@ -119,7 +119,7 @@ def _check_zip(path: Path) -> None:
             records = archive.infolist()
             _check_records(path, records)
             for record in records:
-                if record.CRC:  # torch.save can be told to leave it out
+                if record.CRC:  # torch.save can leave it out
                     with archive.open(record) as content:
                         while content.read(_CHUNK):
                             pass

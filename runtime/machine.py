@@ -57,14 +57,14 @@ def _quota(folder: Path) -> float | None:
 
 
 def cpu_name() -> str:
-    """The processor's model, as far as the system tells it."""
+    """The processor's model, as far as the system reports it."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> set[str]:
-    """The processor's extensions in Linux's names, such as ``avx512_bf16``; empty where the system does not tell."""
-    told = _cpuinfo()
-    return set((told.get("flags") or told.get("Features") or "").split())
+    """The processor's extensions in Linux's names, such as ``avx512_bf16``; empty where not reported."""
+    info = _cpuinfo()
+    return set((info.get("flags") or info.get("Features") or "").split())
 
 
 def _cpuinfo() -> dict[str, str]:

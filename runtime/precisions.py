@@ -11,7 +11,7 @@ BF16_BACKENDS = ("openvino",)  # those that compute an fp32 graph in bfloat16
 
 
 def precisions(bundle: Bundle, backend: str) -> Iterator[str]:
-    """The precisions this bundle can be asked for on a backend, fp32 first; the machine may still refuse one."""
+    """The precisions this bundle can be asked for on a backend, fp32 first; a machine may still lack one."""
     yield "fp32"
     if backend in BF16_BACKENDS:
         yield "bf16"

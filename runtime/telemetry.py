@@ -1,4 +1,4 @@
-"""Nothing leaves the user's machine: libraries are told so before they are imported.
+"""Nothing leaves the user's machine: telemetry of libraries is turned off before they are imported.
 
 ``mmx.runtime`` calls this when it is imported, and every other package of mmx imports ``mmx.runtime`` first: the
 command, the server, its workers and the library are alike.

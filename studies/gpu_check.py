@@ -104,7 +104,9 @@ def _bench(systems: Sequence[str], options: argparse.Namespace) -> tuple[str, di
     done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
     said = [line for line in done.stderr.strip().splitlines() if not line.startswith("hint:")]
     last = said[-1] if said else "no message"
-    if done.returncode == EnvironmentMissing.exit_code and Path(f"{out}.md").exists():  # it tells after its report
+    if (
+        done.returncode == EnvironmentMissing.exit_code and Path(f"{out}.md").exists()
+    ):  # the error comes after its report
         return f"tables in {out}.md; {last}", {"command": command}
     if done.returncode:
         raise RuntimeError(f"exit code {done.returncode}: {last}")

@@ -21,7 +21,7 @@ Maker = tuple[str, Callable[[], Contender]]
 
 
 def makers(prepared: Prepared) -> Iterator[Maker]:
-    """Every contender of a system by key (system/runner/precision), and how to open it; opening may be refused."""
+    """Every contender of a system by key (system/runner/precision), and how to open it; opening may be rejected."""
     system, bundle = prepared.system, prepared.bundle
     for backend in (*FLAVOURS, "onnxruntime-cuda"):
         for precision in PRECISIONS:

@@ -7,10 +7,10 @@ of a list of rates; every answer is checked against the sample alone. The client
     side by side    each request alone, on one core; as many at once as there are cores
     batched         what mmx serve does: as many batches at once as there are cores
 
-What each can do within a bound on p99 is then found by a staircase: more after a play that kept the bound, less after
+What each can do within a bound on p99 is then found by a staircase: more after a run that kept the bound, less after
 one that did not, in turns with the others, since a machine that is shared is not equally fast all the time.
 
-``tensors`` sends samples of the synthetic IEMOCAP set (model scope); ``video`` a film, each time with other words.
+``tensors`` sends samples of the synthetic IEMOCAP set (model scope); ``video`` a video, each time with other words.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mmx.runtime.files import write_text
 from mmx.runtime.predictor import Predictor
 
 CLIENTS = 32  # of the closed loop that finds how much a server can do
-QUEUE = "512"  # nobody is refused here: waiting is what is measured
+QUEUE = "512"  # nobody is rejected here: waiting is what is measured
 FAR_BEYOND = 1.5
 STEP = 1.1  # of the staircase
 ALONE, BESIDE, BATCHED = "one at a time", "side by side", "batched"
@@ -60,10 +60,10 @@ class Load:
 
     Attributes:
         server_options: of ``mmx serve``, by server.
-        requests: different ones. seconds: of each play.
+        requests: different ones. seconds: of each run.
         capacity_per_s: answers a second with ``CLIENTS`` that never pause, by server.
         points: at the rates that were asked for.
-        bound_ms: of p99. stairs: the plays of the staircase, in their order.
+        bound_ms: of p99. stairs: the runs of the staircase, in their order.
         within_bound_per_s: the mean rate of the staircase's second half, by server.
     """
 
@@ -82,14 +82,14 @@ class Load:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True))
 @click.option("--mode", type=click.Choice(["tensors", "video"]), default="tensors", show_default=True)
-@click.option("--film", type=click.Path(path_type=Path, exists=True), help="What mode video sends.")
+@click.option("--video", type=click.Path(path_type=Path, exists=True), help="What mode video sends.")
 @click.option("--requests", default=48, show_default=True, help="Different ones, drawn at random.")
-@click.option("--seconds", default=12.0, show_default=True, help="Of each play.")
+@click.option("--seconds", default=12.0, show_default=True, help="Of each run.")
 @click.option("--rates", default="0.5,0.8,1.1,1.4,1.7,2", show_default=True, help="Times what one at a time can do.")
 @click.option("--bound", default=1000.0, show_default=True, help="Milliseconds that p99 may reach.")
 @click.option(
     "--stairs", type=click.IntRange(min=0), default=12, show_default=True,
-    help="Plays of each server in search of what keeps the bound.",
+    help="Runs of each server in search of what keeps the bound.",
 )  # fmt: skip
 @click.option("--backend", default="onnxruntime", show_default=True)
 @click.option("--precision", default="fp32", show_default=True)
@@ -99,7 +99,7 @@ class Load:
 def main(
     bundle: Path,
     mode: str,
-    film: Path | None,
+    video: Path | None,
     requests: int,
     seconds: float,
     rates: str,
@@ -112,15 +112,15 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Measure a server with and without batching."""
-    if mode == "video" and film is None:
-        raise UsageError("--mode video needs --film", "any video with a face; demo/clip.py makes one")
+    if mode == "video" and video is None:
+        raise UsageError("--mode video needs --video", "any video with a face; demo/clip.py makes one")
     common = ["--backend", backend, "--precision", precision, "--queue", QUEUE]
     options = {
-        ALONE: [*common, "--lanes", "1", "--threads", str(cores), "--max-batch", "1"],
-        BESIDE: [*common, "--lanes", str(cores), "--threads", "1", "--max-batch", "1"],
-        BATCHED: [*common, "--lanes", str(cores), "--threads", "1", "--max-batch", str(max_batch)],
+        ALONE: [*common, "--streams", "1", "--threads", str(cores), "--max-batch", "1"],
+        BESIDE: [*common, "--streams", str(cores), "--threads", "1", "--max-batch", "1"],
+        BATCHED: [*common, "--streams", str(cores), "--threads", "1", "--max-batch", str(max_batch)],
     }
-    asked, system = make_requests(bundle, mode, film, requests, backend, precision)
+    asked, system = make_requests(bundle, mode, video, requests, backend, precision)
     factors = [float(rate) for rate in rates.split(",")]
     with ExitStack() as stack:
         servers = {name: stack.enter_context(serving(bundle, each)).url for name, each in options.items()}
@@ -138,7 +138,7 @@ def main(
 
 
 def make_requests(
-    bundle: Path, mode: str, film: Path | None, count: int, backend: str, precision: str
+    bundle: Path, mode: str, video: Path | None, count: int, backend: str, precision: str
 ) -> tuple[list[Request], str]:
     """The requests with their answers, each computed alone; and what answered, in words."""
     with Predictor(bundle, backend=backend, precision=precision, threads=1) as predictor:
@@ -146,11 +146,11 @@ def make_requests(
         tolerance = tolerance_of(predictor.backend.precision)
         asked: list[tuple[dict[str, Any], np.ndarray]] = []
         if mode == "video":
-            assert film is not None
-            data = film.read_bytes()
+            assert video is not None
+            data = video.read_bytes()
             for number in range(count):
                 text = " ".join(["no", "matter"] * (1 + number % 6))
-                rows = [list(each.logits.values()) for each in predictor.predict(film, text=text)]
+                rows = [list(each.logits.values()) for each in predictor.predict(video, text=text)]
                 asked.append((media(data, text), np.array(rows)))
         else:
             for sample in map(make_sample, stratified(synthetic("iemocap"), count).utterances):
@@ -219,7 +219,7 @@ def in_turn(servers: dict[str, str], turn: int) -> list[str]:
 
 
 def point(server: str, rate: float, outcomes: Outcomes) -> Point:
-    """The figures of one play."""
+    """The figures of one run."""
     return Point(
         server=server,
         offered_per_s=rate,
@@ -227,7 +227,7 @@ def point(server: str, rate: float, outcomes: Outcomes) -> Point:
         p50_ms=outcomes.percentile_ms(50),
         p99_ms=outcomes.percentile_ms(99),
         wrong=len(outcomes.wrong),
-        lost=len(outcomes.lost) + outcomes.refused.total(),
+        lost=len(outcomes.lost) + outcomes.rejected.total(),
     )
 
 

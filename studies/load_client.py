@@ -18,7 +18,7 @@ from mmx.runtime.types import Sample
 TOLERANCE = 1e-4  # of the largest logit, between batched and alone, in FP32
 REDUCED_TOLERANCE = 2e-2  # where sums that differ in their last bit are rounded to BF16 or to one of 256 values
 TIMEOUT_S = 180.0
-# Refusals that say nothing of the request itself, or only that it costs more than the server gives to one.
+# Rejections that say nothing of the request itself, or only that it costs more than the server gives to one.
 ANYTIME = ("busy", "shutting_down", "deadline", "too_slow", "too_long", "too_many_pixels", "too_much_memory",
            "decoder_crashed")  # fmt: skip
 SEED = 5
@@ -27,7 +27,7 @@ SEED = 5
 @dataclass(frozen=True)
 class Request:
     """One request, and what it must be answered: the fused logits of its segments [segments, labels] within
-    ``tolerance`` of the largest, or the code of a refusal; None: anything but a failure of the server."""
+    ``tolerance`` of the largest, or the code of a rejection; None: anything but a failure of the server."""
 
     options: dict[str, Any]
     expected: np.ndarray | str | None
@@ -42,7 +42,7 @@ class Outcomes:
     """
 
     seconds: list[float] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     unconnected: int = 0
@@ -50,7 +50,7 @@ class Outcomes:
     @property
     def sent(self) -> int:
         """All of them."""
-        return len(self.seconds) + self.refused.total() + len(self.wrong) + len(self.lost) + self.unconnected
+        return len(self.seconds) + self.rejected.total() + len(self.wrong) + len(self.lost) + self.unconnected
 
     def percentile_ms(self, percent: float) -> float:
         """Of the answers' times."""
@@ -59,7 +59,7 @@ class Outcomes:
     def add(self, others: Outcomes) -> None:
         """Count the others, too."""
         self.seconds += others.seconds
-        self.refused += others.refused
+        self.rejected += others.rejected
         self.wrong += others.wrong
         self.lost += others.lost
         self.unconnected += others.unconnected
@@ -101,7 +101,7 @@ class Client:
         if code != due_code and (code not in ANYTIME if request.expected is not None else code == "server_error"):
             outcomes.wrong.append(f"{code}: {response.json()['error']['message']}")
         else:
-            outcomes.refused[code] += 1
+            outcomes.rejected[code] += 1
 
     async def open_loop(self, requests: Sequence[Request], rate: float, seconds: float, seed: int = SEED) -> Outcomes:
         """Poisson arrivals: each request is sent when it is due, however many are still waiting."""

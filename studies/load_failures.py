@@ -1,9 +1,9 @@
-"""Try to break a server: python studies/load_failures.py BUNDLE FILM [--only NAME] [--json FILE]
+"""Try to break a server: python studies/load_failures.py BUNDLE VIDEO [--only NAME] [--json FILE]
 
-Every answer is checked against the same file predicted alone, every request must be answered or refused with a reason,
+Every answer is checked against the same file predicted alone, every request must be answered or rejected with a reason,
 and the memory of the server and its processes is watched.
 
-    fuzz      mutated copies of the film, several at a time
+    fuzz      mutated copies of the video, several at a time
     clients   200 clients that never pause, against a queue of 64
     hostile   slow senders, broken uploads, clients that leave, workers that are killed, amid real ones
     soak      a steady mix for a long time
@@ -54,7 +54,7 @@ class Result:
     seconds: float
     sent: int
     answered: int
-    refused: dict[str, int]
+    rejected: dict[str, int]
     unconnected: int
     wrong: list[str]
     lost: list[str]
@@ -71,18 +71,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Material:
-    """What is sent: requests for answers, and the film they are made of."""
+    """What is sent: requests for answers, and the video they are made of."""
 
     good: list[Request]
-    film: bytes
+    video: bytes
 
 
-Play = Callable[[Client, ServerProcess, Outcomes], Awaitable[None]]
+Run = Callable[[Client, ServerProcess, Outcomes], Awaitable[None]]
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True))
-@click.argument("film", type=click.Path(path_type=Path, exists=True))
+@click.argument("video", type=click.Path(path_type=Path, exists=True))
 @click.option("--only", multiple=True, type=click.Choice(["fuzz", "clients", "hostile", "soak", "sigterm"]))
 @click.option("--mutants", default=1000, show_default=True)
 @click.option("--seconds", default=30.0, show_default=True, help="Of clients, hostile and sigterm.")
@@ -90,7 +90,7 @@ Play = Callable[[Client, ServerProcess, Outcomes], Awaitable[None]]
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results.")
 def main(
     bundle: Path,
-    film: Path,
+    video: Path,
     only: tuple[str, ...],
     mutants: int,
     seconds: float,
@@ -99,23 +99,23 @@ def main(
 ) -> None:
     """Try to break a server; exit code 1 where something was wrong or lost."""
     with Predictor(bundle, backend="onnxruntime", threads=1) as predictor:
-        material = Material(good_requests(predictor, film.read_bytes()), film.read_bytes())
+        material = Material(good_requests(predictor, video.read_bytes()), video.read_bytes())
         names = only or ("fuzz", "clients", "hostile", "soak", "sigterm")
-        plays: dict[str, Play] = {
+        runs: dict[str, Run] = {
             "clients": lambda client, server, seen: many_clients(client, material, seconds, seen),
             "hostile": lambda client, server, seen: hostile(client, server, material, seconds, seen),
             "soak": lambda client, server, seen: closed(client, material.good, SOAK_CLIENTS, soak_seconds, seen),
             "sigterm": lambda client, server, seen: sigterm(client, server, material, seconds, seen),
         }
         if "fuzz" in names:
-            corpus = [mutated(material.film, number) for number in range(mutants)]
+            corpus = [mutated(material.video, number) for number in range(mutants)]
             requests = [Request(media(data), alone(predictor, data, None)) for data in corpus]
-            plays["fuzz"] = lambda client, server, seen: each_once(client, requests, seen)
+            runs["fuzz"] = lambda client, server, seen: each_once(client, requests, seen)
     results = []
     for name in names:
         options = ["--backend", "onnxruntime", *(["--idle", "2"] if name == "hostile" else [])]
         with serving(bundle, options) as server:
-            results.append(asyncio.run(watch(name, server, plays[name])))
+            results.append(asyncio.run(watch(name, server, runs[name])))
         click.echo(line(results[-1]))
     if json_path:
         text = json.dumps({"environment": asdict(describe()), "results": [asdict(each) for each in results]}, indent=2)
@@ -123,19 +123,19 @@ def main(
     raise SystemExit(not all(each.passed for each in results))
 
 
-def good_requests(predictor: Predictor, film: bytes) -> list[Request]:
-    """Films with different words and windows, and tensors: all with their answers."""
-    made = [Request(media(film, text), alone(predictor, film, text)) for text in TEXTS]
-    made.append(Request(media(film, window=1.0), alone(predictor, film, None, window=1.0)))
+def good_requests(predictor: Predictor, video: bytes) -> list[Request]:
+    """Videos with different words and windows, and tensors: all with their answers."""
+    made = [Request(media(video, text), alone(predictor, video, text)) for text in TEXTS]
+    made.append(Request(media(video, window=1.0), alone(predictor, video, None, window=1.0)))
     for utterance in stratified(synthetic("iemocap"), 8).utterances:
         sample = make_sample(utterance)
         made.append(Request(tensors(sample), predictor.network.logits([sample])["logits"].astype(np.float64)))
-    made.append(Request(media(b"no film at all"), "bad_media"))
+    made.append(Request(media(b"no video at all"), "bad_media"))
     return made
 
 
 def alone(predictor: Predictor, data: bytes, text: str | None, window: float | None = None) -> np.ndarray | str:
-    """The fused logits of the same file predicted alone, or the code of the refusal it must get."""
+    """The fused logits of the same file predicted alone, or the code of the rejection it must get."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -149,7 +149,7 @@ def alone(predictor: Predictor, data: bytes, text: str | None, window: float | N
 
 
 def mutated(data: bytes, number: int) -> bytes:
-    """The film with something wrong: bits, bytes, blocks or its end; seeded by its number."""
+    """The video with something wrong: bits, bytes, blocks or its end; seeded by its number."""
     random = np.random.default_rng([SEED, number])
     changed = bytearray(data)
     at = int(random.integers(len(data)))
@@ -173,8 +173,8 @@ def mutated(data: bytes, number: int) -> bytes:
     return bytes(changed)
 
 
-async def watch(name: str, server: ServerProcess, play: Play) -> Result:
-    """Play, and look at the server's memory all the while."""
+async def watch(name: str, server: ServerProcess, run: Run) -> Result:
+    """Run, and look at the server's memory all the while."""
     outcomes = Outcomes()
     sizes: list[float] = []
 
@@ -186,7 +186,7 @@ async def watch(name: str, server: ServerProcess, play: Play) -> Result:
     started = time.perf_counter()
     looking = asyncio.create_task(look())
     async with Client(server.url) as client:
-        await play(client, server, outcomes)
+        await run(client, server, outcomes)
     looking.cancel()
     took = time.perf_counter() - started
     exit_code = server.wait() if name == "sigterm" else None
@@ -197,7 +197,7 @@ async def watch(name: str, server: ServerProcess, play: Play) -> Result:
         seconds=took,
         sent=outcomes.sent,
         answered=len(outcomes.seconds),
-        refused=dict(outcomes.refused),
+        rejected=dict(outcomes.rejected),
         unconnected=outcomes.unconnected,
         wrong=outcomes.wrong,
         lost=outcomes.lost,
@@ -237,7 +237,7 @@ async def hostile(
     ends = time.monotonic() + seconds
     host, port = server.url.removeprefix("http://").split(":")
     head = "POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=a\r\n"
-    form = b'--a\r\ncontent-disposition: form-data; name="video"\r\n\r\n' + material.film + b"\r\n--a--\r\n"
+    form = b'--a\r\ncontent-disposition: form-data; name="video"\r\n\r\n' + material.video + b"\r\n--a--\r\n"
 
     async def bad_sender(number: int) -> None:
         random = np.random.default_rng([SEED, number])
@@ -292,11 +292,11 @@ def replaced_decoders(server: ServerProcess) -> dict[str, int]:
 
 def line(result: Result) -> str:
     """A result in words."""
-    refused = ", ".join(f"{count} {code}" for code, count in sorted(result.refused.items())) or "none"
+    rejected = ", ".join(f"{count} {code}" for code, count in sorted(result.rejected.items())) or "none"
     replaced = ", ".join(f"{count} {reason}" for reason, count in sorted(result.replaced.items())) or "none"
     return (
         f"{result.name:8} {'passed' if result.passed else 'FAILED'}: {result.sent} sent in {result.seconds:.0f} s, "
-        f"{result.answered} answered, refused: {refused}; {result.unconnected} found the port closed; "
+        f"{result.answered} answered, rejected: {rejected}; {result.unconnected} found the port closed; "
         f"{len(result.wrong)} wrong, {len(result.lost)} lost {[*result.wrong, *result.lost][:3] or ''}; "
         f"processes replaced: {replaced}; {result.rss_mb_early:.0f} -> {result.rss_mb_late:.0f} MB"
     )

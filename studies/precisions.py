@@ -47,7 +47,7 @@ class Row:
     Attributes:
         accuracy, f1: means over the emotions, 0..1; None without labels.
         error: largest difference of a fused logit from the first row's, over its largest. shift: of a probability.
-        flips: labels told otherwise than by the first row. megabytes: of the graph's file.
+        flips: labels predicted otherwise than by the first row. megabytes: of the graph's file.
         milliseconds: of one utterance, the median. speed: how many times faster than the first row, side by side.
     """
 
@@ -108,8 +108,8 @@ def with_variants(bundle: Bundle, ranges: Data, held_out: Data, labelled: bool) 
     if "int8" not in bundle.precisions:
         made = calibrate(bundle, ranges, held_out, labelled=labelled, require_speed=False, fresh=True)
         bundle = made.bundle
-        if made.refusal:
-            notes.append(f"no INT8: it failed the gate on {made.refusal}")
+        if made.failure:
+            notes.append(f"no INT8: it failed the gate on {made.failure}")
         else:
             notes.append(f"INT8: {len(made.layers) - len(made.tries[-1].kept)} of {len(made.layers)} layers")
     return bundle, tuple(notes)

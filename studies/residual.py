@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import torch
 
-from mmx.benchmarks.measure.residual import Run, eager, in_onnxruntime, in_openvino, race, to_onnx, visual_trunk
+from mmx.benchmarks.measure.residual import Run, eager, in_onnxruntime, in_openvino, interleaved, to_onnx, visual_trunk
 from mmx.evaluation.environment import describe
 from mmx.export.folding.fold import fold
 from mmx.runtime.files import write_text
@@ -34,7 +34,7 @@ def main(rounds: int, out: Path | None) -> None:
     }
     if find_spec("openvino"):
         engines["openvino"] = (in_openvino(graphs[0]), in_openvino(graphs[1]))
-    measured = {name: race(*pair, rounds) for name, pair in engines.items()}
+    measured = {name: interleaved(*pair, rounds) for name, pair in engines.items()}
     for name, result in measured.items():
         ratio = result["merge_over_keep"]
         click.echo(f"{name:<12} merge / keep: {ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]")

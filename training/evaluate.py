@@ -129,7 +129,7 @@ def utterances_for(
     same = set(labels) == set(data.labels)
     if check_labels and not same:
         raise UsageError(
-            f"{what.path} tells {', '.join(labels)}, {data.root} holds {', '.join(data.labels)}",
+            f"{what.path} predicts {', '.join(labels)}, {data.root} holds {', '.join(data.labels)}",
             "use a checkpoint of this data set",
         )
     if isinstance(what, Bundle):

@@ -167,7 +167,7 @@ def face_nets() -> dict[str, Path]:
 def _deterministic(seed: int) -> Iterator[None]:
     """Seed torch and ask it for deterministic algorithms; puts the global choice back."""
     before = torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
     try:
@@ -213,7 +213,7 @@ def _tokenizer(out: Path, plan: Plan, texts: list[str], vocabulary: int, notes: 
 
 
 def _initialise(module: MultimodalSystem, init: Path | None) -> list[str]:
-    """Equal fusion weights; then what ``init`` holds. Returns what to tell the user.
+    """Equal fusion weights; then what ``init`` holds. Returns notes for the user.
 
     A bare ALBERT (Hugging Face's names) is taken for the text tower's.
     """

@@ -106,7 +106,7 @@ class _Drawing:
 
 
 def _encode(source: Path, container: Any, has_audio: bool, fps: int, drawing: _Drawing) -> None:
-    """Draw and encode frame by frame, the sound beside it, so that memory does not grow with the film."""
+    """Draw and encode frame by frame, the sound beside it, so that memory does not grow with its length."""
     video = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
     sound = container.add_stream("aac", rate=SOUND_RATE, layout="stereo") if has_audio else None
     pending: Iterator[Any] = _sound_frames(source) if sound else iter(())

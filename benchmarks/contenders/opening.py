@@ -37,12 +37,12 @@ def open_contenders(
         MmxError: eager PyTorch, without which nothing can be compared, did not open.
     """
     opened: list[Opened] = []
-    refused: list[Row] = []
+    rejected: list[Row] = []
     without_reference: set[str] = set()
     for key, make in makers:
         system, runner, precision = key.split("/")
         if system in without_reference or leave_out(key):
-            refused.append(Row(system, runner, precision, threads, NO_TIME, "--minutes were running short"))
+            rejected.append(Row(system, runner, precision, threads, NO_TIME, "--minutes were running short"))
             if runner == EAGER:
                 without_reference.add(system)
             continue
@@ -53,7 +53,7 @@ def open_contenders(
         except MmxError as e:
             if runner == EAGER:
                 raise
-            refused.append(Row(system, runner, precision, threads, UNAVAILABLE, e.message))
+            rejected.append(Row(system, runner, precision, threads, UNAVAILABLE, e.message))
             continue
         opened.append(Opened(contender, time.perf_counter() - start))
-    return opened, refused
+    return opened, rejected

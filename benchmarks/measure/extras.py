@@ -15,7 +15,7 @@ import torch
 from mmx.benchmarks.contenders.peers import Peer
 from mmx.benchmarks.contenders.pipeline import MmxPipeline
 from mmx.benchmarks.contenders.prepare import Prepared
-from mmx.benchmarks.measure.offline import BATCHES, VISITS, offline, race
+from mmx.benchmarks.measure.offline import BATCHES, REPEATS, interleaved, offline
 from mmx.benchmarks.measure.parity import agrees, parity
 from mmx.benchmarks.measure.server import server
 from mmx.benchmarks.measure.single_stream import MOST, Measured
@@ -38,7 +38,7 @@ from mmx.runtime.types import Sample
 
 OFFLINE_S = 18.0
 FEWEST_BATCHED = 4
-SIDE_BY_SIDE_S, SIDE_BY_SIDE_VISITS, FEWEST_FILES = 20.0, 2, 6
+SIDE_BY_SIDE_S, SIDE_BY_SIDE_REPEATS, FEWEST_FILES = 20.0, 2, 6
 SERVER_S = 8.0
 WHOLE_PROGRAM_SAMPLES, OF_A_PEER = 12, 4
 RESIDUAL_ROUNDS = 12
@@ -57,8 +57,8 @@ def offline_of(
     peers = {each.key: each for each in opened}
     own = peers.get(f"{system}/openvino-own/{precision}")
     rival = own.unpadded() if isinstance(own, Peer) else None
-    each = VISITS * measured.costs[contender.key]
-    beside = VISITS * measured.costs[own.key] if own else 0.0
+    each = REPEATS * measured.costs[contender.key]
+    beside = REPEATS * measured.costs[own.key] if own else 0.0
     count = int(OFFLINE_S / (each * len(BATCHES) + beside))
     sizes: tuple[int, ...] = BATCHES
     if count < max(BATCHES):  # a slow system: single samples, and one batch as large as time allows
@@ -82,13 +82,13 @@ def offline_of(
 
 def files_side_by_side(contender: MmxPipeline, row: Row, measured: Measured, source: Source) -> Offline:
     """Files a second through ``Pipeline`` against the same contender one file at a time, and so against upstream."""
-    affordable = int(SIDE_BY_SIDE_S / (2 * SIDE_BY_SIDE_VISITS * measured.costs[row.key]))
+    affordable = int(SIDE_BY_SIDE_S / (2 * SIDE_BY_SIDE_REPEATS * measured.costs[row.key]))
     some = measured.workload.utterances[: max(FEWEST_FILES, affordable)]
     clips = [source.make(utterance.index) for utterance in some]
     with closing(contender.many(row.threads)) as many:
         many.run(clips[:1])
         count = len(clips)
-        seconds, (alone, together) = race([(contender, 1), (many, count)], clips, count, SIDE_BY_SIDE_VISITS)
+        seconds, (alone, together) = interleaved([(contender, 1), (many, count)], clips, count, SIDE_BY_SIDE_REPEATS)
     if not agrees(row.precision.split()[0], *parity(together, alone)):
         hint = "mmx predict without --workers is the latter"
         raise ParityError(f"{many.key} does not answer as {contender.key} does", hint)
@@ -151,7 +151,7 @@ def _profiled(row: Row, prepared: Prepared, source: Source, batch: int, runs: in
 
 def residual_ablation() -> dict[str, Ratio]:
     """Time of the merged visual trunk over that of the one whose shortcuts are kept, by engine, on one thread."""
-    from mmx.benchmarks.measure.residual import eager, in_onnxruntime, in_openvino, race, to_onnx, visual_trunk
+    from mmx.benchmarks.measure.residual import eager, in_onnxruntime, in_openvino, interleaved, to_onnx, visual_trunk
 
     torch.set_num_threads(1)
     merged, kept = (fold(visual_trunk(), form)[0] for form in ("merge", "keep"))
@@ -165,7 +165,8 @@ def residual_ablation() -> dict[str, Ratio]:
     if find_spec("openvino"):
         engines["OpenVINO"] = in_openvino(graphs[0]), in_openvino(graphs[1])
     return {
-        name: Ratio(**race(merge, keep, RESIDUAL_ROUNDS)["merge_over_keep"]) for name, (merge, keep) in engines.items()
+        name: Ratio(**interleaved(merge, keep, RESIDUAL_ROUNDS)["merge_over_keep"])
+        for name, (merge, keep) in engines.items()
     }
 
 

@@ -75,7 +75,7 @@ def in_openvino(graph: bytes) -> Run:
     return lambda faces: compiled(faces)[0].copy()
 
 
-def race(merge: Run, keep: Run, rounds: int) -> dict[str, Any]:
+def interleaved(merge: Run, keep: Run, rounds: int) -> dict[str, Any]:
     """Time two runs in turns.
 
     Returns:

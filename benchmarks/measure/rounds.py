@@ -61,8 +61,8 @@ class Rounds:
         for number, together in enumerate(self._rounds):
             self._number = number
             with ExitStack() as closing:
-                opened, refused = self._opened(together, threads)
-                self.rows += refused
+                opened, rejected = self._opened(together, threads)
+                self.rows += rejected
                 for each in opened:
                     if each.contender.key == BASELINE:
                         self._open = each
@@ -75,12 +75,12 @@ class Rounds:
 
     def _opened(self, together: Sequence[Prepared], threads: int) -> tuple[list[Opened], list[Row]]:
         opened: list[Opened] = []
-        refused: list[Row] = []
+        rejected: list[Row] = []
         for prepared in together:
             found = open_contenders(self._makers(prepared, threads), threads, self._show.say, self._leave_out)
             opened += found[0]
-            refused += found[1]
-        return opened, refused
+            rejected += found[1]
+        return opened, rejected
 
     def _round(self, together: Sequence[Prepared], opened: list[Opened], threads: int) -> None:
         if self._open is not None and self._open not in opened:
@@ -171,8 +171,8 @@ class Rounds:
             self._show.say(f"server: {best.key}")
             self.server[best.key] = extras.server_of(by_key[best.key], samples, measured, options.bound_ms)
         if source.targets is not None and name in options.checkpoints:
-            tell = partial(self._show.update, f"scoring {name}", total=len(source.workload.utterances))
-            self.scores[name] = extras.scores_of(by_key[best.key], prepared, source, tell)
+            progress = partial(self._show.update, f"scoring {name}", total=len(source.workload.utterances))
+            self.scores[name] = extras.scores_of(by_key[best.key], prepared, source, progress)
 
     def _side_by_side(self, rows: Sequence[Row], contenders: Sequence[Contender], measured: Measured) -> None:
         """Many files at once: the fastest contender that finds faces exactly, and the fastest of all."""

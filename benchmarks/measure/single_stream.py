@@ -48,12 +48,12 @@ def measure(
     progress: Progress,
     known: Mapping[str, float] | None = None,
 ) -> Measured:
-    """Warm every contender up, choose how many samples fit in ``seconds`` (unless told), and time them all.
+    """Warm every contender up, choose how many samples fit in ``seconds`` (unless given), and time them all.
 
     Args:
         opened: an eager contender for each system, and any others. whole: the set. make: an utterance's sample, by
             index.
-        progress: told how many samples of how many are done.
+        progress: called with how many samples of how many are done.
         known: seconds of a sample of average length, by key, of contenders that are warm already.
     """
     contenders = [each.contender for each in opened]

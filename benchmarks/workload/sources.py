@@ -52,7 +52,7 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
         )
     if bundle.manifest.labels != LABELS[dataset]:
         raise UsageError(
-            f"{bundle.path} tells {', '.join(bundle.manifest.labels)}; {dataset} has {', '.join(LABELS[dataset])}",
+            f"{bundle.path} predicts {', '.join(bundle.manifest.labels)}; {dataset} has {', '.join(LABELS[dataset])}",
             "give a --checkpoint that was trained on this data set",
         )
     spec = bundle.manifest.preprocessing

@@ -107,7 +107,7 @@ def plan_release(release: Path, options: Options) -> Plan:
 
 
 def trained_names(plan: Plan, options: Options) -> list[str]:
-    """The utterances that belong in a split, as far as the texts tell."""
+    """The utterances that belong in a split, as far as the texts show."""
     return [said.name for task in plan.tasks for said in task.utterances if _is_trained(said.label)]
 
 

@@ -1,5 +1,4 @@
-"""``mmx build-engine``: from a bundle, or an ONNX file, to an engine, its proof and its record; or at once, if that
-engine is there."""
+"""``mmx build-engine``: build, verify and record an engine of a bundle or an ONNX file, unless it is there already."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ class Settings:
 @dataclass(frozen=True)
 class Built:
     """An engine. ``source``: what it was built from; ``bundle``: that, opened, unless it is an ONNX file. ``cached``:
-    it was there; ``variant_made``: its graph was made and proved just now."""
+    it was there; ``variant_made``: its graph was made and verified just now."""
 
     path: Path
     record: EngineRecord
@@ -73,7 +72,7 @@ def build_engine(
 
     Args:
         path: the bundle folder, or the .onnx file.
-        precision: one of ``PRECISIONS``. Its graph is made and proved when the bundle has none; INT8 and FP8 need the
+        precision: one of ``PRECISIONS``. Its graph is made and verified when the bundle has none; INT8 and FP8 need the
             one that ``mmx calibrate`` adds.
         target: see ``targets.parse_target``.
         flavour: auto | tensorrt | tensorrt-rtx.
@@ -97,16 +96,16 @@ def build_engine(
     if path.suffix.lower() == ".onnx":
         prepare = _prepare_file
     elif inputs:
-        raise UsageError("--inputs is for ONNX files; a bundle is proved on utterances of its data set's lengths")
+        raise UsageError("--inputs is for ONNX files; a bundle is verified on utterances of its data set's lengths")
     else:
         prepare = _prepare_bundle
     say = report or (lambda what, share: None)
     chosen_nodes = {"keep_fp32": tuple(keep_fp32), "allow_half": tuple(allow_half)}
     if any(chosen_nodes.values()) and precision not in TOLERANCE:
         raise UsageError(f"--keep-fp32 and --allow-half are for FP16 and BF16, not {precision}", "leave them out")
-    proof = _Proof(chosen, samples, seconds, limit, max_flips, tuple(inputs), chosen_nodes)
-    ready = prepare(path, precision, profiles, batch, proof, say)
-    job = _Job(ready.source, precision, wanted, chosen, version, ready.profiles, settings, proof)
+    verification = _Verification(chosen, samples, seconds, limit, max_flips, tuple(inputs), chosen_nodes)
+    ready = prepare(path, precision, profiles, batch, verification, say)
+    job = _Job(ready.source, precision, wanted, chosen, version, ready.profiles, settings, verification)
     found = None if force else job.cached()
     engine = found or job.run(say)
     record = replace(engine.record, verification=dict(ready.source.accuracy))  # it may have been measured again since
@@ -114,7 +113,7 @@ def build_engine(
 
 
 @dataclass(frozen=True)
-class _Proof:
+class _Verification:
     """How a graph is compared with FP32 (see ``ensure_variant`` and ``ensure_quantised``), and for which TensorRT."""
 
     flavour: Flavour
@@ -148,7 +147,7 @@ class _Ready:
 
 
 def _prepare_bundle(
-    path: Path, precision: str, profiles: Sequence[str] | Path, batch: int, proof: _Proof, say: Report
+    path: Path, precision: str, profiles: Sequence[str] | Path, batch: int, verification: _Verification, say: Report
 ) -> _Ready:
     from mmx.export.engine.profiles import profiles_for, read_profiles
 
@@ -157,35 +156,35 @@ def _prepare_bundle(
     if precision in TOLERANCE and not is_current(
         bundle,
         precision,  # type: ignore[arg-type]
-        proof.tolerance,  # type: ignore[arg-type]
-        proof.max_flips,
-        proof.recorded_choices,
+        verification.tolerance,  # type: ignore[arg-type]
+        verification.max_flips,
+        verification.recorded_choices,
     ):
         from mmx.export.precision.rules import Choices
         from mmx.export.precision.variant import ensure_variant
 
-        proof.flavour.load()  # before minutes of proof: can anything be built at all?
+        verification.flavour.load()  # before minutes of verification: can anything be built at all?
         bundle, made = ensure_variant(
             Bundle.open(path),
             precision,  # type: ignore[arg-type]
-            samples=proof.samples,
-            seconds=proof.seconds,
-            tolerance=proof.tolerance,
-            max_flips=proof.max_flips,
-            choices=Choices(**proof.choices),
+            samples=verification.samples,
+            seconds=verification.seconds,
+            tolerance=verification.tolerance,
+            max_flips=verification.max_flips,
+            choices=Choices(**verification.choices),
             report=say,
         )
-    elif precision in ENGINE_GRAPHS and not quantised_is_current(bundle, precision, proof.max_flips):
+    elif precision in ENGINE_GRAPHS and not quantised_is_current(bundle, precision, verification.max_flips):
         from mmx.export.precision.quantised import ensure_quantised
 
-        proof.flavour.load()
+        verification.flavour.load()
         bundle, made = ensure_quantised(
             Bundle.open(path),
             precision,
-            samples=proof.samples,
-            seconds=proof.seconds,
-            tolerance=proof.tolerance,
-            max_flips=proof.max_flips,
+            samples=verification.samples,
+            seconds=verification.seconds,
+            tolerance=verification.tolerance,
+            max_flips=verification.max_flips,
             report=say,
         )
     source = source_in(bundle, precision)
@@ -195,7 +194,7 @@ def _prepare_bundle(
 
 
 def _prepare_file(
-    path: Path, precision: str, profiles: Sequence[str] | Path, batch: int, proof: _Proof, say: Report
+    path: Path, precision: str, profiles: Sequence[str] | Path, batch: int, verification: _Verification, say: Report
 ) -> _Ready:
     from mmx.export.engine.onnx_file import half_of_file, profiles_of_file, source_of_file
     from mmx.export.precision.rules import Choices
@@ -203,17 +202,17 @@ def _prepare_file(
     source, made = source_of_file(path), False
     shapes = profiles_of_file(source, profiles)
     if precision in TOLERANCE:
-        assert proof.tolerance is not None
-        proof.flavour.load()
+        assert verification.tolerance is not None
+        verification.flavour.load()
         source, made = half_of_file(
             source,
             precision,  # type: ignore[arg-type]
             shapes,
-            proof.inputs,
-            samples=proof.samples,
-            seconds=proof.seconds,
-            tolerance=proof.tolerance,
-            choices=Choices(**proof.choices),
+            verification.inputs,
+            samples=verification.samples,
+            seconds=verification.seconds,
+            tolerance=verification.tolerance,
+            choices=Choices(**verification.choices),
             report=say,
         )
     return _Ready(source, shapes, None, made)
@@ -265,7 +264,7 @@ class _Job:
     version: str
     profiles: tuple[Profile, ...]
     settings: Settings
-    proof: _Proof
+    verification: _Verification
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -297,22 +296,22 @@ class _Job:
         return next((each for each in self.source.engines if each.record.key == self.key and each.is_whole), None)
 
     def run(self, say: Report) -> Engine:
-        """Build, prove, and publish the engine with its record."""
+        """Build, check and publish the engine with its record."""
         from mmx.export.engine.child import run_build
-        from mmx.export.engine.evidence import prove_precision
+        from mmx.export.engine.precision_check import check_precision
 
-        self.source.check()  # hashes and all: what is built is what was proved
+        self.source.check()  # hashes and all: what is built is what was verified
         source, started = self.source, time.monotonic()
         with source.new_variant() as folder:
             file = folder.path / f"{self.name}.engine"
             with folder.writing():
                 built = run_build(self._description(file), say)
-            prove_precision(self.precision, built, source.outputs, str(source.graph))
+            check_precision(self.precision, built, source.outputs, str(source.graph))
             record = EngineRecord(
                 precision=self.precision,
                 source=source.base_sha256,
                 files={},
-                recipe={"rules": BUILD_RECIPE, **self.proof.recipe},
+                recipe={"rules": BUILD_RECIPE, **self.verification.recipe},
                 verification=dict(source.accuracy),
                 engine=file.name,
                 size=file.stat().st_size,

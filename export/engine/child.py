@@ -30,7 +30,7 @@ def run_build(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
         What ``worker.build`` returns.
 
     Raises:
-        BadDataError: TensorRT refused the graph or could not build it; says which layer and what to try.
+        BadDataError: TensorRT rejected the graph or could not build it; says which layer and what to try.
         EnvironmentMissing: the process died (killed, out of memory, a crash in the library).
         OSError: the engine cannot be written.
         KeyboardInterrupt: the child is gone before this returns.
@@ -70,7 +70,7 @@ def _follow(child: subprocess.Popen[str], log: TextIO, job: dict[str, Any], prog
         elif kind == "done":
             return event | {"warnings": warnings}
         elif kind == "failed":
-            raise _refused(job["graph"], event["complaints"])
+            raise _rejected(job["graph"], event["complaints"])
         elif kind == "unwritable":
             raise OSError(event["errno"], os.strerror(event["errno"]), job["out"])
     code = child.wait()
@@ -83,7 +83,7 @@ def _follow(child: subprocess.Popen[str], log: TextIO, job: dict[str, Any], prog
     )
 
 
-def _refused(graph: str, complaints: list[str]) -> BadDataError:
+def _rejected(graph: str, complaints: list[str]) -> BadDataError:
     said = [text.strip() for text in complaints if text.strip()] or ["it gave no reason"]
     return BadDataError(f"TensorRT cannot build {graph}: {' | '.join(said[:3])}", _advice(" ".join(said)))
 

@@ -1,4 +1,4 @@
-"""An ONNX file that mmx did not make, as the source of an engine: its contract, its half-precision form, its proof.
+"""An ONNX file that mmx did not make, as the source of an engine: its contract, its half-precision form.
 
 What is made of ``net.onnx`` goes to ``net.engines/`` beside it, as variants do in a bundle; the file itself is never
 changed.
@@ -24,7 +24,7 @@ from mmx.export.engine.source import Source
 from mmx.export.precision.current import RECIPE, Half, meets
 from mmx.export.precision.rules import NO_CHOICES, Choices
 from mmx.export.precision.samples import Inputs
-from mmx.export.precision.variant import TRIAL_SAMPLES, make_variant, until
+from mmx.export.precision.variant import TUNING_SAMPLES, make_variant, until
 from mmx.export.precision.view import read_graph
 from mmx.export.variant_writer import made_now, new_variant_in
 from mmx.runtime.bundle import Graph
@@ -97,10 +97,10 @@ def half_of_file(
     choices: Choices = NO_CHOICES,
     report: Report,
 ) -> tuple[Source, bool]:
-    """The file's FP16 or BF16 form, made and proved unless it is there; and whether it was made now.
+    """The file's FP16 or BF16 form, made and verified unless it is there; and whether it was made now.
 
     Args:
-        given: .npz files with the inputs of one run each; without them the proof runs on random ones.
+        given: .npz files with the inputs of one run each; without them random ones are used.
         samples, seconds: how many runs to compare, and when to stop at the latest.
         choices: the user's, for single nodes.
         tolerance: largest accepted error, of the largest value of each output where that is above 1.
@@ -118,13 +118,13 @@ def half_of_file(
         if graph is not None and same and meets(graph, RECIPE, tolerance):
             return _half_source(source, graph), False
     with new_variant_in(root) as folder:
-        trials = list(runs_of(source.inputs, profiles, given, TRIAL_SAMPLES, seed=1))
-        _require_a_run(source.graph, trials[0], given)
+        tuning = list(runs_of(source.inputs, profiles, given, TUNING_SAMPLES, seed=1))
+        _require_a_run(source.graph, tuning[0], given)
         variant = make_variant(
             read_graph(source.graph),
             half,
             lambda: until(runs_of(source.inputs, profiles, given, samples), seconds),
-            trials,
+            tuning,
             what=f"{source.asked} in {half}",
             tolerance=tolerance,
             total=samples,

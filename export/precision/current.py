@@ -50,7 +50,7 @@ def meets(graph: Graph, rules: int, tolerance: float, max_flips: int | None = No
 
 
 def sentence(parity: Mapping[str, Any]) -> str:
-    """A variant's accuracy record (``proof.Accuracy`` as plain data) in words."""
+    """A variant's accuracy record (``verification.Accuracy`` as plain data) in words."""
     flips, what = parity["label_flips"], "logits" if "logits" in parity["outputs"] else "outputs"
     said = f"{what} within {parity['max_error']:.1e} of FP32 (mean {parity['mean_error']:.1e})"
     said += f" on {parity['samples']} samples"

@@ -22,10 +22,10 @@ from mmx.export.precision.current import (
     quantised_is_current,
 )
 from mmx.export.precision.fp8 import to_fp8
-from mmx.export.precision.proof import Accuracy, Exact, measure, require, require_labels
 from mmx.export.precision.rules import QUANTISERS, with_finite_masks
 from mmx.export.precision.samples import Inputs, utterances
 from mmx.export.precision.variant import BATCH, add_graph, ensure_variant, until
+from mmx.export.precision.verification import Accuracy, Exact, measure, require, require_labels
 from mmx.export.precision.view import GraphView, element_types, label, read_graph
 from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.bundle import Bundle

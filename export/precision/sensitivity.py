@@ -15,12 +15,12 @@ import onnx
 
 from mmx.export.precision.convert import Converted, convert
 from mmx.export.precision.current import Half
-from mmx.export.precision.proof import Exact, outputs_of
 from mmx.export.precision.rules import LAST_PRODUCTS, Kept
 from mmx.export.precision.samples import Inputs
 from mmx.export.precision.search import bisect
 from mmx.export.precision.session import cpu_session
 from mmx.export.precision.switched import switch, switched
+from mmx.export.precision.verification import Exact, outputs_of
 from mmx.export.precision.view import GraphView, label
 
 PARTS = 12
@@ -38,12 +38,12 @@ class Part:
     largest: float
 
 
-class Ladder:
+class SensitivitySearch:
     """Parts of a graph that go back to FP32 one after the other, the one whose rounding hurts most first.
 
     Attributes:
         kept: the nodes that stay FP32 so far.
-        holds: False once the last climb reached the top in vain.
+        holds: False once the last search reached the top in vain.
     """
 
     def __init__(self, view: GraphView, half: Half, kept: Nodes, exact: Exact, probe: Inputs, say: Say) -> None:
@@ -53,11 +53,11 @@ class Ladder:
         self._left: list[Part] | None = None
 
     def converted(self) -> Converted:
-        """The half-precision graph of this rung."""
+        """The half-precision graph with what is kept so far."""
         return convert(self._view, self.kept, self._half)
 
-    def climb(self, enough: Callable[[onnx.ModelProto], bool]) -> None:
-        """Keep as few parts in FP32 as it takes for the half-precision graph to be good ``enough``; all, in vain."""
+    def run(self, enough: Callable[[onnx.ModelProto], bool]) -> None:
+        """Keep the fewest parts in FP32 that make the half-precision graph good ``enough``; all, if none do."""
 
         def good(parts: int) -> bool:
             return enough(convert(self._view, self._keeping(parts), self._half).model)

@@ -1,4 +1,4 @@
-"""Make a precision variant, prove it, and add it to a bundle."""
+"""Make a precision variant, verify it, and add it to a bundle."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from typing import Any
 import onnx
 
 from mmx.export.precision.current import FLIPS, RECIPE, TOLERANCE, Half, is_current
-from mmx.export.precision.proof import SCALES, Accuracy, Exact, Stop, measure, outputs_of, require, require_labels
 from mmx.export.precision.ranges import largest_values
 from mmx.export.precision.rounded import rounded
 from mmx.export.precision.rules import NO_CHOICES, Choices, Kept, count_by_rule, kept_nodes, with_finite_masks
 from mmx.export.precision.samples import Inputs, scaled, utterances
-from mmx.export.precision.sensitivity import Ladder
+from mmx.export.precision.sensitivity import SensitivitySearch
 from mmx.export.precision.session import cpu_session
+from mmx.export.precision.verification import (
+    SCALES,
+    Accuracy,
+    Exact,
+    Stop,
+    measure,
+    outputs_of,
+    require,
+    require_labels,
+)
 from mmx.export.precision.view import GraphView, read_graph
 from mmx.export.variant_writer import VariantFolder, made_now, new_variant
 from mmx.runtime.bundle import Bundle
@@ -25,7 +34,7 @@ from mmx.runtime.records import GraphRecord
 BATCH = 4
 ATTEMPTS = 6  # each with more of the graph in FP32
 AIM = 0.3  # of the tolerance: a few samples see smaller errors than many
-TRIAL_SAMPLES, TRIAL_BATCH = 8, 2  # for the rules that measure
+TUNING_SAMPLES, TUNING_BATCH = 8, 2  # for the rules that measure
 REMEDY = "use --bf16, which has FP32's range, or --fp32; --tolerance sets what is accepted"
 
 Report = Callable[[str, float], None]  # what is being done, and how much of it is done (0..1)
@@ -46,7 +55,7 @@ def make_variant(
     model: onnx.ModelProto,
     half: Half,
     batches: Callable[[], Iterable[Inputs]],
-    trials: Sequence[Inputs],
+    tuning: Sequence[Inputs],
     *,
     what: str,
     thresholds: Sequence[float] = (),
@@ -56,12 +65,12 @@ def make_variant(
     choices: Choices = NO_CHOICES,
     report: Report | None = None,
 ) -> Variant:
-    """Turn an FP32 graph into half precision and compare the two. The graph may be anybody's.
+    """Turn an FP32 graph into half precision and compare the two. Any ONNX graph will do.
 
     Args:
         model: the FP32 graph; it is not changed.
         batches: gives the inputs for the comparison; they are taken one by one, so the caller can stop early.
-        trials: inputs for the rules that measure, and for the loud runs.
+        tuning: inputs for the rules that measure, and for the loud runs.
         what: names the graph in an error.
         thresholds: probability per label, for counting label flips.
         tolerance: largest accepted logit error; None takes the precision's own.
@@ -76,18 +85,19 @@ def make_variant(
     say = report or (lambda what, share: None)
     finite, masks = with_finite_masks(model)
     view = GraphView(finite)
-    by_size = sorted(trials, key=lambda batch: sum(array.size for array in batch.values()))
+    by_size = sorted(tuning, key=lambda batch: sum(array.size for array in batch.values()))
     loud = by_size[:1]
     say("measuring ranges", 0)
     largest = largest_values(view, [*by_size, *(scaled(batch, max(SCALES)) for batch in loud)])
     accepted = TOLERANCE[half] if tolerance is None else tolerance
     exact = Exact(model, thresholds)
-    ladder = Ladder(view, half, kept_nodes(view, half, largest, choices), exact, by_size[len(by_size) // 2], say)
-    ladder.climb(lambda graph: _worst(exact, graph, by_size) <= AIM * accepted)
+    kept_by_rules = kept_nodes(view, half, largest, choices)
+    search = SensitivitySearch(view, half, kept_by_rules, exact, by_size[len(by_size) // 2], say)
+    search.run(lambda graph: _worst(exact, graph, by_size) <= AIM * accepted)
     failed: list[Stop] = []
     while True:
-        final = len(failed) == ATTEMPTS or not ladder.holds
-        converted = ladder.converted()
+        final = len(failed) == ATTEMPTS or not search.holds
+        converted = search.converted()
         accuracy, stop = measure(
             exact,
             converted.model,
@@ -100,10 +110,10 @@ def make_variant(
         if stop is None or final:
             break
         failed.append(stop)
-        ladder.step()
-        ladder.climb(lambda graph: _mended(exact, graph, failed, AIM * accepted))
+        search.step()
+        search.run(lambda graph: _mended(exact, graph, failed, AIM * accepted))
     require(accuracy, what, REMEDY)
-    kept = ladder.kept
+    kept = search.kept
     said = {item.node: item for item in kept.values() if item.rule not in ("move", "conversion")}
     for node in converted.model.graph.node:
         if reason := said.get(node.name):
@@ -152,7 +162,7 @@ def ensure_variant(
 ) -> tuple[Bundle, bool]:
     """Give the bundle its ``half`` graph, unless it has one of the same FP32 graph, recipe and tolerance.
 
-    Where FP16 flips a label, more of the graph is kept in FP32 until none flips; one that flips all the same is told
+    Where FP16 flips a label, more of the graph is kept in FP32 until none flips; one that still flips is reported
     and recorded.
 
     Args:
@@ -179,7 +189,7 @@ def ensure_variant(
             model,
             half,
             lambda: until(utterances(manifest, samples, BATCH), seconds),
-            list(utterances(manifest, TRIAL_SAMPLES, TRIAL_BATCH, seed=1)),
+            list(utterances(manifest, TUNING_SAMPLES, TUNING_BATCH, seed=1)),
             what=f"{bundle.path} in {half}",
             thresholds=manifest.thresholds,
             tolerance=wanted,

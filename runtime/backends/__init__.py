@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from numpy.typing import NDArray
 
-from mmx.runtime.backends.trial import Trial, race, recall, remember, setting_of
+from mmx.runtime.backends.autotune import Autotuned, compare, recall, remember, setting_of
 from mmx.runtime.bundle import Bundle, Graph
 from mmx.runtime.engines import ENGINE_GRAPHS, EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
@@ -32,8 +32,8 @@ MODULES = {
 ENGINES = ("tensorrt", "tensorrt-rtx")  # these run what `mmx build-engine` made
 NAMES = (*MODULES, *ENGINES)
 ON_GPU = (*ENGINES, "onnxruntime-cuda")  # the fastest first
-ON_CPU = ("openvino", "onnxruntime")  # which is faster depends on the machine: see trial. The last loads the soonest
-FEW = 20  # utterances that take less time than a trial
+ON_CPU = ("openvino", "onnxruntime")  # which is faster depends on the machine (see autotune); the last loads fastest
+FEW = 20  # utterances that take less time than autotuning
 ON_MISMATCH = ("error", "rebuild", "onnx")
 MOST_STREAMS = 4  # on a CPU, unless asked for
 DEVICES = "cpu, cuda, or cuda:N for one of several GPUs"
@@ -121,18 +121,18 @@ def open_backend(
     Args:
         bundle: an opened bundle.
         name: one of ``NAMES``, or ``auto``: the first of ``ON_GPU`` that works here, or else the one of ``ON_CPU`` that
-            a short trial finds the faster. ``Backend.why`` says what was measured, and what kept the others.
+            is faster in a short measurement. ``Backend.why`` says what was measured, and why others are not available.
         precision: ``fp32``, or another that the bundle has a graph or engine for; ``bf16`` on OpenVINO is the FP32
             graph computed in bfloat16, on CPUs that have it.
         threads: CPU threads of each stream; None leaves it to the engine (all cores; with several streams, its share).
         on_mismatch: what to do when the engine is of another GPU, TensorRT or graph: ``error``, ``rebuild`` it here, or
             run the ``onnx`` graph instead.
-        utterances: about how many will be answered; None: many. ``auto`` counts the time to load for as much, and
-            holds no trial for ``FEW`` or fewer, whose answers would wait for it; ONNX Runtime then does not pack the
-            weights, which takes longer than it saves them.
-        streams: concurrent copies of the network: so many runs go on side by side. On a CPU two streams of one thread
-            do more than one of two, which spends much of its time waiting for the slower thread. None: on a CPU one
-            for each core up to ``MOST_STREAMS``, on a GPU one.
+        utterances: about how many will be answered; None: many. ``auto`` weighs the time to load accordingly,
+            and does not autotune for ``FEW`` or fewer; ONNX Runtime then does not pack the weights either, which takes
+            longer than it saves.
+        streams: concurrent copies of the network, each with its own run. On a CPU two streams of one thread do more
+            than one of two, which spends much of its time waiting for the slower thread. None: on a CPU one for each
+            core up to ``MOST_STREAMS``, on a GPU one.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None: the first that the backend runs on.
 
     Raises:
@@ -211,7 +211,7 @@ def _stored(name: str, precision: str) -> str:
 
 
 def _choose(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, *, cpu: bool) -> Backend:
-    """The first GPU backend that works, or else the fastest on the CPU; ``why`` says what is against the others."""
+    """The first GPU backend that works, or else the fastest on the CPU; ``why`` gives the reasons."""
     passed: list[str] = []
     for name in gpu:
         try:
@@ -229,9 +229,9 @@ def _choose(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, *, cpu: bool) -
 
 
 def _fastest_on_cpu(bundle: Bundle, asked: _Asked, passed: list[str]) -> tuple[Backend, str]:
-    """The winner of this setting's trial, which is held now if it never was; and what to say about it.
+    """The backend that autotuning finds the fastest, now or earlier, and the reason to give.
 
-    Adds to ``passed`` why one does not work here.
+    Adds to ``passed`` why one is not available here.
     """
     graph = bundle.graph(_stored(ON_CPU[0], asked.precision))
     setting = setting_of(graph, asked.precision, asked.on_cpu[1])
@@ -249,13 +249,13 @@ def _fastest_on_cpu(bundle: Bundle, asked: _Asked, passed: list[str]) -> tuple[B
             missing = e
             continue
         if asked.few:
-            return opened[0], f"{name} loads sooner than others, and there is too little to do for a trial"
+            return opened[0], f"{name} loads sooner than others, and there is too little to do to autotune"
         load_s[name] = perf_counter() - started
     if not opened:
         raise missing
     if len(opened) < len(ON_CPU):
         return opened[0], f"{opened[0].name} works here"
-    result = Trial(race(opened, graph.spec.inputs), load_s)
+    result = Autotuned(compare(opened, graph.spec.inputs), load_s)
     remember(setting, result)
     winner = result.winner(asked.utterances)
     for backend in opened:

@@ -82,7 +82,7 @@ class Worker:
         buffer.host.array[: array.nbytes] = array.reshape(-1).view(np.uint8)
         self._device.h2d(buffer.gpu, buffer.host, array.nbytes, self._stream)
         if not self._context.set_input_shape(name, array.shape):
-            raise EnvironmentMissing(f"TensorRT refused the shape {array.shape} of {name}", "build the engine again")
+            raise EnvironmentMissing(f"TensorRT rejected the shape {array.shape} of {name}", "build the engine again")
 
     def _reserve(self, name: str, size: int) -> _Buffer:
         """The tensor's buffer, grown to at least ``size`` bytes; captured graphs know the old address, so they go."""

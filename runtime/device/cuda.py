@@ -92,14 +92,14 @@ class CudaDevice(Device):
         """Call a driver function and return its one result, if it has one.
 
         Raises:
-            EnvironmentMissing: the driver refused: out of memory, most often.
+            EnvironmentMissing: the driver reports an error: out of memory, most often.
         """
         code, *results = getattr(self._driver, name)(*arguments)
         if int(code) != 0:
             _, text = self._driver.cuGetErrorString(code)
             said = text.decode() if isinstance(text, bytes) else str(code)
             raise EnvironmentMissing(
-                f"the GPU refused {name}: {said}", "if its memory is full, use fewer profiles or a smaller batch"
+                f"{name} failed on the GPU: {said}", "if its memory is full, use fewer profiles or a smaller batch"
             )
         return results[0] if results else None
 

@@ -54,7 +54,7 @@ class MediaInfo:
         duration: seconds from the file's start to the end of the chosen tracks; None where the header does not tell, or
             FFmpeg could only guess it.
         width, height: pixels as stored, on its side where the file says that the frames are to be turned.
-        fps: frames per second, None where not told. sample_rate: Hz. channels: of the audio track; 0 without one.
+        fps: frames per second, None where unknown. sample_rate: Hz. channels: of the audio track; 0 without one.
         video_tracks, audio_tracks: how many there are to choose from.
     """
 
@@ -112,7 +112,7 @@ def open_media(media: MediaInput | Source) -> InputContainer:
     source = media if isinstance(media, Source) else Source(media)
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_streams": "100"}
     try:
-        media_open: Any = av.open  # whose type does not tell reading from writing a file object
+        media_open: Any = av.open  # whose type does not distinguish reading from writing
         container: InputContainer = media_open(
             source.for_ffmpeg(),
             options={

@@ -41,7 +41,7 @@ class How(Enum):
 @dataclass
 class _Waiting:
     packet: Packet | None
-    time: float | None  # of its frame; None where that can't be told
+    time: float | None  # of its frame; None where that is unknown
     depth: int  # frames that are decoded before it and shown after it
     needless: bool = False
 

@@ -156,7 +156,7 @@ def _restored(piece: str, score: float, special: set[str]) -> tuple[str, float]:
 
 
 def _check_specials(path: Path, spec: TextSpec, id_of: Callable[[str], int | None]) -> None:
-    """Refuse a model made for something other than ALBERT: its ids would mean other words."""
+    """Reject a model made for something other than ALBERT: its ids would mean other words."""
     for name, wanted in {"<pad>": spec.pad_id, "[CLS]": spec.cls_id, "[SEP]": spec.sep_id}.items():
         if id_of(name) != wanted:
             raise BadDataError(f"{path} gives {name} the id {id_of(name)}, not {wanted}", HINT)

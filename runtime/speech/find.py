@@ -17,7 +17,7 @@ ENTRY_POINTS = "mmx_recognisers"
 """Group of other packages' recognisers: a name -> a callable that takes ``device`` and ``threads``."""
 
 BEST_FIRST = ("large-v3-turbo", "large-v3", "medium", "small", "base", "tiny")
-"""Models that ``auto`` looks for in the Hub's cache: of all languages, as others cannot tell what they hear."""
+"""Models that ``auto`` looks for in the Hub's cache: multilingual ones, since others cannot detect the language."""
 
 
 def find_recogniser(asr: str = "auto", *, device: str = "cpu", threads: int = 1) -> Recogniser | None:

@@ -82,7 +82,7 @@ class Heard:
         if not words:
             return "no speech in this segment", ()
         if language is None:
-            return f"{self.recogniser} cannot tell which language it hears: --language en, if that is spoken", ()
+            return f"{self.recogniser} cannot detect the language: --language en, if that is spoken", ()
         if not self._accepts(language.code):
             return f"the speech is {language.code}, which the text model does not know", ("language_mismatch",)
         return "no words in this segment", ()

@@ -29,7 +29,7 @@ class Recogniser(Protocol):
 
     Attributes:
         name: of the model, as results name it.
-        detects_language: whether it can tell which language it hears. One that cannot makes fluent false words of a
+        detects_language: whether it can detect the language. One that cannot makes fluent false words of a
             language that it does not know, so that it is only used where the language is known.
         window_s: seconds of sound that it takes best at once; ``recognise`` is never given more.
     """

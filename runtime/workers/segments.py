@@ -26,13 +26,13 @@ ABOUT = {each.name: get_type_hints(Segment)[each.name] for each in fields(Segmen
 
 def about(segment: Segment) -> dict[str, Any]:
     """Everything but the sample, as JSON has it."""
-    told: dict[str, Any] = json.loads(json.dumps({name: getattr(segment, name) for name in ABOUT}, default=asdict))
-    return told
+    plain: dict[str, Any] = json.loads(json.dumps({name: getattr(segment, name) for name in ABOUT}, default=asdict))
+    return plain
 
 
-def segment_of(told: Mapping[str, Any], sample: Sample) -> Segment:
+def segment_of(plain: Mapping[str, Any], sample: Sample) -> Segment:
     """The segment of ``about`` and its sample. Raises BadDataError where a field is not what it should be."""
-    known = {name: from_plain(kind, told.get(name), f"a segment: {name}") for name, kind in ABOUT.items()}
+    known = {name: from_plain(kind, plain.get(name), f"a segment: {name}") for name, kind in ABOUT.items()}
     return Segment(sample=sample, **known)
 
 

@@ -52,7 +52,9 @@ def fetch(asked: Asked, scratch: Path, max_bytes: int = MAX_BYTES) -> Fetched:
     try:
         folder = Path(tempfile.mkdtemp(dir=scratch))
         for number, url in enumerate(wanted):
-            suffix = PurePosixPath(url.partition("?")[0].partition("#")[0]).suffix[:8]  # it tells what a transcript is
+            suffix = PurePosixPath(url.partition("?")[0].partition("#")[0]).suffix[
+                :8
+            ]  # a transcript's format follows from it
             local[url] = folder / f"{number}{suffix if suffix[1:].isalnum() else ''}"
             with local[url].open("wb") as out:
                 download(url, out, max_bytes)

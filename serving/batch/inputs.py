@@ -45,7 +45,7 @@ BESIDE = (".srt", ".vtt", ".txt")
 
 @dataclass(frozen=True)
 class Asked:
-    """A task with what tells it from every other one, and stands in the results: ``key``, 16 hex digits."""
+    """A task with what identifies it in the results: ``key``, 16 hex digits."""
 
     key: str
     task: Task

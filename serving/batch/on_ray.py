@@ -289,7 +289,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _deadly(file: str) -> MmxError:
-    return MmxError(f"{file}: {TRIES} actors died of it", "look at Ray's logs; mmx predict may tell more")
+    return MmxError(f"{file}: {TRIES} actors crashed on it", "see Ray's logs; mmx predict may show more")
 
 
 def _import_ray() -> Any:

@@ -145,8 +145,8 @@ class ParquetFolder(Results):
     def _check_made_with(self, now: dict[str, Any]) -> None:
         path = self.path / RUN
         if not path.exists():
-            if strangers := [path.name for path in self.path.iterdir() if not path.name.startswith(".")]:
-                raise UsageError(f"{self.path} holds {strangers[0]}, which mmx batch did not write", "another --out")
+            if foreign := [path.name for path in self.path.iterdir() if not path.name.startswith(".")]:
+                raise UsageError(f"{self.path} holds {foreign[0]}, which mmx batch did not write", "another --out")
             write_text(path, json.dumps(now, indent=2) + "\n")
             return
         try:

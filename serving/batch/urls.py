@@ -46,9 +46,10 @@ def check_url(url: str, allowed: Collection[str]) -> None:
         UsageError: and why. EnvironmentMissing: what reads the protocol is not installed.
     """
     chained = _chained(url)
-    if refused := next((protocol for protocol in chained if protocol not in allowed), None):
+    if unwelcome := next((protocol for protocol in chained if protocol not in allowed), None):
         raise UsageError(
-            f"{shown(url)}: {refused}:// URLs are not followed", f"--allow-protocol {refused}, if you trust the inputs"
+            f"{shown(url)}: {unwelcome}:// URLs are not followed",
+            f"--allow-protocol {unwelcome}, if you trust the inputs",
         )
     try:
         urlsplit(url).port  # noqa: B018 (it is parsed when it is asked for)

@@ -69,7 +69,7 @@ def test_the_cap_is_said_before_anything_is_written(source):
     assert not list((source.parent / "cache").rglob("*.mp4"))
 
 
-def test_a_source_without_sound_or_picture_is_refused_and_leaves_nothing(source, tmp_path):
+def test_a_source_without_sound_or_picture_is_rejected_and_leaves_nothing(source, tmp_path):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video")
     folder = tmp_path / "clips"

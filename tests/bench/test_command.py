@@ -1,4 +1,4 @@
-"""The commands as a user gives them: refusals at once, and (slow) whole runs of small systems."""
+"""The commands as a user gives them: rejections at once, and (slow) whole runs of small systems."""
 
 import json
 from importlib.util import find_spec

@@ -62,7 +62,7 @@ def test_parity_sees_what_is_wrong():
     assert parity(np.array([[np.nan, 1.0]], np.float32), right) == (float("inf"), float("inf"))
 
 
-def test_peers_that_do_not_exist_are_refused(tmp_path):
+def test_peers_that_do_not_exist_are_rejected(tmp_path):
     with pytest.raises(UsageError, match="tensorflow"):
         open_peer("tensorflow", "ours", torch.nn.Identity(), 1, tmp_path)
 

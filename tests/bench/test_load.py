@@ -25,7 +25,7 @@ def test_an_answer_may_be_off_by_its_precision_and_no_more(precision: str) -> No
         assert difference(answer(wrong), request)
 
 
-def test_requests_that_could_be_mixed_up_unseen_are_refused() -> None:
-    check_distinct([OWN, OTHER, OWN], REDUCED_TOLERANCE)  # the same one twice cannot be told apart, and need not be
+def test_requests_that_could_be_mixed_up_unseen_are_rejected() -> None:
+    check_distinct([OWN, OTHER, OWN], REDUCED_TOLERANCE)  # the same one twice need not be distinct
     with pytest.raises(BadDataError, match="mix-up"):
         check_distinct([OWN, OTHER], 0.1)

@@ -7,7 +7,7 @@ from mmx.benchmarks.contenders.features import WIDEST, with_features
 from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.upstream import upstream_module
 from mmx.benchmarks.measure.clock import EACH_S, ONCE_S, Clock
-from mmx.benchmarks.measure.offline import GROUP, VISITS, offline
+from mmx.benchmarks.measure.offline import GROUP, REPEATS, offline
 from mmx.benchmarks.measure.parity import agrees
 from mmx.benchmarks.options import ROUNDS, Options
 from mmx.benchmarks.workload.utterances import make_sample, synthetic
@@ -52,8 +52,8 @@ def test_batches_gain_what_a_call_costs_and_a_wrong_batch_is_left_out():
     rival = Batched("ours/openvino-own/bf16 batched", sample_ms=3)
     found = offline(mine, samples(20), (1, 2, 4, 8), rival)
     assert found.samples == 20
-    assert sum(mine.seen) == 4 * 20 * VISITS
-    assert sum(rival.seen) == 20 * VISITS
+    assert sum(mine.seen) == 4 * 20 * REPEATS
+    assert sum(rival.seen) == 20 * REPEATS
     assert max(rival.seen) == 8
     assert list(found.samples_per_second) == [1, 2, 8]
     assert found.best_batch == 8

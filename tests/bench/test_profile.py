@@ -105,6 +105,6 @@ def test_parts_add_up_to_the_layers(tiny_bundle, inputs):
     assert "10 faces" in describe_profile(found, 3)
 
 
-def test_a_precision_that_is_not_there_is_refused(tiny_bundle, capsys):
+def test_a_precision_that_is_not_there_is_rejected(tiny_bundle, capsys):
     assert main(["profile", str(tiny_bundle), "--precision", "int8"]) == 2
     assert "int8" in capsys.readouterr().err

@@ -131,7 +131,7 @@ def test_compare_finds_what_became_slower_and_nothing_else(make_report, tmp_path
     assert "ours/openvino/bf16" not in everything.slower  # a slower machine is not a slower contender
 
 
-def test_compare_refuses_what_it_cant_compare(make_report, tmp_path):
+def test_compare_rejects_what_it_cant_compare(make_report, tmp_path):
     file = tmp_path / "old.json"
     file.write_text("[]")
     with pytest.raises(BadDataError, match="no bench report"):

@@ -114,11 +114,11 @@ def test_what_the_machine_lacks_becomes_a_row_with_the_reason():
     def lacking():
         raise EnvironmentMissing("this CPU has no bf16", "use fp32")
 
-    opened, refused = open_contenders(
+    opened, rejected = open_contenders(
         [("ours/eager/fp32", lambda: Fake("ours/eager/fp32", [])), ("ours/openvino/bf16", lacking)], 1, lambda m: None
     )
     assert [each.contender.key for each in opened] == ["ours/eager/fp32"]
-    assert [(row.status, row.reason) for row in refused] == [(UNAVAILABLE, "this CPU has no bf16")]
+    assert [(row.status, row.reason) for row in rejected] == [(UNAVAILABLE, "this CPU has no bf16")]
     with pytest.raises(EnvironmentMissing):  # nothing can be compared without the reference
         open_contenders([("ours/eager/fp32", lacking)], 1, lambda m: None)
 

@@ -100,7 +100,7 @@ def test_what_passes_is_added_and_runs_on_both_engines(bundle: Bundle, monkeypat
         open_backend(Bundle.open(bundle.path), "onnxruntime", "int8", 1)
 
 
-def test_a_slow_graph_is_refused_unless_it_is_for_elsewhere(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_graph_is_rejected_unless_it_is_for_elsewhere(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict(monkeypatch, 1.0, 1.5)
     allow(monkeypatch, 1.0)
     before = (bundle.path / "manifest.json").read_bytes()
@@ -112,7 +112,7 @@ def test_a_slow_graph_is_refused_unless_it_is_for_elsewhere(bundle: Bundle, monk
     assert run(bundle, require_speed=False).added
 
 
-def test_a_worse_graph_is_refused_after_the_sweep(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worse_graph_is_rejected_after_the_sweep(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     allow(monkeypatch, -1.0)  # nothing can be that good
     found = run(bundle)
     with pytest.raises(ParityError, match="failed the gate on accuracy: F1"):
@@ -147,7 +147,7 @@ def test_half_a_point_is_what_may_go() -> None:
     assert not replace(fine, f1=(0.8, 0.7949)).holds
     assert not replace(fine, accuracy=(0.9, 0.8949)).holds
     unknown = replace(fine, labelled=False, shift=0.049)
-    assert unknown.holds and not replace(unknown, shift=0.051).holds and "agreement" in unknown.refusal
+    assert unknown.holds and not replace(unknown, shift=0.051).holds and "agreement" in unknown.failure
 
 
 def test_int8_must_beat_the_fastest_that_is_there() -> None:
@@ -162,4 +162,4 @@ def test_faster_in_the_median_alone_is_not_faster() -> None:
     """Half of the utterances say 1.1 times faster, half 0.98 times: the median of that may be noise."""
     speed = Speed({"onnxruntime fp32": _seconds(1.04, 0.06), "onnxruntime int8": _seconds(1.0)})
     assert speed.ratio.median > 1 > speed.ratio.low
-    assert not speed.holds and "must be above 1 in its whole interval" in speed.refusal
+    assert not speed.holds and "must be above 1 in its whole interval" in speed.failure

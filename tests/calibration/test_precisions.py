@@ -29,7 +29,7 @@ def test_noise_is_as_long_as_utterances_and_the_same_each_time(tiny_bundle: Path
 
 
 def test_the_tables_on_noise(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row for each engine and precision; the first is its own reference; a refused variant is a note."""
+    """One row for each engine and precision; the first is its own reference; a rejected variant is a note."""
     monkeypatch.setattr(precisions, "NOISY", 3)
     monkeypatch.setattr(precisions, "PASSES", 1)
     monkeypatch.setattr(precisions, "with_variants", lambda bundle, *_, **__: (bundle, ("no INT8: for a reason",)))

@@ -1,4 +1,4 @@
-"""A backend that computes an INT8 graph as the graph means it passes the probe; one that does not is refused."""
+"""A backend that computes an INT8 graph as the graph means it passes the probe; one that does not is rejected."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_what_computes_the_graph_passes(quantised: Quantised, engine: str) -> No
     ],
     ids=["one output too far off", "not finite", "of another shape"],
 )
-def test_what_does_not_is_refused(quantised: Quantised, change) -> None:
+def test_what_does_not_is_rejected(quantised: Quantised, change) -> None:
     with pytest.raises(EnvironmentMissing, match="stand-in does not compute this INT8 graph right on this CPU"):
         check_probe(quantised.probes[7], answers(quantised, change), quantised.inputs)  # type: ignore[arg-type]
 
@@ -121,7 +121,7 @@ for bits, file in given["files"].items():
 
 
 def test_a_cpu_that_saturates_is_found(quantised: Quantised, older_cpu: dict[str, str], tmp_path: Path) -> None:
-    """As on a CPU without VNNI: 8-bit weights are refused by both engines, 7-bit weights pass."""
+    """As on a CPU without VNNI: 8-bit weights are rejected by both engines, 7-bit weights pass."""
     given = {
         "inputs": [asdict(each) for each in quantised.inputs],
         "files": {bits: str(path) for bits, path in quantised.files.items()},

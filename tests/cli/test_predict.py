@@ -38,10 +38,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def strict(line: str) -> dict:
     """Parse JSON as the standard has it: no NaN, no Infinity."""
 
-    def refuse(constant: str) -> float:
+    def reject(constant: str) -> float:
         raise AssertionError(f"{constant} is not JSON")
 
-    return json.loads(line, parse_constant=refuse)
+    return json.loads(line, parse_constant=reject)
 
 
 def test_each_segment_is_one_line_of_the_documented_json(tiny_bundle: Path, sound: Path, capsys) -> None:
@@ -149,7 +149,7 @@ def test_any_locale_and_any_file_name(tiny_bundle: Path, sound: Path, tmp_path: 
     assert os.fsencode(answer["file"]) == name and answer["text"] == "שלום 😀"
 
 
-def test_json_refuses_what_json_has_not(prediction: Prediction) -> None:
+def test_json_rejects_what_json_has_not(prediction: Prediction) -> None:
     prediction.logits["hap"] = math.nan
     with pytest.raises(ValueError):
         prediction.to_json()

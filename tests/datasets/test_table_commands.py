@@ -32,4 +32,4 @@ def test_train_and_eval_on_a_table(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*scored, *mapping, "--cache", str(tmp_path / "cache")]) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 3
     assert main(scored) == 2
-    assert "tells anger, happy" in capsys.readouterr().err
+    assert "predicts anger, happy" in capsys.readouterr().err

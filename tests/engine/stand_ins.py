@@ -1,7 +1,7 @@
 """Stand-ins for what needs a GPU: a device whose memory is the host's, and a TensorRT that runs the ONNX graph.
 
 They keep TensorRT's manners: addresses are raw pointers, work happens when the stream is synchronised (not when it is
-queued), a context serves one thread, shapes outside the profile are refused, and an engine is bytes.
+queued), a context serves one thread, shapes outside the profile are rejected, and an engine is bytes.
 """
 
 from __future__ import annotations

@@ -116,12 +116,12 @@ def test_a_batch_too_large_is_cut_and_put_together(opened: TensorRtBackend, bund
     assert sum(len(context.profiles_used) for context in opened.trt.contexts) >= 4
 
 
-def test_one_segment_too_long_is_refused_with_the_way_out(opened: TensorRtBackend, bundle: Bundle) -> None:
+def test_one_segment_too_long_is_rejected_with_the_way_out(opened: TensorRtBackend, bundle: Bundle) -> None:
     (inputs,) = utterances(bundle.manifest, 1, 1)
     inputs["faces"] = np.zeros((2000, 3, 48, 48), np.float32)
-    with pytest.raises(BadDataError, match="faces 2000x3x48x48") as refused:
+    with pytest.raises(BadDataError, match="faces 2000x3x48x48") as error:
         opened.run(inputs)
-    assert "--profiles" in refused.value.hint
+    assert "--profiles" in error.value.hint
 
 
 def test_parts_keep_what_their_samples_had(bundle: Bundle) -> None:
@@ -181,7 +181,7 @@ def test_a_run_that_fails_gives_its_worker_back(
         _same(opened.run(inputs), reference.run(inputs))
 
 
-def test_an_engine_that_tensorrt_refuses_or_that_is_another(
+def test_an_engine_that_tensorrt_rejects_or_that_is_another(
     bundle: Bundle, record: EngineRecord, gpu: HostDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(FULL), "load", lambda self: FakeTrt(record, gpu))
@@ -218,9 +218,9 @@ def doctored(own: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_on_mismatch_error_says_both_sides_before_loading(doctored: Path) -> None:
-    with pytest.raises(EngineMismatch, match=r"the engine has 1\.0\.0, here is 1\.\d") as refused:
+    with pytest.raises(EngineMismatch, match=r"the engine has 1\.0\.0, here is 1\.\d") as error:
         open_backend(Bundle.open(doctored), "tensorrt-rtx", "fp16")
-    assert f"mmx build-engine --fp16 --flavour tensorrt-rtx {doctored}" in refused.value.hint
+    assert f"mmx build-engine --fp16 --flavour tensorrt-rtx {doctored}" in error.value.hint
 
 
 def test_an_older_engine_that_fits_is_taken_before_a_newer_that_does_not(own: Path, built) -> None:
@@ -244,7 +244,7 @@ def test_on_mismatch_onnx_runs_the_graph_and_says_so(doctored: Path) -> None:
 
 
 def test_on_mismatch_rebuild_builds_for_this_machine(doctored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its profiles, its settings and its proof."""
+    """With its profiles, its settings and its verification."""
     commands, profiles = [], []
 
     class Done:
@@ -304,10 +304,10 @@ def test_onnxruntime_that_offers_cuda_without_a_driver(bundle: Bundle, monkeypat
     from mmx.runtime.backends import onnxruntime_cuda
     from mmx.runtime.device.probe import DriverProblem
 
-    def refuse(index: int) -> Gpu:
+    def reject(index: int) -> Gpu:
         raise DriverProblem("the NVIDIA driver says to cuInit: no CUDA-capable device is detected")
 
     monkeypatch.setattr(onnxruntime_cuda.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime_cuda, "ask_driver", refuse)
+    monkeypatch.setattr(onnxruntime_cuda, "ask_driver", reject)
     with pytest.raises(EnvironmentMissing, match="cuInit: no CUDA-capable device"):
         open_backend(bundle, "onnxruntime-cuda")

@@ -21,7 +21,7 @@ from mmx.calibration.layers import find_layers
 from mmx.calibration.quantize import quantise
 from mmx.export.engine import child
 from mmx.export.engine.build import Built, Settings, build_engine
-from mmx.export.engine.evidence import prove_precision
+from mmx.export.engine.precision_check import check_precision
 from mmx.export.precision.fp8 import to_fp8
 from mmx.export.precision.ranges import largest_values
 from mmx.export.precision.samples import utterances
@@ -82,11 +82,11 @@ def test_whatever_would_change_the_engine_changes_its_name(built: Built, monkeyp
     class Stop(Exception):
         pass
 
-    def refuse(job: dict[str, object], _progress: object) -> None:
+    def reject(job: dict[str, object], _progress: object) -> None:
         jobs.append(job["out"])
         raise Stop
 
-    monkeypatch.setattr(child, "run_build", refuse)
+    monkeypatch.setattr(child, "run_build", reject)
     for change in (
         {"target": "rtx3090"},
         {"target": "portable"},
@@ -124,17 +124,17 @@ def test_int8_and_fp8_are_not_made_up(built: Built) -> None:
 
 
 @pytest.mark.parametrize("asked", ["fp16", "fp32", "int8"])
-def test_an_engine_that_is_not_what_was_asked_for_is_refused(built: Built, asked: str) -> None:
+def test_an_engine_that_is_not_what_was_asked_for_is_rejected(built: Built, asked: str) -> None:
     outputs = built.bundle.manifest.graphs["fp32"].outputs
     io = [{"name": spec.name, "dtype": "float", "shape": []} for spec in outputs]
     other = {"weights": {"bf16": 100, "half": 1, "float": 1, "int8": 1}, "layers": {"cast half": 3}, "io": io}
     with pytest.raises(BadDataError, match=asked):
-        prove_precision(asked, other, outputs, "model.onnx")
+        check_precision(asked, other, outputs, "model.onnx")
     real = {"weights": built.record.weights, "layers": built.record.layers, "io": io}
-    prove_precision("fp16", real, outputs, "model.onnx")
+    check_precision("fp16", real, outputs, "model.onnx")
     io[0]["dtype"] = "half"
     with pytest.raises(BadDataError, match="output logits is half, not float"):
-        prove_precision("fp16", real, outputs, "model.onnx")
+        check_precision("fp16", real, outputs, "model.onnx")
 
 
 def _job(tmp_path: Path, graph: onnx.ModelProto, shape: list[int]) -> dict[str, object]:
@@ -177,16 +177,16 @@ def _quantised() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_a_quantised_graph_builds_and_is_proved(tmp_path: Path, precision: str) -> None:
+def test_a_quantised_graph_builds_and_is_checked(tmp_path: Path, precision: str) -> None:
     model = _quantised() if precision == "int8" else to_fp8(_quantised(), _quantised())
     found = child.run_build(_job(tmp_path, model, [4, 64]), lambda *_: None)
     outputs = [TensorSpec("y", "float32", ("n", 64))]
-    prove_precision(precision, found, outputs, "g.onnx")
+    check_precision(precision, found, outputs, "g.onnx")
     with pytest.raises(BadDataError, match="it is not fp16"):
-        prove_precision("fp16", found, outputs, "g.onnx")
+        check_precision("fp16", found, outputs, "g.onnx")
     other = {"int8": "fp8", "fp8": "int8"}[precision]
     with pytest.raises(BadDataError, match=f"has no {other} layer"):
-        prove_precision(other, found, outputs, "g.onnx")
+        check_precision(other, found, outputs, "g.onnx")
 
 
 def test_the_int8_graph_of_a_bundle_becomes_an_int8_engine(own: Path) -> None:

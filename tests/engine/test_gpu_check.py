@@ -35,7 +35,7 @@ def test_without_a_gpu_it_says_so_and_writes_its_report(tmp_path: Path) -> None:
 def test_up_to_the_device_everything_runs_and_what_is_missing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a machine whose GPU nothing can use: graphs are made, every GPU runner is refused, mmx bench still runs."""
+    """A GPU that nothing can use: graphs are made, every GPU backend is rejected, mmx bench still runs."""
     monkeypatch.setattr(gpu_check, "_gpu", lambda: ("a GPU that nothing can use", {}))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     asked = ["--systems", "ours,fe2e", "--preset", "tiny", "--samples", "2", "--bench-minutes", "1"]

@@ -122,7 +122,7 @@ def test_weights_in_other_files_stay_in_the_folder(network: Path) -> None:
 
 
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "a/../../w"])
-def test_a_file_that_points_elsewhere_is_refused(network: Path, location: str) -> None:
+def test_a_file_that_points_elsewhere_is_rejected(network: Path, location: str) -> None:
     model = onnx.load(network)
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")

@@ -35,9 +35,9 @@ def test_equal_to_scikit_learn(seed):
     logits = np.round(random.normal(0, 1, (60, 6)), 1).astype(np.float32)  # rounded, so that there are ties
     card = scorecard(logits, targets, [0.5, 0.4, 0.6, 0.3, 0.55, 0.45], LABELS)
     probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    told = probability > [0.5, 0.4, 0.6, 0.3, 0.55, 0.45]
+    found = probability > [0.5, 0.4, 0.6, 0.3, 0.55, 0.45]
     for column in range(6):
-        true, mine = targets[:, column], told[:, column]
+        true, mine = targets[:, column], found[:, column]
         expected = {
             "accuracy": sklearn.accuracy_score(true, mine),
             "weighted_accuracy": sklearn.balanced_accuracy_score(true, mine),

@@ -67,7 +67,7 @@ def test_a_cache_with_links_and_without_snapshots(tmp_path: Path, empty_cache: P
     assert find_tokenizer(tmp_path / "ckpt.pt") == link
 
 
-def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer_dir: Path, tmp_path: Path):
+def test_a_tokenizer_that_does_not_fit_is_rejected(tokenizer_dir: Path, tmp_path: Path):
     check_tokenizer(tokenizer_dir / "spiece.model", 2000)
     with pytest.raises(BadDataError, match="has 2,000 pieces, the checkpoint has embeddings for 1,999"):
         check_tokenizer(tokenizer_dir / "spiece.model", 1999)

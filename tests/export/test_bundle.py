@@ -1,4 +1,4 @@
-"""Opening a bundle: a good one opens; a damaged or hostile one is refused in one line that names the file."""
+"""Opening a bundle: a good one opens; a damaged or hostile one is rejected in one line that names the file."""
 
 from __future__ import annotations
 
@@ -137,17 +137,17 @@ def relist(bundle: Path) -> None:
         (weights_at_an_absolute_path, r"weights in '/"),
     ],
 )
-def test_damage_is_refused(bundle: Path, damage: Callable[[Path], None], words: str):
+def test_damage_is_rejected(bundle: Path, damage: Callable[[Path], None], words: str):
     damage(bundle)
-    with pytest.raises(BadDataError, match=words) as refusal:
+    with pytest.raises(BadDataError, match=words) as error:
         Bundle.open(bundle)
-    assert "\n" not in refusal.value.message and refusal.value.hint
+    assert "\n" not in error.value.message and error.value.hint
 
 
 @pytest.mark.parametrize(
     "name", ["../up", "/etc/passwd", "a/../../b", "./a", "a//b", "a\\b", "C:x", "", "manifest.json"]
 )
-def test_a_listed_path_that_leaves_the_bundle_is_refused(bundle: Path, name: str):
+def test_a_listed_path_that_leaves_the_bundle_is_rejected(bundle: Path, name: str):
     edit_manifest(bundle, lambda m: m["files"].update({name: "0" * 64}))
     with pytest.raises(BadDataError, match="files:"):
         Bundle.open(bundle)
@@ -205,7 +205,7 @@ def test_a_listed_path_that_leaves_the_bundle_is_refused(bundle: Path, name: str
         lambda m: m.pop("labels"),
     ],
 )
-def test_a_manifest_that_makes_no_sense_is_refused(bundle: Path, change: Callable[[dict[str, Any]], None]):
+def test_a_manifest_that_makes_no_sense_is_rejected(bundle: Path, change: Callable[[dict[str, Any]], None]):
     edit_manifest(bundle, change)
     with pytest.raises(BadDataError, match=r"manifest\.json"):
         Bundle.open(bundle)
@@ -214,12 +214,12 @@ def test_a_manifest_that_makes_no_sense_is_refused(bundle: Path, change: Callabl
 def test_what_is_no_bundle_folder_is_a_usage_error(tmp_path: Path, tiny_checkpoint: Path):
     with pytest.raises(UsageError, match="does not exist"):
         Bundle.open(tmp_path / "nothing.mmx")
-    with pytest.raises(UsageError, match="is a file") as refusal:
+    with pytest.raises(UsageError, match="is a file") as error:
         Bundle.open(tiny_checkpoint)
-    assert refusal.value.hint == f"mmx export {tiny_checkpoint}"
+    assert error.value.hint == f"mmx export {tiny_checkpoint}"
 
 
-def test_what_an_interrupted_export_left_is_refused_even_if_complete(bundle: Path):
+def test_what_an_interrupted_export_left_is_rejected_even_if_complete(bundle: Path):
     with pytest.raises(MmxError, match="interrupted export"):
         Bundle.open(bundle.rename(bundle.with_name("ckpt.mmx.tmp-0badcafe")))
 

@@ -172,12 +172,12 @@ SMALL = ExportSpec(
         lambda x: x[0],
     ],
 )
-def test_an_output_that_breaks_the_contract_is_refused(forward: Callable[[torch.Tensor], torch.Tensor]):
+def test_an_output_that_breaks_the_contract_is_rejected(forward: Callable[[torch.Tensor], torch.Tensor]):
     with pytest.raises(RuntimeError, match="the exported graph's outputs are"):
         to_onnx(Small(forward), SMALL, "small")
 
 
-def test_an_input_fixed_by_the_system_is_refused():
+def test_an_input_fixed_by_the_system_is_rejected():
     with pytest.raises(Exception, match="rows"):  # torch.export itself sees this one
         to_onnx(Small(lambda x: x.view(4, 3)), SMALL, "small")
 

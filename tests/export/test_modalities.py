@@ -91,8 +91,8 @@ def test_a_part_reads_media_files_and_says_what_it_looked_at(
     assert main(["predict", "voice.mmx", clip, "--backend", "onnxruntime", "--json"]) == 0
     assert '"modalities": ["audio"]' in capsys.readouterr().out.replace("\n", " ").replace("[ ", "[")
     assert main(["inspect", "voice.mmx"]) == 0
-    told = capsys.readouterr().out
-    assert "fusion      audio " in told and "faces" not in told.split("files:")[0]
+    output = capsys.readouterr().out
+    assert "fusion      audio " in output and "faces" not in output.split("files:")[0]
     assert main(["profile", "voice.mmx", "--backend", "onnxruntime", "--runs", "1", "--duration", "1"]) == 0
 
 

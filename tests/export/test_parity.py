@@ -37,7 +37,7 @@ def scale(name: str, factor: float) -> Break:
 
 
 def misread_padding(model: onnx.ModelProto) -> None:
-    """Let padding tokens be attended to: only a case with padded text can tell."""
+    """Let padding tokens be attended to: only a case with padded text shows it."""
     for node in model.graph.node:
         node.input[:] = ["ones" if name == "attention_mask" and node.op_type == "Cast" else name for name in node.input]
     shape = onnx.helper.make_node("Shape", ["attention_mask"], ["ones_shape"])
@@ -62,7 +62,7 @@ FAULTS: dict[str, Break] = {
 
 @pytest.fixture
 def as_exported(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Break | None], None]:
-    """Let the export come out as the bundle's graph, broken as told, instead of tracing for seconds."""
+    """Let the export come out as the bundle's graph, broken as asked, instead of tracing for seconds."""
 
     def prepare(fault: Break | None) -> None:
         model = onnx.load(tiny_bundle / "model.onnx")
@@ -95,7 +95,7 @@ def test_without_a_fault_the_same_path_passes(as_exported: Callable[..., None], 
 def test_what_was_assumed_and_said_is_in_the_manifest(
     as_exported: Callable[..., None], tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    """A bare state dict tells no heads: the export says what it assumed, and which option says otherwise."""
+    """A bare state dict has no heads: the export says what it assumed, and which option changes it."""
     as_exported(None)
     bare, labels, config = tmp_path / "bare.pt", tmp_path / "labels.txt", tmp_path / "config.toml"
     torch.save(load_checkpoint(tiny_checkpoint).module.state_dict(), bare)

@@ -269,10 +269,10 @@ def test_changed_bytes_and_weights_elsewhere_are_not_run(bundle: Bundle) -> None
 def test_a_bundle_that_cannot_be_written_is_one_line_and_still_runs(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Path, *_: object, **__: object) -> None:
+    def reject(self: Path, *_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "mkdir", reject)
     with pytest.raises(UsageError, match=r"variants cannot be written: Read-only file system"), new_variant(bundle):
         raise AssertionError("must not be reached")
     with open_backend(Bundle.open(bundle.path), "onnxruntime", threads=1) as backend:

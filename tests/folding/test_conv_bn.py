@@ -1,4 +1,4 @@
-"""Conv + BatchNorm: exact, and refused with a reason where the two are not one affine map."""
+"""Conv + BatchNorm: exact, and rejected with a reason where the two are not one affine map."""
 
 from __future__ import annotations
 

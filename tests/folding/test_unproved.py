@@ -135,7 +135,7 @@ UNPROVED = {
 @pytest.mark.parametrize("case", UNPROVED)
 @torch.no_grad()
 def test_results_stay_the_same_and_the_record_says_why(case, residual, randomise, assert_same):
-    """Something is refused, with a reason, and whatever else was folded changed nothing."""
+    """Something is rejected, with a reason, and whatever else was folded changed nothing."""
     module = randomise(UNPROVED[case]())
     folded, records = fold(module, residual)
     assert any(not record.applied and len(record.reason) > 10 for record in records)

@@ -35,7 +35,7 @@ def _noise(seconds: float, rate: int = 16000) -> np.ndarray:
 
 
 def _vbr_mp3(path: Path, make_media: MakeMedia, seconds: float) -> Path:
-    """A variable-rate MP3 file without the header that tells its length."""
+    """A variable-rate MP3 file without the header that gives its length."""
     with av.open(path, "w", container_options={"write_xing": "0"}) as out:
         stream = out.add_stream("libmp3lame", rate=16000, layout="mono", options={"q": "0"})
         stream.codec_context.qscale, stream.codec_context.global_quality = True, 0

@@ -1,4 +1,4 @@
-"""Hostile and odd files: each is read with a flag that says what is wrong, or refused in one line that names it."""
+"""Hostile and odd files: each is read with a flag that says what is wrong, or rejected in one line that names it."""
 
 from __future__ import annotations
 
@@ -230,11 +230,11 @@ def _gif(width: int, height: int) -> bytes:
     return b"GIF89a" + screen + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\x00;"
 
 
-REFUSED: dict[str, tuple[bytes | None, str]] = {
+REJECTED: dict[str, tuple[bytes | None, str]] = {
     "missing.mp4": (None, "cannot be read: No such file"),
     "nul\0byte.mp4": (None, "cannot be read"),
     "empty.mp4": (b"", "is empty"),
-    "text.mp4": (b"I am a film, honestly.\n" * 50, "it is text"),
+    "text.mp4": (b"I am a video, honestly.\n" * 50, "it is text"),
     "noise.mkv": (np.random.default_rng(0).bytes(5000), "cannot be read as media"),
     "zeros.mp4": (bytes(5000), "cannot be read as media"),
     "list.m3u8": (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nPLACE\n#EXT-X-ENDLIST\n", "playlist"),
@@ -250,11 +250,11 @@ REFUSED: dict[str, tuple[bytes | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_in_one_line(
+@pytest.mark.parametrize("name", REJECTED)
+def test_rejected_in_one_line(
     name: str, clip: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data, message = REFUSED[name]
+    data, message = REJECTED[name]
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data.replace(b"PLACE", str(clip(".mp4")).encode()))

@@ -72,7 +72,7 @@ def test_short_sounds_are_those_filled_with_zeros() -> None:
     "sound",
     [np.zeros((2, 900), np.float32), np.zeros(900, np.int16), np.array([0.0, np.nan] * 400), np.full(900, 1e30)],
 )
-def test_refuses_what_is_no_sound(sound: np.ndarray) -> None:
+def test_rejects_what_is_no_sound(sound: np.ndarray) -> None:
     with pytest.raises(BadDataError, match=r"one channel|not finite"):
         mel_pieces(sound, SPEC)
 

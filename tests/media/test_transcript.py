@@ -99,7 +99,7 @@ def test_plain_text(tmp_path: Path) -> None:
         ("a.json", b"{}", "no transcript that mmx reads"),
     ],
 )
-def test_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_rejected(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(BadDataError, match=message) as caught:

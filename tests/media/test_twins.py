@@ -62,7 +62,7 @@ class Twin:
 
 
 def _centre(mono: np.ndarray, names: list[str]) -> np.ndarray:
-    """Speech where films have it; without a centre, in both fronts at the power that makes it as loud."""
+    """Speech where videos have it; without a centre, in both fronts at the power that makes it as loud."""
     level = {"FC": 1.0} if "FC" in names else dict.fromkeys(("FL", "FR"), math.sqrt(0.5))
     return np.stack([mono * level.get(name, 0.0) for name in names])
 

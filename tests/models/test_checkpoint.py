@@ -38,8 +38,8 @@ def path(tmp_path) -> Path:
     return tmp_path / "ckpt.pt"
 
 
-def refused(path: Path, says: str, **options) -> BadDataError:
-    """The file is refused with one short line that names it and matches ``says``."""
+def rejected(path: Path, says: str, **options) -> BadDataError:
+    """The file is rejected with one short line that names it and matches ``says``."""
     with pytest.raises(BadDataError) as caught:
         load_checkpoint(path, **options)
     message = str(caught.value)
@@ -149,7 +149,7 @@ def test_one_changed_byte_among_the_weights(state, path):
     at = content.find(state["A.0.head.weight"].numpy().tobytes())
     content[at] ^= 1
     path.write_bytes(content)
-    refused(path, "truncated or damaged")
+    rejected(path, "truncated or damaged")
 
 
 def test_legacy_format_and_file_name(state, tmp_path):
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_listed_named_and_counted(state, path):
     state["T.albert.extra"] = torch.zeros(1)
     state["v_out.weight"] = torch.zeros(6, 5)
     torch.save(state, path)
-    message = refused(path, r"does not fit ours \(residual form\): 2 missing \(.*V\.0\.weight").message
+    message = rejected(path, r"does not fit ours \(residual form\): 2 missing \(.*V\.0\.weight").message
     assert "t_out.bias" in message and "1 unexpected (T.albert.extra)" in message
     assert "1 misshapen (v_out.weight is [6, 5] and must be [6, 16])" in message
 
@@ -182,12 +182,12 @@ def test_what_does_not_fit_is_listed_named_and_counted(state, path):
 def test_long_lists_are_cut_with_a_count(state, path):
     torch.save({n: t for n, t in state.items() if not n.startswith("A.")}, path)
     missing = sum(n.startswith("A.") for n in state)
-    refused(path, rf"does not fit ours .*: {missing} missing \(A\..*, and {missing - 5} more\)")
+    rejected(path, rf"does not fit ours .*: {missing} missing \(A\..*, and {missing - 5} more\)")
 
 
 def test_another_system_than_asked_for(state, path):
     torch.save(state, path)
-    refused(path, r"does not fit v2em .* missing .* unexpected", system="v2em")
+    rejected(path, r"does not fit v2em .* missing .* unexpected", system="v2em")
     with pytest.raises(UsageError, match="no system is called"):
         load_checkpoint(path, system="nonsense")
     with pytest.raises(UsageError, match="no data set 'ravdess' with 6 labels"):
@@ -196,9 +196,9 @@ def test_another_system_than_asked_for(state, path):
 
 def test_config_that_contradicts_the_tensors(state, path):
     torch.save({"state_dict": state, "config": {"labels": 7}, "system": "ours"}, path)
-    refused(path, "misshapen")
+    rejected(path, "misshapen")
     torch.save({"state_dict": state, "config": {"speed": "fast"}}, path)
-    refused(path, "unknown key 'speed'")
+    rejected(path, "unknown key 'speed'")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_config_that_contradicts_the_tensors(state, path):
 def test_nonsense_beside_the_weights(tiny, path, extra, says):
     config = to_dict(get_system("ours").presets["tiny"])
     torch.save({"state_dict": tiny.state_dict(), "config": config, **extra}, path)
-    refused(path, says)
+    rejected(path, says)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -223,16 +223,16 @@ def test_weights_that_are_no_numbers(state, path, value):
     state["A.0.layers.0.blocks.0.mlp.fc1.weight"] = state["A.0.layers.0.blocks.0.mlp.fc1.weight"].clone()
     state["A.0.layers.0.blocks.0.mlp.fc1.weight"][1, :2] = value
     torch.save(state, path)
-    refused(path, r"A\.0\.layers\.0\.blocks\.0\.mlp\.fc1\.weight holds 2 values that are NaN or infinite")
+    rejected(path, r"A\.0\.layers\.0\.blocks\.0\.mlp\.fc1\.weight holds 2 values that are NaN or infinite")
 
 
 def test_wrong_kinds_of_numbers(state, path):
     torch.save({**state, "V.0.bias": torch.zeros(8, dtype=torch.int32)}, path)
-    refused(path, r"V\.0\.bias is torch\.int32 and must be torch\.float32")
+    rejected(path, r"V\.0\.bias is torch\.int32 and must be torch\.float32")
     torch.save({**state, "V.0.bias": torch.zeros(8, dtype=torch.complex64)}, path)
-    refused(path, r"V\.0\.bias is torch\.complex64")
+    rejected(path, r"V\.0\.bias is torch\.complex64")
     torch.save({**state, "V.1.running_var": -torch.ones(8)}, path)
-    refused(path, r"V\.1\.running_var holds a negative variance")
+    rejected(path, r"V\.1\.running_var holds a negative variance")
 
 
 # Files that are no checkpoints
@@ -245,7 +245,7 @@ class Evil:
 
 def test_pickled_module_names_the_class_and_how_to_convert(path):
     torch.save(nn.Sequential(nn.Linear(2, 2)), path)
-    error = refused(path, r"holds pickled Python objects \(torch\.nn\.modules\.container\.Sequential\)")
+    error = rejected(path, r"holds pickled Python objects \(torch\.nn\.modules\.container\.Sequential\)")
     assert "torch.save(model.state_dict()" in error.hint
 
 
@@ -253,9 +253,9 @@ def test_pickled_module_names_the_class_and_how_to_convert(path):
 def test_code_in_a_pickle_is_not_run(path, modern, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Evil()}, path, _use_new_zipfile_serialization=modern)
-    refused(path, r"pickled Python objects \(posix.mkdir")
+    rejected(path, r"pickled Python objects \(posix.mkdir")
     path.write_bytes(pickle.dumps(Evil()))
-    refused(path, "no PyTorch checkpoint but a pickle")
+    rejected(path, "no PyTorch checkpoint but a pickle")
     assert not (tmp_path / "evil-was-run").exists()
 
 
@@ -265,7 +265,7 @@ def test_truncated(state, path, kept, modern):
     torch.save(state, path, _use_new_zipfile_serialization=modern)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
-    refused(path, r"is empty \(0 bytes\)" if kept == 0 else "truncated or damaged")
+    rejected(path, r"is empty \(0 bytes\)" if kept == 0 else "truncated or damaged")
 
 
 def test_flipped_bytes_in_the_pickle_never_escape(state, path):
@@ -298,38 +298,38 @@ def test_flipped_bytes_in_the_pickle_never_escape(state, path):
 )
 def test_other_files(path, content, says):
     path.write_bytes(content)
-    refused(path, says)
+    rejected(path, says)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_no_file_directory_and_other_zips(path):
-    refused(path, "does not exist")
-    refused(path.parent, "is not a file")
+    rejected(path, "does not exist")
+    rejected(path.parent, "is not a file")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "hello")
-    refused(path, "a zip archive but no PyTorch checkpoint")
+    rejected(path, "a zip archive but no PyTorch checkpoint")
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
-    refused(path, "a TorchScript program")
+    rejected(path, "a TorchScript program")
 
 
-def test_compressed_archive_is_refused(state, path):
+def test_compressed_archive_is_rejected(state, path):
     """A few kilobytes of deflated zeros could claim the machine's memory."""
     buffer = io.BytesIO()
     torch.save({"V.4.block.conv1.weight": torch.zeros(1000, 1000)}, buffer)
     with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for record in old.infolist():
             new.writestr(record.filename, old.read(record))
-    refused(path, "compressed or overlapping records")
+    rejected(path, "compressed or overlapping records")
 
 
 def test_tensors_that_claim_more_than_they_are(state, path):
     key = "A.0.layers.0.blocks.0.mlp.fc1.weight"
     torch.save({**state, key: torch.zeros(1).expand(10**7, 10**7)}, path)
-    refused(path, r"declares \(10000000, 10000000\)")
+    rejected(path, r"declares \(10000000, 10000000\)")
     torch.save({**state, key: torch.zeros(3, 3).to_sparse()}, path)
-    refused(path, "no plain dense tensor")
+    rejected(path, "no plain dense tensor")
     torch.save({**state, key: torch.zeros(3, 3, device="meta")}, path)
-    refused(path, "no plain dense tensor")
+    rejected(path, "no plain dense tensor")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_tensors_that_claim_more_than_they_are(state, path):
 )
 def test_nested_junk(path, content, says):
     torch.save(content, path)
-    refused(path, says)
+    rejected(path, says)
 
 
 def test_deep_nesting(path):
@@ -357,4 +357,4 @@ def test_deep_nesting(path):
     with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w") as new:
         for record in old.infolist():
             new.writestr(record.filename, payload if record.filename.endswith("data.pkl") else old.read(record))
-    refused(path, "holds a list|truncated or damaged")
+    rejected(path, "holds a list|truncated or damaged")

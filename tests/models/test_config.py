@@ -1,4 +1,4 @@
-"""Configs survive JSON, and refuse what cannot be built."""
+"""Configs survive JSON, and reject what cannot be built."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_partial_config_keeps_the_rest():
         ({"labels": 0}, "labels is 0"),
     ],
 )
-def test_what_cannot_be_built_is_refused(values, says):
+def test_what_cannot_be_built_is_rejected(values, says):
     with pytest.raises(BadDataError, match=says):
         get_system("ours").config(values)
 

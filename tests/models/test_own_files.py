@@ -190,23 +190,23 @@ def test_safetensors(state, tmp_path):
         load_checkpoint(path)
 
 
-# What a bare state dict does not tell
+# What a bare state dict does not show
 
 
 def test_heads_are_assumed_aloud_and_can_be_said(path):
-    """Weights that were trained with 8 heads give other answers with 4, and no shape tells."""
+    """Weights that were trained with 8 heads give other answers with 4, and no shape shows it."""
     config = get_system("ours").config({"encoder": {"heads": 8}, "text": {"layers": 3}}, "tiny")
     module = seeded_module("ours", config)
     torch.save(module.state_dict(), path)
     silent = load_checkpoint(path)
     assert silent.assumptions["encoder.heads"] == 4 and silent.assumptions["text.layers"] == 2
     assert any("encoder.heads = 4" in note and "--config" in note for note in silent.notes)
-    told = load_checkpoint(path, described={"config": {"encoder": {"heads": 8}, "text": {"layers": 3}}})
-    assert set(told.assumptions) == {"text.heads", "visual.simam"}
+    informed = load_checkpoint(path, described={"config": {"encoder": {"heads": 8}, "text": {"layers": 3}}})
+    assert set(informed.assumptions) == {"text.heads", "visual.simam"}
     inputs = {**utterance(7, 3, 2)}
     inputs["faces"] = torch.rand(3, 3, 48, 48) * 255
     with torch.no_grad():
-        expected, right, wrong = (m(**inputs)[0] for m in (module, told.module, silent.module))
+        expected, right, wrong = (m(**inputs)[0] for m in (module, informed.module, silent.module))
     assert torch.equal(right, expected) and not torch.allclose(wrong, expected, atol=1e-3)
 
 

@@ -178,14 +178,14 @@ def test_when_the_graph_fails_its_requests_get_the_error_and_the_next_ones_an_an
     assert lines(after)[0]["modalities"] == ["audio"]
 
 
-def test_a_file_that_is_too_long_for_one_request_is_refused(server: Server, tone: Path) -> None:
+def test_a_file_that_is_too_long_for_one_request_is_rejected(server: Server, tone: Path) -> None:
     model = server.python["emo_preprocess"]
     limit, model._max_rows = model._max_rows, 5
     try:
-        (refused,) = server.infer("emo", [request(tone.read_bytes())])
+        (rejected,) = server.infer("emo", [request(tone.read_bytes())])
     finally:
         model._max_rows = limit
-    assert isinstance(refused, str) and "too long for one request" in refused
+    assert isinstance(rejected, str) and "too long for one request" in rejected
 
 
 def test_a_changed_file_is_not_loaded(repository: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""FP8 graphs made of INT8 ones: E4M3 as numpy rounds it, and why the proof leaves out ONNX Runtime's optimisations."""
+"""FP8 graphs made of INT8 ones: E4M3 as numpy rounds it; verification without ONNX Runtime's optimisations."""
 
 from __future__ import annotations
 

@@ -15,13 +15,13 @@ from variants import with_graph
 from mmx.calibration.layers import find_layers
 from mmx.calibration.quantize import quantise
 from mmx.export.precision.convert import convert
-from mmx.export.precision.proof import Exact, measure
 from mmx.export.precision.quantised import ensure_quantised, in_half
 from mmx.export.precision.ranges import largest_values
 from mmx.export.precision.rounded import rounded
 from mmx.export.precision.rules import kept_nodes
 from mmx.export.precision.samples import utterances
 from mmx.export.precision.session import cpu_session
+from mmx.export.precision.verification import Exact, measure
 from mmx.export.precision.view import GraphView, element_types, label, read_graph
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import ParityError, UsageError

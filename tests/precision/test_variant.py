@@ -1,4 +1,4 @@
-"""The whole way on a bundle: make a variant, prove it, add it; and that the bundle survives whatever happens then."""
+"""The whole way on a bundle: make a variant, verify it, add it; and that the bundle survives whatever happens then."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from onnx import TensorProto
 
 from mmx.export.precision.current import RECIPE, is_current, sentence
-from mmx.export.precision.proof import Exact, require_labels
 from mmx.export.precision.rounded import rounded
 from mmx.export.precision.samples import utterances
-from mmx.export.precision.sensitivity import Ladder, Part
+from mmx.export.precision.sensitivity import Part, SensitivitySearch
 from mmx.export.precision.session import cpu_session
 from mmx.export.precision.variant import Variant, ensure_variant, make_variant, reasons
+from mmx.export.precision.verification import Exact, require_labels
 from mmx.export.precision.view import GraphView, read_graph
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, ParityError
@@ -28,7 +28,7 @@ from mmx.runtime.variants import list_variants
 
 @pytest.fixture(scope="module")
 def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny bundle with an FP16 graph, proved on 16 utterances."""
+    """The tiny bundle with an FP16 graph, verified on 16 utterances."""
     path = tmp_path_factory.mktemp("variant") / "tiny.mmx"
     shutil.copytree(tiny_bundle, path)
     bundle, new = ensure_variant(Bundle.open(path), "fp16", samples=16)
@@ -89,10 +89,10 @@ def test_bfloat16_too(fresh: Bundle) -> None:
     onnx.checker.check_model(read_graph(bundle.graph("bf16").path))
 
 
-def test_too_inaccurate_is_refused_and_leaves_the_bundle_as_it_was(
+def test_too_inaccurate_is_rejected_and_leaves_the_bundle_as_it_was(
     fresh: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ladder, "_ranked", lambda _self: [])
+    monkeypatch.setattr(SensitivitySearch, "_ranked", lambda _self: [])
     before = {path: path.read_bytes() for path in fresh.path.rglob("*") if path.is_file()}
     with pytest.raises(ParityError, match=r"logits are .* off FP32 on 4 samples"):
         ensure_variant(fresh, "fp16", samples=16, tolerance=1e-6)
@@ -112,31 +112,29 @@ def test_a_table_is_stored_in_half_however_sensitive_its_part_is(
 ) -> None:
     """In a narrow system the words' table is most of the weights."""
     view = GraphView(read_graph(fresh.graph().path))
-    monkeypatch.setattr(Ladder, "_ranked", lambda _self: [Part(range(len(view.nodes)), 1.0, 1.0)])
+    monkeypatch.setattr(SensitivitySearch, "_ranked", lambda _self: [Part(range(len(view.nodes)), 1.0, 1.0)])
     probe = next(utterances(fresh.manifest, 1, 1))
-    ladder = Ladder(view, "fp16", {}, Exact(view.model, ()), probe, lambda what, share: None)
-    assert ladder.step() and not ladder.step()
-    halves = {t.name for t in ladder.converted().model.graph.initializer if t.data_type == TensorProto.FLOAT16}
+    search = SensitivitySearch(view, "fp16", {}, Exact(view.model, ()), probe, lambda what, share: None)
+    assert search.step() and not search.step()
+    halves = {t.name for t in search.converted().model.graph.initializer if t.data_type == TensorProto.FLOAT16}
     assert halves and all("embeddings" in name for name in halves)
 
 
-def test_a_sample_that_the_trials_did_not_foresee_keeps_more_in_fp32(
-    made: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The trials see quiet utterances only; the comparison then meets others, and must not give up at the first."""
-    climbs = []
-    climb = Ladder.climb
+def test_a_sample_that_tuning_did_not_foresee_keeps_more_in_fp32(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuning sees quiet utterances only; the verification then meets others, and must not give up at the first."""
+    searches = []
+    run = SensitivitySearch.run
 
-    def not_at_first(self: Ladder, enough: Any) -> None:
-        climbs.append(len(self.kept))
-        if len(climbs) > 1:
-            climb(self, enough)
+    def not_at_first(self: SensitivitySearch, enough: Any) -> None:
+        searches.append(len(self.kept))
+        if len(searches) > 1:
+            run(self, enough)
 
-    monkeypatch.setattr(Ladder, "climb", not_at_first)
+    monkeypatch.setattr(SensitivitySearch, "run", not_at_first)
     batches = list(utterances(made.manifest, 8, 4))
     model = read_graph(made.graph("fp32").path)
     again = make_variant(model, "fp16", lambda: batches, batches, what="tiny", tolerance=1e-3)
-    assert len(climbs) > 1 and again.accuracy.max_error <= 1e-3 and again.accuracy.samples == 8
+    assert len(searches) > 1 and again.accuracy.max_error <= 1e-3 and again.accuracy.samples == 8
     assert again.summary["kept_fp32"]["sensitive"] > 0
 
 
@@ -166,8 +164,8 @@ def test_a_label_that_flips_keeps_more_in_fp32_until_none_does(made: Bundle, mon
     careful = with_flips(0)
     assert careful.accuracy.label_flips == 0 and careful.accuracy.samples == 8
     assert careful.summary["kept_fp32"]["sensitive"] > 0
-    monkeypatch.setattr(Ladder, "_ranked", lambda _self: [])
-    flipped = with_flips(0).accuracy  # nothing is left to keep: it is told, on all samples
+    monkeypatch.setattr(SensitivitySearch, "_ranked", lambda _self: [])
+    flipped = with_flips(0).accuracy  # nothing is left to keep: it is reported, on all samples
     assert flipped.label_flips == careless.label_flips and flipped.samples == 8
     assert "from its threshold" in sentence(flipped.to_dict() | {"kept_fp32": {}})
     with pytest.raises(ParityError, match=r"tiny: \d of 48 labels flip"):

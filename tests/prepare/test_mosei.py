@@ -61,7 +61,7 @@ def test_every_frame_and_sample(prepared, mosei, compat) -> None:
 
 
 def test_a_steady_video_would_not_show_the_drift(mosei) -> None:
-    """What tells upstream from correct in these releases: 25 frames a second, and a video that jerks."""
+    """How upstream and correct differ in these releases: 25 frames a second, and a video that jerks."""
     differ = {c.name for c in mosei[1].values() if expected_frames(c, "upstream") != expected_frames(c, "correct")}
     assert "230165_8" in differ and "-aB_3dEfGh1_1" in differ
 

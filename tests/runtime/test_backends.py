@@ -1,4 +1,4 @@
-"""Backends against PyTorch on the same samples, whatever the batch; and what is asked for is had or refused."""
+"""Backends against PyTorch on the same samples, whatever the batch; and what is asked for is had or rejected."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def test_auto_takes_the_only_one_there_is(bundle: Bundle, monkeypatch: pytest.Mo
         assert "no openvino, OpenVINO is not installed" in backend.why
 
 
-def test_bf16_is_computed_in_bf16_or_refused(bundle: Bundle, samples: list[Sample]) -> None:
+def test_bf16_is_computed_in_bf16_or_rejected(bundle: Bundle, samples: list[Sample]) -> None:
     import openvino
 
     inputs = pack(samples).inputs
-    with pytest.raises(EnvironmentMissing, match="bf16") as refused:
+    with pytest.raises(EnvironmentMissing, match="bf16") as error:
         open_backend(bundle, "onnxruntime", "bf16")
-    assert "pip install 'mmx[openvino]'" in refused.value.hint
+    assert "pip install 'mmx[openvino]'" in error.value.hint
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(EnvironmentMissing, match="bf16"):
             open_backend(bundle, "openvino", "bf16")
@@ -141,7 +141,7 @@ def test_bf16_is_computed_in_bf16_or_refused(bundle: Bundle, samples: list[Sampl
     assert 1e-5 < error < 0.5  # coarser than FP32, or it was not bf16; untrained towers magnify its rounding
 
 
-def test_what_cannot_be_had_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_had_is_rejected(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no backend 'tpu'"):
         open_backend(bundle, "tpu")
     with pytest.raises(UsageError, match="threads is 0"):
@@ -174,7 +174,7 @@ def test_closed_is_closed(bundle: Bundle, samples: list[Sample]) -> None:
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_graph_that_is_no_graph(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
-    """Its hash is right, so the bundle opens; the engine must still refuse it in one line."""
+    """Its hash is right, so the bundle opens; the engine must still reject it in one line."""
     broken = Path(shutil.copytree(tiny_bundle, tmp_path / "broken.mmx"))
     garbage = b"\x08\x08" + b"\x3a\x10not a graph" * 9
     (broken / "model.onnx").write_bytes(garbage)

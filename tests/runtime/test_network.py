@@ -232,12 +232,12 @@ def test_a_device_is_had_or_the_error_says_why_not(bundle: Bundle, monkeypatch: 
 
     asked = []
 
-    def refuse(index: int) -> None:
+    def reject(index: int) -> None:
         asked.append(index)
         raise DriverProblem(f"there is no GPU {index}, the driver has 1")
 
     monkeypatch.setattr(onnxruntime_cuda.ort, "get_available_providers", lambda: [onnxruntime_cuda.PROVIDER])
-    monkeypatch.setattr(onnxruntime_cuda, "ask_driver", refuse)
+    monkeypatch.setattr(onnxruntime_cuda, "ask_driver", reject)
     with pytest.raises(EnvironmentMissing, match="there is no GPU 3"):
         open_backend(bundle, "onnxruntime-cuda", device="cuda:3")
     with pytest.raises(EnvironmentMissing, match=r"nothing runs this bundle on the GPU: .*there is no GPU 2") as none:

@@ -1,4 +1,4 @@
-"""Packing: what goes in can be read back by the contract's own rules, and malformed samples are refused."""
+"""Packing: what goes in can be read back by the contract's own rules, and malformed samples are rejected."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_malformed_sample_is_named(field: str, bad: np.ndarray, words: str) ->
         pack([good, Sample(**parts)])
 
 
-def test_no_samples_and_unknown_inputs_are_refused() -> None:
+def test_no_samples_and_unknown_inputs_are_rejected() -> None:
     with pytest.raises(UsageError, match="no samples"):
         pack([])
     with pytest.raises(UsageError, match="'audio_len'"):

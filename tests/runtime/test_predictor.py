@@ -356,10 +356,10 @@ def test_memory_does_not_grow_with_the_file(tiny_bundle: Path, tmp_path: Path) -
     )
     peak_mb = []
     for minutes in (3, 10):
-        film = tmp_path / f"{minutes}.mkv"
-        make_film(film, minutes * 60)
+        video = tmp_path / f"{minutes}.mkv"
+        make_video(video, minutes * 60)
         done = subprocess.run(
-            [sys.executable, "-c", code, tiny_bundle, film], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, tiny_bundle, video], capture_output=True, text=True, check=True
         )
         count, peak = done.stdout.split()
         assert int(count) == minutes * 6
@@ -367,7 +367,7 @@ def test_memory_does_not_grow_with_the_file(tiny_bundle: Path, tmp_path: Path) -
     assert peak_mb[1] < peak_mb[0] + 15
 
 
-def make_film(path: Path, seconds: int) -> None:
+def make_video(path: Path, seconds: int) -> None:
     """Grey pictures with noise, four a second, and a noise at 16 kHz."""
     random = np.random.default_rng(0)
     with av.open(path, "w") as out:

@@ -129,11 +129,11 @@ def test_segments_are_those_of_the_preprocessor(
 def test_messages_and_segments_have_the_name_that_was_given(workers: Workers, tone: Path, tmp_path: Path) -> None:
     (segment,) = workers.read(Task(tone, name="video"))
     assert segment.file == "video"
-    with pytest.raises(BadDataError, match=r"^video cannot be read") as told:
+    with pytest.raises(BadDataError, match=r"^video cannot be read") as error:
         list(workers.read(Task(tmp_path / "none.mp4", name="video")))
-    assert str(tmp_path) not in str(told.value)
+    assert str(tmp_path) not in str(error.value)
     (tmp_path / "bad.srt").write_bytes(b"1\n00:00:0")
-    with pytest.raises(BadDataError, match=r"^words") as told:
+    with pytest.raises(BadDataError, match=r"^words") as error:
         list(workers.read(Task(tone, transcript=tmp_path / "bad.srt", transcript_name="words")))
     with pytest.raises(UsageError):
         list(workers.read(Task(tone, text="a", transcript="b.srt")))

@@ -134,9 +134,9 @@ def start(tiny_bundle: Path) -> Start:
 
 
 @pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seconds: a drawn face that MTCNN finds, on a moving ground, and a tone; MP4."""
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    path = tmp_path_factory.mktemp("video") / "video.mp4"
     with av.open(path, "w") as out:
         video = out.add_stream("mpeg4", rate=10)
         video.width, video.height, video.pix_fmt, video.bit_rate = 160, 120, "yuv420p", 400_000

@@ -409,9 +409,9 @@ SECRET = "open-sesame"
 def test_urls_that_are_not_followed(url: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(url)
     for given in (url, str(tmp_path / "list.txt")):
-        with pytest.raises(UsageError, match=says) as told:
+        with pytest.raises(UsageError, match=says) as error:
             find_tasks([given])
-        assert SECRET not in str(told.value)
+        assert SECRET not in str(error.value)
 
 
 def test_http_is_bounded_and_its_passwords_are_kept_secret(media: Path, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -55,11 +55,11 @@ def npz(**arrays: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def test_a_film_with_text_in_one_document(server: Any, film: Path, predictor: Predictor) -> None:
-    response = server.post(files={"video": film.read_bytes()}, data={"text": "I am so glad."})
+def test_a_video_with_text_in_one_document(server: Any, video: Path, predictor: Predictor) -> None:
+    response = server.post(files={"video": video.read_bytes()}, data={"text": "I am so glad."})
     assert response.status_code == 200, response.text
     (segment,) = response.json()["segments"]
-    (expected,) = predictor.predict(film, text="I am so glad.")
+    (expected,) = predictor.predict(video, text="I am so glad.")
     same(segment, expected)
     assert Prediction.from_dict(segment).file == "video"
     assert segment["modalities"] == ["text", "visual", "audio"] and len(segment["faces"]) == 6
@@ -69,9 +69,9 @@ def test_a_film_with_text_in_one_document(server: Any, film: Path, predictor: Pr
 
 @pytest.mark.parametrize("accept", [NDJSON, SSE])
 def test_a_stream_has_each_segment_as_it_comes_and_says_where_it_ends(
-    server: Any, film: Path, predictor: Predictor, tmp_path: Path, accept: str
+    server: Any, video: Path, predictor: Predictor, tmp_path: Path, accept: str
 ) -> None:
-    files = {"video": ("x", film.read_bytes()), "transcript": ("../../etc/passwd", VTT)}
+    files = {"video": ("x", video.read_bytes()), "transcript": ("../../etc/passwd", VTT)}
     response = server.post(files=files, headers={"accept": accept})
     assert response.status_code == 200 and response.headers["content-type"].startswith(accept)
     if accept == NDJSON:
@@ -83,19 +83,19 @@ def test_a_stream_has_each_segment_as_it_comes_and_says_where_it_ends(
         *segments, last = (json.loads(event[1].removeprefix("data: ")) for event in events)
         assert last == {"segments": 2}
     (tmp_path / "talk.vtt").write_text(VTT)
-    for found, expected in zip(segments, predictor.predict(film, transcript=tmp_path / "talk.vtt"), strict=True):
+    for found, expected in zip(segments, predictor.predict(video, transcript=tmp_path / "talk.vtt"), strict=True):
         same(found, expected)
 
 
-def test_tensors_get_the_answer_of_the_file_they_came_from(server: Any, film: Path, predictor: Predictor) -> None:
-    (segment,) = Preprocessor(predictor.bundle, threads=1).segments(film, text="No matter.")
+def test_tensors_get_the_answer_of_the_file_they_came_from(server: Any, video: Path, predictor: Predictor) -> None:
+    (segment,) = Preprocessor(predictor.bundle, threads=1).segments(video, text="No matter.")
     sample = segment.sample
     assert sample.token_ids is not None
     body = npz(token_ids=sample.token_ids, faces=sample.faces, pieces=sample.pieces)
     response = server.post(content=body, headers={"content-type": "application/x-npz"})
     assert response.status_code == 200, response.text
     (found,) = response.json()["segments"]
-    (expected,) = predictor.predict(film, text="No matter.")
+    (expected,) = predictor.predict(video, text="No matter.")
     assert found["logits"] == pytest.approx(expected.logits, abs=2e-5)
     only = server.post(content=npz(faces=sample.faces), headers={"content-type": "application/x-npz"}).json()
     assert only["segments"][0]["left_out"] == {"text": "not sent", "audio": "not sent"}
@@ -160,7 +160,7 @@ def test_hostile_tensors_are_refused(server: Any, kind: str, status: int) -> Non
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     [
-        ({"files": {"video": b"no film" * 99}}, 422, "bad_media"),
+        ({"files": {"video": b"no video" * 99}}, 422, "bad_media"),
         ({"files": {"video": b""}}, 400, "bad_form"),
         ({"files": {"film": b"x"}}, 400, "bad_form"),
         ({"files": [("video", b"x"), ("video", b"y")]}, 400, "bad_form"),
@@ -188,8 +188,8 @@ def test_a_window_that_the_runtime_refuses(server: Any, tone: Path) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_request")
 
 
-def test_limits_of_bytes_seconds_and_pixels(start: Any, film: Path) -> None:
-    long = film.read_bytes()
+def test_limits_of_bytes_seconds_and_pixels(start: Any, video: Path) -> None:
+    long = video.read_bytes()
     with start("--max-seconds", "2", "--max-upload", "1", "--workers", "1") as server:
         assert server.post(files={"video": long}).json()["error"]["code"] == "too_long"
         declared = server.post(files={"video": bytes(2**20 + 1)})
@@ -247,13 +247,13 @@ def test_a_key_is_asked_for_where_there_is_one(start: Any, tone: Path, tmp_path:
     key = "0123456789abcdef"
     (tmp_path / "key").write_text(key + "\n")
     with start("--api-key-file", str(tmp_path / "key"), "--cors-origin", "https://a.example") as server:
-        film = {"video": tone.read_bytes()}
+        files = {"video": tone.read_bytes()}
         for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": key}):
-            refused = httpx.post(f"{server.url}/v1/predict", files=film, headers=header)
+            refused = httpx.post(f"{server.url}/v1/predict", files=files, headers=header)
             assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
             assert httpx.get(f"{server.url}/metrics", headers=header).status_code == 401
         good = {"authorization": f"Bearer {key}", "origin": "https://a.example"}
-        answered = httpx.post(f"{server.url}/v1/predict", files=film, headers=good)
+        answered = httpx.post(f"{server.url}/v1/predict", files=files, headers=good)
         assert answered.status_code == 200
         assert answered.headers["access-control-allow-origin"] == "https://a.example"
         assert httpx.get(f"{server.url}/readyz").status_code == 200

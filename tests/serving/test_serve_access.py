@@ -92,10 +92,10 @@ def test_names_that_the_server_answers_to(host: str, known: bool) -> None:
 def test_a_foreign_host_name_is_rejected_but_for_the_health_paths(server: Any) -> None:
     foreign = {"host": "evil.example"}
     for path in ("/", "/v1/model", "/metrics", "/openapi.json"):
-        told = httpx.get(server.url + path, headers=foreign)
-        assert (told.status_code, told.json()["error"]["code"]) == (403, "foreign_host"), path
-    told = server.post(files={"video": b"x"}, headers=foreign)
-    assert (told.status_code, told.json()["error"]["code"]) == (403, "foreign_host")
+        response = httpx.get(server.url + path, headers=foreign)
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "foreign_host"), path
+    response = server.post(files={"video": b"x"}, headers=foreign)
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "foreign_host")
     for path in ("/healthz", "/readyz"):
         assert httpx.get(server.url + path, headers=foreign).status_code == 200
 

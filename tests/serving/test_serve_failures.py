@@ -27,7 +27,7 @@ from waiting import PATIENCE_S, until
 
 
 def state(pid: int) -> str:
-    """A process's state as the kernel has it (Z: it has ended, and its parent was not told yet); X: there is none."""
+    """A process's state as the kernel has it (Z: ended, its parent has not noticed yet); X: there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -160,8 +160,8 @@ def test_an_upload_that_breaks_off_and_one_that_never_ends(start: Any) -> None:
         until(lambda: server.metric('mmx_requests_total{outcome="disconnected"}') == 1, "it to be noticed")
         with connected(server, 1000) as client:
             client.sendall(b"--a\r\n")
-            told = answer(client)
-            assert b"408 Request Timeout" in told and b"slow_upload" in told
+            response = answer(client)
+            assert b"408 Request Timeout" in response and b"slow_upload" in response
         with socket.create_connection(address(server)) as client:  # not even a whole head
             client.sendall(b"POST /v1/predict HTTP/1.1\r\nhost")
             assert b"408 Request Timeout" in answer(client)
@@ -248,8 +248,8 @@ def test_a_bundle_that_was_replaced_is_not_mixed_with_the_one_that_is_served(
             assert after[name] == (pytest.approx(before[name], abs=2e-5) if name == "logits" else before[name])
         (worker,) = server.workers()
         os.kill(worker, signal.SIGKILL)
-        told = server.post(files=upload)
-        assert code(told) == (503, "not_ready") and str(tmp_path) not in told.text
+        response = server.post(files=upload)
+        assert code(response) == (503, "not_ready") and str(tmp_path) not in response.text
         assert server.http.get(f"{server.url}/readyz").status_code == 503
         assert any("was replaced" in line for line in server.log)
 

@@ -123,7 +123,7 @@ def test_damage_is_noticed() -> None:
         with pytest.raises(BadArchive):
             read_npz(data, WANTED)
     stored = bytearray(packed(npy(GOOD, FACE), method=zipfile.ZIP_STORED))
-    stored[500] ^= 1  # in the data: only the checksum tells
+    stored[500] ^= 1  # in the data: only the checksum shows it
     with pytest.raises(BadArchive):
         read_npz(bytes(stored), WANTED)
 

@@ -113,9 +113,9 @@ def test_a_body_below_the_least_rate_is_given_up_and_a_slow_one_above_it_is_not(
     paused = [(1.0, bytes(1000)), (8.0, bytes(10)), *steady]
     assert read(clock, Sender(clock, paused)) == 221_010
     trickling = [(1.0, b"x")] * 200
-    with pytest.raises(Refusal) as told:
+    with pytest.raises(Refusal) as error:
         read(clock, Sender(clock, trickling))
-    assert (told.value.status, told.value.code) == (408, "slow_upload")
+    assert (error.value.status, error.value.code) == (408, "slow_upload")
 
 
 def test_a_body_that_has_to_make_room_ends_at_once(clock: SimpleNamespace) -> None:
@@ -150,8 +150,8 @@ def test_uploads_beyond_the_budget_are_rejected_and_leave_nothing(start: Any, tm
             until(lambda: server.metric("mmx_upload_bytes") == len(part), "its bytes to be held")
             (video,) = tmp_path.glob("mmx-serve-*/*/video")
             assert video.stat().st_size <= len(part)
-            told = server.post(files={"video": bytes(500_000)})
-            assert (told.status_code, told.json()["error"]["code"]) == (429, "busy")
+            response = server.post(files={"video": bytes(500_000)})
+            assert (response.status_code, response.json()["error"]["code"]) == (429, "busy")
         until(lambda: server.metric("mmx_upload_bytes") == 0, "them to be given back")
         until(lambda: not list(tmp_path.glob("mmx-serve-*/*/video")), "its file to go")
         assert server.post(files={"video": bytes(500_000)}).status_code == 422

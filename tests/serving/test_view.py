@@ -30,7 +30,7 @@ BOX = (0.25, 0.25, 0.75, 0.75)
 def answer(start: float, values: tuple[float, ...], **fields: Any) -> Prediction:
     probabilities = dict(zip(LABELS, values, strict=True))
     return Prediction(
-        file="film.mp4",
+        file="video.mp4",
         start=start,
         end=start + 1,
         probabilities=probabilities,
@@ -51,9 +51,9 @@ ANSWERS = [answer(0, (0.9, 0.1, 0.2)), answer(1, (0.2, 0.7, 0.1)), answer(2, (0.
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seconds of a grey picture of odd size, with a tone."""
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    path = tmp_path_factory.mktemp("video") / "video.mp4"
     with av.open(path, "w") as out:
         video, sound = out.add_stream("libx264", rate=10), out.add_stream("aac", rate=16000, layout="mono")
         video.width, video.height, video.pix_fmt = 321, 240, "yuv444p"
@@ -106,9 +106,9 @@ def embedded(page: str) -> dict[str, Any]:
     return json.loads(found[1])
 
 
-def test_the_report_holds_the_answers_and_asks_nobody(film: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_the_report_holds_the_answers_and_asks_nobody(video: Path, manifest: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "out.html"
-    write_report(out, manifest, [FileAnswers(film, ANSWERS), FileAnswers(tmp_path / "gone.mp4", [], "it is gone")])
+    write_report(out, manifest, [FileAnswers(video, ANSWERS), FileAnswers(tmp_path / "gone.mp4", [], "it is gone")])
     page = out.read_text()
     report = embedded(page)
     first, second = report["files"]
@@ -121,7 +121,7 @@ def test_the_report_holds_the_answers_and_asks_nobody(film: Path, manifest: Mani
 
 
 def test_a_large_film_is_linked(manifest: Manifest, tmp_path: Path) -> None:
-    large = tmp_path / "a film #1.mp4"
+    large = tmp_path / "a video #1.mp4"
     with large.open("wb") as file:
         file.truncate(EMBED_BYTES + 1)
     (tmp_path / "reports").mkdir()
@@ -130,16 +130,16 @@ def test_a_large_film_is_linked(manifest: Manifest, tmp_path: Path) -> None:
     assert embedded(out.read_text())["files"][0]["media"] == "../a%20film%20%231.mp4"
 
 
-def test_the_report_in_a_browser(browser: Any, film: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_the_report_in_a_browser(browser: Any, video: Path, manifest: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "out.html"
-    write_report(out, manifest, [FileAnswers(film, ANSWERS)])
+    write_report(out, manifest, [FileAnswers(video, ANSWERS)])
     browser.get(out.as_uri())
     by_css = "css selector"
     segments = browser.find_elements(by_css, ".segment")
     assert [each.text for each in segments] == ["ang", "hap", "–"]
     detail = browser.find_element(by_css, ".detail")
     assert HOSTILE in detail.text and "audio left out: no audio track" in detail.text and browser.title == "Emotions"
-    until(lambda: browser.execute_script("return document.querySelector('video').readyState") > 0, "the film")
+    until(lambda: browser.execute_script("return document.querySelector('video').readyState") > 0, "the video")
     segments[0].click()
     segments[0].send_keys("\ue014")  # right arrow
     until(lambda: segments[1].get_attribute("aria-current") == "true", "the next segment")
@@ -162,15 +162,15 @@ def test_the_report_in_a_browser(browser: Any, film: Path, manifest: Manifest, t
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_the_page_of_the_server(browser: Any, server: Any, film: Path) -> None:
+def test_the_page_of_the_server(browser: Any, server: Any, video: Path) -> None:
     """A video is chosen, sent, answered and shown; what is shown is what the server says of the same file."""
-    told = server.post(files={"video": film.read_bytes()}, data={"window": "1"}).json()["segments"]
+    answered = server.post(files={"video": video.read_bytes()}, data={"window": "1"}).json()["segments"]
     browser.get(server.url)
-    browser.find_element("id", "file").send_keys(str(film))
+    browser.find_element("id", "file").send_keys(str(video))
     browser.find_element("css selector", "#window option[value='1']").click()
     assert ask(browser) == "Done: 3 segments."
     shown = browser.execute_script("return answers")
-    for mine, theirs in zip(shown, told, strict=True):
+    for mine, theirs in zip(shown, answered, strict=True):
         assert {**mine, "timings_ms": {}} == {**theirs, "timings_ms": {}}
     assert len(browser.find_elements("css selector", ".segment")) == 3
     assert browser.execute_script("return document.querySelector('video').videoWidth") > 0  # it plays what was sent
@@ -214,9 +214,9 @@ def test_the_box_moves_between_frames_and_ends_with_its_stretch() -> None:
     assert face_at(faces, 3.0) is None and face_at(faces, 9.5) is None and face_at([], 1.0) is None
 
 
-def test_the_answers_are_drawn_into_the_film(film: Path, tmp_path: Path) -> None:
+def test_the_answers_are_drawn_into_the_video(video: Path, tmp_path: Path) -> None:
     out = tmp_path / "drawn.mp4"
-    burn(film, out, ANSWERS, THRESHOLDS)
+    burn(video, out, ANSWERS, THRESHOLDS)
     assert [each.name for each in tmp_path.iterdir()] == ["drawn.mp4"]
     with av.open(out) as drawn:
         frames = [(frame.time, frame.to_ndarray(format="rgb24").astype(int)) for frame in drawn.decode(video=0)]

@@ -48,7 +48,7 @@ def test_a_folder_the_variable_and_the_cache(
     monkeypatch.delenv("MMX_ASR")
     in_cache(nothing_cached, "Systran/faster-whisper-tiny.en", english_model)
     assert find_recogniser("tiny.en") is not None
-    assert find_recogniser("auto") is None  # it could not tell what it hears
+    assert find_recogniser("auto") is None  # it could not detect the language
     in_cache(nothing_cached, "Systran/faster-whisper-small", english_model)
     assert automatic() == "small"
 
@@ -138,7 +138,7 @@ def test_transcribe_writes_subtitles(clip: tuple[Path, str], english_model: Path
         cues = read_transcript(out)
         assert not isinstance(cues, str)
         assert " ".join(cue.text or "" for cue in cues).lower().replace(",", ".") == clip[1].lower().replace(",", ".")
-    assert run("transcribe", str(clip[0]), "--asr", str(english_model))[0] == 2  # it cannot tell the language
+    assert run("transcribe", str(clip[0]), "--asr", str(english_model))[0] == 2  # it cannot detect the language
     assert run("transcribe", str(clip[0]), "--out", str(tmp_path / "talk.doc"))[0] == 2
     assert run("transcribe", str(clip[0]))[0] == 4
     assert run("transcribe", str(tmp_path / "nope.mp4"), "--asr", str(english_model), "--language", "en")[0] != 0

@@ -109,8 +109,8 @@ def test_a_data_set_by_its_name(drawn: Path, tmp_path: Path, capsys: pytest.Capt
         out = tmp_path / name
         assert main(["train", name, "--data", str(both), "--out", str(out), *options]) == 0
         assert load_checkpoint(out / "ckpt.pt").labels == LABELS[name]
-        told = ["eval", str(out / "ckpt.pt"), "--data", str(both), "--dataset", name, "--samples", "3"]
+        arguments = ["eval", str(out / "ckpt.pt"), "--data", str(both), "--dataset", name, "--samples", "3"]
         capsys.readouterr()
-        assert main([*told, "--cache", str(tmp_path / "cache"), "--json"]) == 0
+        assert main([*arguments, "--cache", str(tmp_path / "cache"), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["samples"] == 3 and found["rows"][0]["milliseconds"] > 0

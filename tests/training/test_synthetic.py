@@ -137,7 +137,7 @@ def test_every_emotion_looks_and_sounds_its_own_way() -> None:
 
 
 @pytest.mark.slow
-def test_the_voice_alone_tells_the_emotion_of_strangers() -> None:
+def test_the_voice_alone_shows_the_emotion_of_unseen_speakers() -> None:
     """A forest on 48 statistics of the log-mel spectrum: what a network misses of the ceiling, it has not learned."""
     from sklearn.ensemble import RandomForestClassifier
 

@@ -54,8 +54,8 @@ def test_it_learns_what_the_words_say(in_memory: type) -> None:
     history = list(made.run())
     assert history[-1].loss < 0.8 * history[0].loss
     made.module.load_state_dict(made.best)
-    told = predict(made.module, made.valid)["logits"].argmax(axis=1)
-    assert (told == made.valid.targets.argmax(axis=1)).mean() > 0.8
+    predicted = predict(made.module, made.valid)["logits"].argmax(axis=1)
+    assert (predicted == made.valid.targets.argmax(axis=1)).mean() > 0.8
 
 
 @pytest.mark.parametrize("moment", ["inside an epoch", "between epochs"])
@@ -96,7 +96,7 @@ def test_a_seed_decides(in_memory: type) -> None:
     assert same(weights(first), weights(second)) and not same(weights(first), weights(other))
 
 
-def test_another_trainings_state_is_refused(in_memory: type, tmp_path: Path) -> None:
+def test_another_trainings_state_is_rejected(in_memory: type, tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
     fresh(in_memory).save(path, ABOUT)
     with pytest.raises(UsageError, match=r"another recipe \(\w+ \S+, not \S+\)"):

@@ -2,7 +2,7 @@
 
 The emotion is uniform over six. Words follow it directly (``sentences``). Face and voice express it with chance
 ``FIDELITY`` and otherwise one of the other five, each by itself: they are misleading together no more often than by
-chance. What is expressed is taken as told without doubt, so the figures for face and voice (and all three) are upper
+chance. What is expressed is taken as known, so the figures for face and voice (and all three) are upper
 bounds: the drawing and the synthesis only add difficulty.
 """
 

@@ -18,9 +18,9 @@ function headers() {
 }
 
 async function problem(response) {
-  const told = await response.json().then((body) => body.error, () => null);
+  const reported = await response.json().then((body) => body.error, () => null);
   if (response.status === 401) at("locked").hidden = false;
-  return told ? `${told.message}${told.hint ? `; ${told.hint}` : ""}` : `the server answered ${response.status}`;
+  return reported ? `${reported.message}${reported.hint ? `; ${reported.hint}` : ""}` : `the server answered ${response.status}`;
 }
 
 async function loadModel() {

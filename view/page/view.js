@@ -67,8 +67,8 @@ class View {
     this.timeline = element("div", "timeline");
     this.timeline.setAttribute("role", "group");
     this.timeline.setAttribute("aria-label", "Emotions over time; left and right arrow keys go from segment to segment");
-    this.strip = this.#lane("time", "segments");
-    this.lanes = Object.fromEntries(model.labels.map((label) => [label, this.#lane(label)]));
+    this.strip = this.#band("time", "segments");
+    this.bands = Object.fromEntries(model.labels.map((label) => [label, this.#band(label)]));
     this.playhead = element("div", "playhead");
     this.timeline.append(this.playhead);
     root.append(stage, this.timeline, this.#legend());
@@ -118,7 +118,7 @@ class View {
       cell.style.background = this.#colour(label);
       cell.style.opacity = 0.08 + 0.92 * value;
       cell.title = `${label} ${percent(value)}`;
-      this.lanes[label].append(cell);
+      this.bands[label].append(cell);
       this.#place(cell, prediction);
     }
     if (this.segments.length === 1) this.show(this.media.currentTime, prediction);
@@ -164,13 +164,13 @@ class View {
     next.click();
   }
 
-  #lane(name, className = "") {
-    const lane = element("div", `lane ${className}`);
+  #band(name, className = "") {
+    const band = element("div", `band ${className}`);
     const title = element("span", "name", name);
     title.title = name;
-    lane.append(title);
-    this.timeline.append(lane);
-    return lane;
+    band.append(title);
+    this.timeline.append(band);
+    return band;
   }
 
   #colour(label) {
@@ -181,8 +181,8 @@ class View {
   #extend(end) {
     if (!Number.isFinite(end) || end <= this.duration) return;
     this.duration = end;
-    for (const lane of this.timeline.querySelectorAll(".lane"))
-      [...lane.querySelectorAll(".cell, .segment")].forEach((each) => this.#position(each));
+    for (const band of this.timeline.querySelectorAll(".band"))
+      [...band.querySelectorAll(".cell, .segment")].forEach((each) => this.#position(each));
   }
 
   #place(node, { start, end }) {

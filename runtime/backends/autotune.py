@@ -1,7 +1,7 @@
-"""Which of the CPU backends is the fastest here: a race of about a second, whose result is kept.
+"""Autotuning: which of the CPU backends is the fastest here, measured once in about a second.
 
-It is kept in the user's cache folder, by graph and machine; where that can't be written, every start measures. Whatever
-stands in that file only ever chooses between backends that mmx offers.
+The result is kept in the user's cache folder by graph and machine; where that cannot be written, every start measures.
+The file can only choose between backends that mmx offers.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from mmx.runtime.backends import Backend
 
 SCHEMA_VERSION = 1
-TRIALS = "trials.json"
-RACE_S = 1.0
+RESULTS = "autotune.json"
+LIMIT_S = 1.0
 ROUNDS = 9  # more would not change the median
-KEPT = 200  # trials in one file: machines, versions and precisions
+KEPT = 200  # results in one file: machines, versions and precisions
 LIMIT_BYTES = 2**18
 # An utterance of 4.5 s, about the mean of IEMOCAP's; features are taken at a few steps a second.
 TYPICAL = {"batch": 1, "tokens": 16, "faces": 9, "face_slots": 9, "pieces": 12, "piece_slots": 12}
@@ -41,14 +41,14 @@ ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino")
 
 
 @dataclass(frozen=True)
-class Trial:
+class Autotuned:
     """What was measured, by backend: seconds for one utterance, and seconds to load."""
 
     seconds: dict[str, float]
     load_seconds: dict[str, float]
 
     def winner(self, utterances: int | None = None) -> str:
-        """The backend that answers so many first, from before it is loaded; None: so many that loading is nothing."""
+        """The backend that finishes ``utterances`` first, loading included; None: loading does not count."""
         if utterances is None:
             return min(self.seconds, key=self.seconds.__getitem__)
         return min(self.seconds, key=lambda name: self.load_seconds[name] + utterances * self.seconds[name])
@@ -63,7 +63,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a result holds for: another machine, version, graph or number of threads is another trial."""
+    """What a result holds for: another machine, version, graph or number of threads is another autotune."""
 
     cpu: str
     cores: int
@@ -74,12 +74,12 @@ class Setting:
 
     @property
     def key(self) -> str:
-        """Its name in ``trials.json``."""
+        """Its name in ``autotune.json``."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
 
 def setting_of(graph: Graph, precision: str, threads: int | None) -> Setting:
-    """The setting of a trial here and now; ``graph`` is the one that would run."""
+    """The setting of this process on this machine; ``graph`` is the one that would run."""
     return Setting(
         cpu=cpu_name(),
         cores=usable_cores(),
@@ -90,10 +90,10 @@ def setting_of(graph: Graph, precision: str, threads: int | None) -> Setting:
     )
 
 
-def race(backends: Sequence[Backend], inputs: Sequence[TensorSpec], limit_s: float = RACE_S) -> dict[str, float]:
-    """Median seconds of one utterance by backend name; they take turns, so that a busy moment hits all of them.
+def compare(backends: Sequence[Backend], inputs: Sequence[TensorSpec], limit_s: float = LIMIT_S) -> dict[str, float]:
+    """Median seconds of one utterance by backend name, interleaved, so that a busy moment hits all of them.
 
-    Each first answers once unmeasured. There is at least one round after that, however slow they are.
+    Each runs once unmeasured; at least one measured round follows, however slow they are.
     """
     utterance = typical_inputs(inputs)
     started = perf_counter()
@@ -111,7 +111,7 @@ def race(backends: Sequence[Backend], inputs: Sequence[TensorSpec], limit_s: flo
 
 
 def typical_inputs(inputs: Sequence[TensorSpec]) -> dict[str, NDArray]:
-    """One utterance of the mean size for a graph with these inputs; what is in it is noise."""
+    """One utterance of the mean size for a graph with these inputs; the values are noise."""
     random = np.random.default_rng(0)
     arrays: dict[str, NDArray] = {}
     for tensor in inputs:
@@ -129,25 +129,25 @@ def typical_inputs(inputs: Sequence[TensorSpec]) -> dict[str, NDArray]:
     return arrays
 
 
-def recall(setting: Setting, names: Sequence[str]) -> Trial | None:
-    """What a trial of this setting found; None if there was none between these backends."""
+def recall(setting: Setting, names: Sequence[str]) -> Autotuned | None:
+    """The result for this setting; None if these backends were not compared in it."""
     if (folder := cache_folder()) is None:
         return None
-    kept = _read(folder / TRIALS).get(setting.key, {})
+    kept = _read(folder / RESULTS).get(setting.key, {})
     seconds, load_seconds = (_times(kept.get(kind), names) for kind in ("seconds", "load_seconds"))
-    return Trial(seconds, load_seconds) if seconds and load_seconds else None
+    return Autotuned(seconds, load_seconds) if seconds and load_seconds else None
 
 
-def remember(setting: Setting, trial: Trial) -> None:
+def remember(setting: Setting, result: Autotuned) -> None:
     """Keep a result where it can be kept. Never an error: the next start measures again."""
     if (folder := cache_folder()) is None:
         return
-    trials = _read(folder / TRIALS)
-    trials.pop(setting.key, None)
-    trials[setting.key] = {**asdict(setting), **{kind: _rounded(times) for kind, times in asdict(trial).items()}}
-    newest = dict(list(trials.items())[-KEPT:])
+    results = _read(folder / RESULTS)
+    results.pop(setting.key, None)
+    results[setting.key] = {**asdict(setting), **{kind: _rounded(times) for kind, times in asdict(result).items()}}
+    newest = dict(list(results.items())[-KEPT:])
     with suppress(MmxError):
-        write_text(folder / TRIALS, json.dumps({"schema_version": SCHEMA_VERSION, "trials": newest}, indent=1))
+        write_text(folder / RESULTS, json.dumps({"schema_version": SCHEMA_VERSION, "results": newest}, indent=1))
 
 
 def _rounded(times: Mapping[str, float]) -> dict[str, float]:
@@ -155,14 +155,14 @@ def _rounded(times: Mapping[str, float]) -> dict[str, float]:
 
 
 def _read(path: Path) -> dict[str, dict]:
-    """The trials in a file; none if it is not there, or not what ``remember`` wrote."""
+    """The results in a file; none if it is not there, or not what ``remember`` wrote."""
     try:
         if path.is_symlink() or path.stat().st_size > LIMIT_BYTES:
             return {}
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
             return {}
-        return {str(key): trial for key, trial in content["trials"].items() if isinstance(trial, dict)}
+        return {str(key): kept for key, kept in content["results"].items() if isinstance(kept, dict)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 

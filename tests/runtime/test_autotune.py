@@ -1,4 +1,4 @@
-"""``auto`` on the CPU: the faster backend by a trial, which is kept where it can be and believed only so far."""
+"""``auto`` on the CPU: autotuning takes the faster backend, keeps the result where it can, and distrusts it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmx.runtime.backends import Backend, open_backend, trial
-from mmx.runtime.backends.trial import TRIALS
+from mmx.runtime.backends import Backend, autotune, open_backend
+from mmx.runtime.backends.autotune import RESULTS
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.manifest import TensorSpec
 
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """A bundle of the test's own, never tried, and an empty cache folder."""
+    """A bundle of the test's own, never autotuned, and an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "own.mmx"))
 
@@ -32,13 +32,13 @@ def opened(bundle: Bundle, threads: int = 1) -> tuple[str, str]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Where results are kept; the folder is there."""
-    path = tmp_path / "cache" / "mmx" / TRIALS
+    path = tmp_path / "cache" / "mmx" / RESULTS
     path.parent.mkdir(parents=True)
     return path
 
 
 def kept(path: Path) -> dict[str, dict]:
-    return json.loads(path.read_text())["trials"]
+    return json.loads(path.read_text())["results"]
 
 
 class Clock:
@@ -62,7 +62,7 @@ class Paced(Backend):
         return {}
 
 
-def test_a_trial_is_held_once_and_its_winner_taken(bundle: Bundle, file: Path) -> None:
+def test_autotuning_runs_once_and_the_fastest_is_taken(bundle: Bundle, file: Path) -> None:
     before = sorted(bundle.path.rglob("*"))
     name, why = opened(bundle)
     assert why.startswith("auto: measured just now, ") and "openvino" in why and "onnxruntime" in why
@@ -77,7 +77,7 @@ def test_what_was_measured_decides(bundle: Bundle, file: Path) -> None:
     opened(bundle)
     for winner, loser in (("openvino", "onnxruntime"), ("onnxruntime", "openvino")):
         content = json.loads(file.read_text())
-        for result in content["trials"].values():
+        for result in content["results"].values():
             result["seconds"] = {winner: 0.001, loser: 0.002}
             result["load_seconds"] = {winner: 1.0, loser: 0.5}
         file.write_text(json.dumps(content))
@@ -85,7 +85,7 @@ def test_what_was_measured_decides(bundle: Bundle, file: Path) -> None:
         for utterances, name in ((499, loser), (501, winner)):  # where a quicker load is made up for
             with open_backend(bundle, threads=1, utterances=utterances) as backend:
                 assert backend.name == name
-    assert opened(bundle, threads=2)[1].startswith("auto: measured just now")  # another setting is another trial
+    assert opened(bundle, threads=2)[1].startswith("auto: measured just now")  # another setting is measured anew
     assert len(kept(file)) == 2
 
 
@@ -94,25 +94,25 @@ def test_what_was_measured_decides(bundle: Bundle, file: Path) -> None:
     [
         b"",
         b"[]",
-        b'{"schema_version": 1, "trials": 7}',
-        b'{"schema_version": 99, "trials": {}}',
+        b'{"schema_version": 1, "results": 7}',
+        b'{"schema_version": 99, "results": {}}',
         b"\xff\xfe{",
         b"[" * 100_000,
-        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"/bin/sh": 0.1, "openvino": 0.2}, LOAD}}}',
-        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": NaN, "openvino": 0.2}, LOAD}}}',
-        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": "x", "openvino": 0.2}, LOAD}}}',
-        b'{"schema_version": 1, "trials": {"KEY": {"seconds": {"onnxruntime": 0.1, "openvino": 0.2}}}}',
-        b" " * (trial.LIMIT_BYTES + 1),
+        b'{"schema_version": 1, "results": {"KEY": {"seconds": {"/bin/sh": 0.1, "openvino": 0.2}, LOAD}}}',
+        b'{"schema_version": 1, "results": {"KEY": {"seconds": {"onnxruntime": NaN, "openvino": 0.2}, LOAD}}}',
+        b'{"schema_version": 1, "results": {"KEY": {"seconds": {"onnxruntime": "x", "openvino": 0.2}, LOAD}}}',
+        b'{"schema_version": 1, "results": {"KEY": {"seconds": {"onnxruntime": 0.1, "openvino": 0.2}}}}',
+        b" " * (autotune.LIMIT_BYTES + 1),
     ],
 )
 def test_a_file_that_is_not_ours_is_measured_again(bundle: Bundle, file: Path, content: bytes) -> None:
-    setting = trial.setting_of(bundle.graph(), "fp32", 1)
+    setting = autotune.setting_of(bundle.graph(), "fp32", 1)
     load = b'"load_seconds": {"onnxruntime": 1.0, "openvino": 2.0}'
     file.write_bytes(content.replace(b"KEY", setting.key.encode()).replace(b"LOAD", load))
-    assert trial.recall(setting, ("openvino", "onnxruntime")) is None
-    result = trial.Trial({"openvino": 0.1, "onnxruntime": 0.2}, {"openvino": 2.0, "onnxruntime": 1.0})
-    trial.remember(setting, result)
-    assert trial.recall(setting, ("openvino", "onnxruntime")) == result
+    assert autotune.recall(setting, ("openvino", "onnxruntime")) is None
+    result = autotune.Autotuned({"openvino": 0.1, "onnxruntime": 0.2}, {"openvino": 2.0, "onnxruntime": 1.0})
+    autotune.remember(setting, result)
+    assert autotune.recall(setting, ("openvino", "onnxruntime")) == result
 
 
 def test_where_nothing_can_be_kept_every_start_measures(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,34 +121,34 @@ def test_where_nothing_can_be_kept_every_start_measures(bundle: Bundle, monkeypa
         assert opened(bundle)[1].startswith("auto: measured just now")
 
 
-def test_a_race_is_fair_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "perf_counter", clock := Clock())
+def test_the_measurement_is_interleaved_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autotune, "perf_counter", clock := Clock())
     fast, slow = Paced("fast", 0.002, clock), Paced("slow", 0.02, clock)
-    assert trial.race([slow, fast], [], limit_s=0.1) == pytest.approx({"fast": 0.002, "slow": 0.02})
+    assert autotune.compare([slow, fast], [], limit_s=0.1) == pytest.approx({"fast": 0.002, "slow": 0.02})
     assert fast.runs == slow.runs == 5  # the fifth passes the limit
     sluggish = Paced("sluggish", 0.2, clock)
-    trial.race([sluggish], [], limit_s=0.1)
+    autotune.compare([sluggish], [], limit_s=0.1)
     assert sluggish.runs == 2  # once to warm up, once measured
 
 
-def test_few_utterances_wait_for_no_trial(bundle: Bundle, file: Path) -> None:
+def test_few_utterances_do_not_wait_for_autotuning(bundle: Bundle, file: Path) -> None:
     with open_backend(bundle, threads=1, utterances=1) as backend:
-        assert backend.name == "onnxruntime" and "too little to do for a trial" in backend.why
+        assert backend.name == "onnxruntime" and "too little to do to autotune" in backend.why
     assert not file.exists()
     with open_backend(bundle, threads=1, utterances=1000) as backend:
         assert backend.why.startswith("auto: measured just now")
 
 
 def test_only_so_many_are_kept(bundle: Bundle, file: Path) -> None:
-    setting = trial.setting_of(bundle.graph(), "fp32", 1)
-    for threads in range(1, trial.KEPT + 5):
-        trial.remember(replace(setting, threads=threads), trial.Trial({"x": 1.0}, {"x": 1.0}))
+    setting = autotune.setting_of(bundle.graph(), "fp32", 1)
+    for threads in range(1, autotune.KEPT + 5):
+        autotune.remember(replace(setting, threads=threads), autotune.Autotuned({"x": 1.0}, {"x": 1.0}))
     results = list(kept(file).values())
-    assert len(results) == trial.KEPT and results[-1]["threads"] == trial.KEPT + 4
+    assert len(results) == autotune.KEPT and results[-1]["threads"] == autotune.KEPT + 4
 
 
 def test_features_are_filled_like_the_rest() -> None:
     tensors = [TensorSpec("text", "float32", ("batch", "length", 300)), TensorSpec("text_len", "int64", ("batch",))]
-    arrays = trial.typical_inputs(tensors)
+    arrays = autotune.typical_inputs(tensors)
     assert arrays["text"].shape == (1, 20, 300) and arrays["text"].dtype == np.float32
     assert arrays["text_len"].tolist() == [20]

@@ -198,7 +198,7 @@ def _at_scale(exact: Exact, half: Session, loud: Sequence[Inputs], scale: float)
 
 
 def require(accuracy: Accuracy, what: str, remedy: str) -> None:
-    """Refuse a variant that is not as accurate as its tolerance says, or not finite at a scale.
+    """Reject a variant that is not as accurate as its tolerance says, or not finite at a scale.
 
     Raises:
         ParityError: naming the figures.
@@ -215,7 +215,7 @@ def require(accuracy: Accuracy, what: str, remedy: str) -> None:
 
 
 def require_labels(accuracy: Accuracy, what: str, most: int | None) -> None:
-    """Refuse a variant that flips more than ``most`` labels; None accepts any.
+    """Reject a variant that flips more than ``most`` labels; None accepts any.
 
     Raises:
         ParityError: naming how many, and how near to its threshold the worst is.

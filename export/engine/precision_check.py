@@ -1,4 +1,4 @@
-"""Proof that an engine has the precision that was asked for: TensorRT has no flag for it, it follows from the graph."""
+"""Check that an engine has the precision that was asked for: TensorRT has no flag for it, it follows from the graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST_SHARE = 0.5
 QUANTISED = {"int8", "fp8"}
 
 
-def prove_precision(precision: str, built: Mapping[str, Any], outputs: Sequence[TensorSpec], graph: str) -> None:
+def check_precision(precision: str, built: Mapping[str, Any], outputs: Sequence[TensorSpec], graph: str) -> None:
     """Check what the builder counted in the strongly typed network.
 
     Quantised graphs keep their weights in a wider type before a quantise layer, so there the layers are counted.
