@@ -131,7 +131,7 @@ def test_a_file_that_kills_its_workers_gets_an_error_and_the_others_their_answer
     for _ in range(on_ray.TRIES):
         attempts.begin.remote([f"read {keys[0]}"])  # an actor that began and never ended
     (dead, fine) = reader(table(tasks[:2]))
-    assert "3 actors died of it" in str(records_of([network(dead)])[tasks[0].shown].error)
+    assert "3 actors crashed on it" in str(records_of([network(dead)])[tasks[0].shown].error)
     assert chunks_in(fine)[0].error is None
 
     key = f"answer {keys[1]} 0"
@@ -139,7 +139,7 @@ def test_a_file_that_kills_its_workers_gets_an_error_and_the_others_their_answer
     for _ in range(on_ray.TRIES):
         attempts.begin.remote([f"{key} alone"])  # and then with it alone
     found = records_of([network(pa.concat_tables(alive))])
-    assert "3 actors died of it" in str(found[tasks[1].shown].error)
+    assert "3 actors crashed on it" in str(found[tasks[1].shown].error)
     expected = here(tiny_bundle, tasks)
     for task in (tasks[0], *tasks[2:]):
         same(found[task.shown], expected[task.shown])
@@ -290,7 +290,7 @@ def test_a_file_that_crashes_its_reader_does_not_stop_the_run(
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     assert (progress.answered, progress.failed) == (9, 2)
     errors = {row["file"]: row["error"] for row in pq.read_table(tmp_path / "out").to_pylist() if row["error"]}
-    assert "3 actors died of it" in errors[str(tmp_path / "media" / "sound3.wav")]
+    assert "3 actors crashed on it" in errors[str(tmp_path / "media" / "sound3.wav")]
     assert files_in(tmp_path / "out") == [task.shown for task in tasks]
 
 
