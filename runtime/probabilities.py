@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Annotated
 
 from mmx.runtime.errors import UsageError
 from mmx.runtime.from_json import Name, OneOf, Within
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
 Share = Annotated[float, Within(0, 1)]
 Count = Annotated[int, Within(0, 2**31 - 1)]
-Floats = NDArray[np.float64]
 
 METHODS = ("platt", "temperature", "identity")
 
@@ -65,6 +67,8 @@ class SubsetFit:
 
     def apply(self, logits: Floats) -> Floats:
         """Scale and shift logits [..., labels]."""
+        import numpy as np  # here: mmx inspect reads the rest without it
+
         fits = self.labels.values()
         calibrated: Floats = np.array([fit.scale for fit in fits]) * logits + np.array([fit.shift for fit in fits])
         return calibrated

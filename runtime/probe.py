@@ -8,13 +8,13 @@ only rounds in another order is about as far.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import EnvironmentMissing
+from mmx.runtime.records import Probe
 
 if TYPE_CHECKING:
     from mmx.runtime.manifest import TensorSpec
@@ -31,7 +31,6 @@ to 1.4 with VNNI, and with 7-bit weights without; 4.4 to 11 with 8-bit weights w
 NEGLIGIBLE = 1e-3
 """Of the largest logit: a distance that no label notices, however exact the graph is."""
 
-Rows = list[list[float]]
 Run = Callable[[dict[str, NDArray]], Mapping[str, NDArray]]
 
 
@@ -43,17 +42,6 @@ class Runs(Protocol):
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """See ``Backend.run``."""
         ...
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The numbers of the samples, and their logits, [samples][labels] by output: in FP32 (``exact``), and in the INT8
-    graph's own arithmetic.
-    """
-
-    samples: tuple[int, ...]
-    exact: dict[str, Rows]
-    own: dict[str, Rows]
 
 
 def make_probe(inputs: Sequence[TensorSpec], exact: Run, own: Run) -> Probe:

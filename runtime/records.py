@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from mmx.runtime.from_json import Name, OneOf, Within
 from mmx.runtime.manifest import TensorSpec
 from mmx.runtime.probabilities import SubsetFit
-from mmx.runtime.probe import Probe
 
 SCHEMA_VERSION = 1
 Size = Annotated[int, Within(0, 2**31 - 1)]
 Shape = tuple[Size, ...]
+Rows = list[list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,17 @@ class Record:
     def to_json(self) -> str:
         """The record as indented JSON with a final newline; a number that is not finite becomes null."""
         return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few samples of ``probe.probe_inputs``: their numbers, and their logits, [samples][labels] by output: in FP32
+    (``exact``), and in the INT8 graph's own arithmetic.
+    """
+
+    samples: tuple[int, ...]
+    exact: dict[str, Rows]
+    own: dict[str, Rows]
 
 
 @dataclass(frozen=True, kw_only=True)

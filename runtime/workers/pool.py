@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 from mmx.runtime.errors import EnvironmentMissing, MmxError
 from mmx.runtime.preprocess import Segment
@@ -47,12 +48,8 @@ class Pool:
         Raises:
             EnvironmentMissing: one could not start.
         """
-        starts = [asyncio.create_task(Worker.start(self._settings)) for _ in range(self._count)]
-        results = await asyncio.gather(*starts, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Worker):
-                await self._add(result)
-        for result in results:
+        starts = [self._in_background(self._start()) for _ in range(self._count)]
+        for result in await asyncio.gather(*starts, return_exceptions=True):
             if isinstance(result, BaseException):
                 await self.close()
                 raise result
@@ -145,16 +142,24 @@ class Pool:
         """Have another process take its place."""
         self._all.discard(old)
         self._on_replaced(reason)
-        task = asyncio.create_task(self._started_again(old))
+        self._in_background(self._started_again(old))
+
+    def _in_background(self, start: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that ``close`` ends."""
+        task = asyncio.create_task(start)
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
+        return task
+
+    async def _start(self) -> None:
+        await self._add(await Worker.start(self._settings))
 
     async def _started_again(self, old: Worker) -> None:
         """Try until there is a new process: the machine may be short of memory only for now."""
         await old.stop()
         while not self._closing:
             try:
-                worker = await Worker.start(self._settings)
+                await self._start()
             except EnvironmentMissing as e:
                 log.warning("%s", e)
                 self._failed_starts += 1
@@ -163,7 +168,6 @@ class Pool:
                 await asyncio.sleep(RESPAWN_S)
             else:
                 self._failed_starts = 0
-                await self._add(worker)
                 return
 
     async def _add(self, worker: Worker) -> None:

@@ -22,7 +22,8 @@ from mmx.runtime.backends import MODULES
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import EnvironmentMissing
 from mmx.runtime.manifest import TensorSpec
-from mmx.runtime.probe import FARTHEST, SAMPLES, Probe, check_probe, make_probe, probe_inputs
+from mmx.runtime.probe import FARTHEST, SAMPLES, check_probe, make_probe, probe_inputs
+from mmx.runtime.records import Probe
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -106,7 +107,8 @@ from pathlib import Path
 from mmx.runtime.backends import MODULES
 from mmx.runtime.errors import EnvironmentMissing
 from mmx.runtime.manifest import TensorSpec
-from mmx.runtime.probe import Probe, check_probe
+from mmx.runtime.probe import check_probe
+from mmx.runtime.records import Probe
 given = json.load(open(sys.argv[1]))
 inputs = [TensorSpec(**each) for each in given["inputs"]]
 for bits, file in given["files"].items():
