@@ -14,7 +14,7 @@ from mmx.runtime.probabilities import SubsetFit
 SCHEMA_VERSION = 1
 Size = Annotated[int, Within(0, 2**31 - 1)]
 Shape = tuple[Size, ...]
-Rows = list[list[float]]
+Rows = list[list[Annotated[float, Within(-1e6, 1e6)]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Probe:
     (``exact``), and in the INT8 graph's own arithmetic.
     """
 
-    samples: tuple[int, ...]
+    samples: tuple[Size, ...]
     exact: dict[str, Rows]
     own: dict[str, Rows]
 

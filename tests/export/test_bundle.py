@@ -18,7 +18,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.files import sha256_of
 from mmx.runtime.manifest import Manifest
-from mmx.runtime.records import EngineRecord, GraphRecord
+from mmx.runtime.records import EngineRecord, GraphRecord, ProbabilitiesRecord
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def numbers_of(kind: Any, where: str) -> Iterator[tuple[str, Any, tuple[Any, ...
             yield from numbers_of(each, where)
 
 
-@pytest.mark.parametrize("kind", [Manifest, GraphRecord, EngineRecord])
+@pytest.mark.parametrize("kind", [Manifest, GraphRecord, EngineRecord, ProbabilitiesRecord])
 def test_every_number_that_is_read_has_a_bound(kind: type):
     """A new field without one fails here."""
     counted = {"EngineRecord.layers", "EngineRecord.weights"}  # 64 bits, only ever printed

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmx.export.folding import conv_bn
 from mmx.export.folding import fold as folding
 from mmx.export.folding.fold import fold
+from mmx.models import folding as model_folding
 from mmx.models.counting import utterance
 from mmx.models.registry import SYSTEMS, get_system
 from mmx.models.residual_free import AUTO, PlainBlock, ResidualBlock
@@ -85,7 +85,7 @@ def test_a_wrong_fold_in_one_channel_is_found(name, preset, fault, visual_trunk,
 
     A forgotten epsilon is smaller than float32's rounding of the whole trunk. float64 sees it.
     """
-    right, seen = conv_bn.scale_and_shift, []
+    right, seen = model_folding.scale_and_shift, []
 
     def wrong(bn):
         scale, shift = right(bn)
@@ -95,7 +95,7 @@ def test_a_wrong_fold_in_one_channel_is_found(name, preset, fault, visual_trunk,
                 tensor[1] = faulty[1]
         return scale, shift
 
-    monkeypatch.setattr(conv_bn, "scale_and_shift", wrong)
+    monkeypatch.setattr(model_folding, "scale_and_shift", wrong)
     module, faces = visual_trunk(name, preset)
     rounded, exact, folded = errors(module, "keep", faces)
     assert seen and exact > 1e-8
