@@ -23,7 +23,7 @@ from mmx.export.precision.variant import add_graph
 from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, ParityError
-from mmx.runtime.packing import pack
+from mmx.runtime.packing import inputs_for
 from mmx.runtime.probe import Run, make_probe
 from mmx.runtime.records import Record
 from mmx.runtime.types import Sample
@@ -273,9 +273,8 @@ def _runner(model: onnx.ModelProto, **options: bool) -> Run:
 
 
 def _inputs(bundle: Bundle, samples: Data | list[Sample]) -> Iterator[Inputs]:
-    text, names = bundle.manifest.preprocessing.text, bundle.manifest.graphs["fp32"].input_names
     for i in range(len(samples)):
-        yield pack([samples[i]], text, names).inputs
+        yield inputs_for(bundle.manifest, [samples[i]])
 
 
 def _spread(samples: list[Sample], count: int) -> list[Sample]:

@@ -9,8 +9,8 @@ import hashlib
 
 import numpy as np
 
-from mmx.export.durations import duration_at, sizes, text_size
-from mmx.export.precision.samples import FIRST_WORD, mel_powers, pictures
+from mmx.export.durations import duration_at
+from mmx.export.precision.samples import utterance_of
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.types import Sample
 
@@ -29,15 +29,8 @@ class Noise:
         if not 0 <= index < self._count:
             raise IndexError(index)
         random = np.random.default_rng([self._seed, index])
-        lengths = sizes(duration_at(self._manifest.dataset, (index + 0.5) * 100 / self._count), self._manifest)
-        face, mel, text = (getattr(self._manifest.preprocessing, name) for name in ("faces", "mel", "text"))
-        ids = random.integers(FIRST_WORD, text_size(self._manifest, "vocabulary", 30000), lengths.tokens)
-        ids[0], ids[-1] = text.cls_id, text.sep_id
-        return Sample(
-            token_ids=ids,
-            faces=pictures(lengths.faces, face.size, random),
-            pieces=mel_powers(lengths.pieces, mel.n_mels, mel.columns, random),
-        )
+        duration = duration_at(self._manifest.dataset, (index + 0.5) * 100 / self._count)
+        return utterance_of(self._manifest, duration, random)
 
     def digest(self) -> str:
         """SHA-256 of what the samples follow from."""

@@ -43,15 +43,11 @@ def profile(
     from mmx.benchmarks.workload.utterances import make_sample, utterance_of
     from mmx.runtime.bundle import Bundle
     from mmx.runtime.files import write_text
-    from mmx.runtime.packing import feature_sizes, pack, pack_features
+    from mmx.runtime.packing import inputs_for
 
     opened = Bundle.open(bundle)
-    graph, utterance = opened.manifest.graphs["fp32"], utterance_of(duration)
-    sample = make_sample(utterance)
-    if sizes := feature_sizes(graph.inputs):
-        inputs = pack_features([with_features(sample, utterance)], sizes)
-    else:
-        inputs = pack([sample], opened.manifest.preprocessing.text, graph.input_names).inputs
+    utterance = utterance_of(duration)
+    inputs = inputs_for(opened.manifest, [with_features(make_sample(utterance), utterance)])
     found = measure(opened, inputs, backend=backend, precision=precision, threads=threads, runs=runs)
     click.echo(describe_profile(found, top))
     if json_file:

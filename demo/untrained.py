@@ -13,7 +13,7 @@ from tokenizer import train_tokenizer
 from mmx.models.checkpoint import load_checkpoint, save_checkpoint, seeded_module
 from mmx.models.registry import get_system
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.packing import pack
+from mmx.runtime.packing import inputs_for
 from mmx.runtime.preprocess import Preprocessor
 
 STEPS = 5
@@ -26,7 +26,7 @@ def pytorch_logits(checkpoint: Path, bundle: Path, clip: Path, text: str) -> dic
     loaded = load_checkpoint(checkpoint)
     opened = Bundle.open(bundle)
     (segment,) = Preprocessor(opened).segments(clip, text=text)
-    inputs = pack([segment.sample], opened.manifest.preprocessing.text).inputs
+    inputs = inputs_for(opened.manifest, [segment.sample])
     with torch.no_grad():
         logits, *_ = loaded.module(**{name: torch.from_numpy(array) for name, array in inputs.items()})
     return dict(zip(loaded.labels, logits[0].tolist(), strict=True))

@@ -17,6 +17,7 @@ from mmx.models.mult import Mult
 from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.manifest import FaceSpec, MelSpec, TensorSpec
 from mmx.runtime.packing import MODALITY_INPUTS, pack
+from mmx.runtime.synthetic import make_sample
 from mmx.runtime.types import Sample
 
 Arrays = dict[str, NDArray]
@@ -98,17 +99,11 @@ _UTTERANCES: dict[str, Sequence[tuple[int, int, int]]] = {
 
 
 def _utterances(vocabulary: int, positions: int, inputs: Sequence[str]) -> dict[str, Arrays]:
-    """Random utterances of the shapes and value ranges of real ones, packed as the runtime packs them."""
+    """Synthetic utterances, packed as the runtime packs them."""
     rng = np.random.default_rng(20)
 
     def sample(tokens: int, faces: int, pieces: int) -> Sample:
-        face, mel = FaceSpec(), MelSpec()
-        power = 10 ** rng.uniform(-4, 2, (pieces, mel.n_mels, mel.columns))  # as loud and as quiet as speech is
-        return Sample(
-            token_ids=rng.integers(0, vocabulary, min(tokens, positions)),
-            faces=rng.uniform(0, 255, (faces, 3, face.size, face.size)).astype(np.float32),
-            pieces=power.astype(np.float32),
-        )
+        return make_sample(min(tokens, positions), faces, pieces, rng, vocabulary=vocabulary)
 
     return {
         name: pack([sample(*shape) for shape in shapes], inputs=inputs).inputs for name, shapes in _UTTERANCES.items()

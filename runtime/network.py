@@ -18,7 +18,7 @@ from mmx.runtime.backends import Backend, open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BackendFailed, BadDataError, MmxError, UsageError, as_error
 from mmx.runtime.fusion import fuse, fuse_batch
-from mmx.runtime.packing import INPUTS, feature_sizes, pack, pack_features
+from mmx.runtime.packing import INPUTS, inputs_for
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.probabilities import Certainty
@@ -44,7 +44,6 @@ class Network:
                 f"{bundle.path} has no calibrated probabilities, so no confidence is known for an error",
                 "mmx calibrate BUNDLE --probabilities --data DIR, or ask for a confidence (--min-confidence)",
             )
-        self._features = feature_sizes(bundle.manifest.graphs["fp32"].inputs)
 
     @classmethod
     def open(
@@ -74,11 +73,9 @@ class Network:
         """The graph's inputs for these samples, in their order.
 
         Raises:
-            UsageError: the samples do not fit the graph (see ``packing.pack``).
+            UsageError: the samples do not fit the graph (see ``packing.inputs_for``).
         """
-        if self._features:
-            return pack_features(samples, self._features)
-        return pack(samples, self._manifest.preprocessing.text, self.backend.inputs).inputs
+        return inputs_for(self._manifest, samples)
 
     def outputs(self, samples: Sequence[Sample]) -> Outputs:
         """Run the graph on samples: its outputs, float32 [samples, labels] by name, finite or not.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import UsageError
-from mmx.runtime.manifest import TensorSpec, TextSpec
+from mmx.runtime.manifest import Manifest, TensorSpec, TextSpec
 from mmx.runtime.types import Batch, FeatureSample, Sample
 
 MODALITY_INPUTS = {
@@ -58,6 +58,18 @@ def pack(samples: Sequence[Sample], text: TextSpec | None = None, inputs: Collec
     if "pieces" in inputs:
         packed["pieces"], packed["piece_index"] = _concatenate("pieces", [s.pieces for s in samples], PIECE_SHAPE)
     return Batch(packed, len(samples))
+
+
+def inputs_for(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, NDArray]:
+    """The inputs of a bundle's graph for these samples, in their order, by name: of media, or of extracted features.
+
+    Raises:
+        UsageError: the samples do not fit the graph.
+    """
+    graph = manifest.graphs["fp32"]
+    if sizes := feature_sizes(graph.inputs):
+        return pack_features(samples, sizes)
+    return pack(samples, manifest.preprocessing.text, graph.input_names).inputs
 
 
 def feature_sizes(inputs: Iterable[TensorSpec]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from mmx.benchmarks.contenders.prepare import Prepared
 from mmx.evaluation.timing import Contender
 from mmx.runtime.device.trt import FLAVOURS
 from mmx.runtime.errors import EnvironmentMissing, UsageError
-from mmx.runtime.packing import INPUTS, pack
+from mmx.runtime.packing import INPUTS, inputs_for
 from mmx.runtime.types import Sample
 
 PRECISIONS = ("fp32", "fp16")
@@ -63,12 +63,12 @@ class TorchOnGpu:
         self._module: Any = module.eval().cuda()
         if runner == "torch-compile":
             self._module = torch.compile(self._module, mode="max-autotune-no-cudagraphs", dynamic=True)
-        self._text = prepared.bundle.manifest.preprocessing.text
+        self._manifest = prepared.bundle.manifest
 
     def run(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Fused logits [samples, labels]."""
         torch = self._torch
-        inputs = pack(samples, self._text, INPUTS).inputs
+        inputs = inputs_for(self._manifest, samples)
         with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=self._half):
             tensors = [torch.from_numpy(inputs[name]).pin_memory().cuda(non_blocking=True) for name in INPUTS]
             logits: NDArray[np.float32] = self._module(*tensors)[0].float().cpu().numpy()

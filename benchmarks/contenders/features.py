@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmx.benchmarks.workload.utterances import SEED, Utterance
+from mmx.runtime import synthetic
 from mmx.runtime.types import FeatureSample, Sample
 
 WIDEST = {"text": 300, "audio": 144, "visual": 35}  # features a row; MulT takes 74 of audio
@@ -18,5 +19,4 @@ def with_features(sample: Sample, utterance: Utterance) -> FeatureSample:
     """The sample with seeded noise for features."""
     random = np.random.default_rng([SEED, utterance.index, utterance.words])
     rows = {"text": utterance.words, "audio": utterance.pieces, "visual": utterance.faces}
-    features = {name: random.standard_normal((rows[name], size), dtype=np.float32) for name, size in WIDEST.items()}
-    return FeatureSample(sample.token_ids, sample.faces, sample.pieces, features)
+    return synthetic.with_features(sample, rows, WIDEST, random)

@@ -33,7 +33,7 @@ from mmx.models.counting import count
 from mmx.models.registry import get_system
 from mmx.runtime.errors import ParityError
 from mmx.runtime.machine import usable_cores
-from mmx.runtime.packing import pack
+from mmx.runtime.packing import inputs_for
 from mmx.runtime.types import Sample
 
 OFFLINE_S = 18.0
@@ -145,7 +145,7 @@ def machine_shares(row: Row, prepared: Prepared, source: Source, batch: int) -> 
 
 def _profiled(row: Row, prepared: Prepared, source: Source, batch: int, runs: int) -> Profile:
     middle = source.make(stratified(source.workload, 1).utterances[0].index)
-    inputs = pack([middle] * batch, prepared.bundle.manifest.preprocessing.text).inputs
+    inputs = inputs_for(prepared.bundle.manifest, [middle] * batch)
     return profile(prepared.bundle, inputs, backend=row.runner, precision=row.precision, threads=row.threads, runs=runs)
 
 

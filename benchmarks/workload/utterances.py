@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from mmx.benchmarks.paper import DATASETS, SAMPLES
 from mmx.export.durations import PERCENT, QUANTILES_S
-from mmx.export.precision.samples import FIRST_WORD, mel_powers, pictures
+from mmx.runtime import synthetic as of_noise
 from mmx.runtime.errors import UsageError
-from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.types import Sample
 
 SEED = 2024
@@ -26,7 +25,6 @@ FACE_INTERVAL_S = 0.5
 PIECE_S = 0.4
 TOKENS_PER_WORD = 1.3  # an assumption: SentencePiece pieces of spoken English, punctuation included
 MAX_TOKENS = 100
-LAST_WORD = 29999  # of ALBERT's vocabulary
 
 
 @dataclass(frozen=True)
@@ -147,12 +145,9 @@ def stratified(workload: Workload, samples: int) -> Workload:
 
 
 def make_sample(utterance: Utterance) -> Sample:
-    """The tensors of one synthetic utterance: random word ids, smooth pictures, mel powers of voiced-looking sound."""
+    """The tensors of one synthetic utterance (see ``runtime.synthetic``)."""
     random = np.random.default_rng([SEED, utterance.index, utterance.tokens])
-    ids = random.integers(FIRST_WORD, LAST_WORD, utterance.tokens, dtype=np.int64)
-    ids[0], ids[-1] = 2, 3
-    faces = pictures(utterance.faces, FACE_SHAPE[-1], random)
-    return Sample(token_ids=ids, faces=faces, pieces=mel_powers(utterance.pieces, *PIECE_SHAPE, random))
+    return of_noise.make_sample(utterance.tokens, utterance.faces, utterance.pieces, random)
 
 
 def samples(workload: Workload) -> Iterator[tuple[Utterance, Sample]]:

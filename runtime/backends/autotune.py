@@ -24,6 +24,8 @@ from mmx.runtime.errors import MmxError
 from mmx.runtime.files import write_text
 from mmx.runtime.machine import cache_folder, cpu_name, usable_cores
 from mmx.runtime.manifest import TensorSpec
+from mmx.runtime.packing import feature_sizes, pack, pack_features
+from mmx.runtime.synthetic import make_sample, with_features
 
 if TYPE_CHECKING:
     from mmx.runtime.backends import Backend
@@ -35,8 +37,9 @@ ROUNDS = 9  # more would not change the median
 KEPT = 200  # results in one file: machines, versions and precisions
 LIMIT_BYTES = 2**18
 # An utterance of 4.5 s, about the mean of IEMOCAP's; features are taken at a few steps a second.
-TYPICAL = {"batch": 1, "tokens": 16, "faces": 9, "face_slots": 9, "pieces": 12, "piece_slots": 12}
-FEATURE_STEPS = 20
+TYPICAL = (16, 9, 12)  # tokens, faces and mel pieces of it
+FEATURE_ROWS = 20
+SMALL_VOCABULARY = 100  # no graph's is smaller
 ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino")
 
 
@@ -113,20 +116,10 @@ def compare(backends: Sequence[Backend], inputs: Sequence[TensorSpec], limit_s: 
 def typical_inputs(inputs: Sequence[TensorSpec]) -> dict[str, NDArray]:
     """One utterance of the mean size for a graph with these inputs; the values are noise."""
     random = np.random.default_rng(0)
-    arrays: dict[str, NDArray] = {}
-    for tensor in inputs:
-        shape = tuple(TYPICAL.get(axis, FEATURE_STEPS) if isinstance(axis, str) else axis for axis in tensor.axes)
-        if tensor.name == "input_ids":
-            arrays[tensor.name] = random.integers(4, 100, shape)
-        elif tensor.name == "attention_mask":
-            arrays[tensor.name] = np.ones(shape, np.int64)
-        elif tensor.name.endswith("_index"):
-            arrays[tensor.name] = np.arange(shape[1])[None]
-        elif tensor.name.endswith("_len"):
-            arrays[tensor.name] = np.full(shape, FEATURE_STEPS)
-        else:
-            arrays[tensor.name] = random.random(shape).astype(tensor.dtype)
-    return arrays
+    sample = make_sample(*TYPICAL, random, vocabulary=SMALL_VOCABULARY)
+    if sizes := feature_sizes(inputs):
+        return pack_features([with_features(sample, dict.fromkeys(sizes, FEATURE_ROWS), sizes, random)], sizes)
+    return pack([sample], inputs=[tensor.name for tensor in inputs]).inputs
 
 
 def recall(setting: Setting, names: Sequence[str]) -> Autotuned | None:

@@ -13,12 +13,12 @@ import pytest
 from mmx.calibration import calibrate as module_under_test
 from mmx.calibration.calibrate import Calibration, calibrate, require
 from mmx.calibration.gate import Accuracy, Speed
-from mmx.export.precision.samples import mel_powers, pictures
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import EnvironmentMissing, ParityError
 from mmx.runtime.packing import pack
 from mmx.runtime.records import GraphRecord
+from mmx.runtime.synthetic import mel_powers, pictures
 from mmx.runtime.types import Sample
 
 
