@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmx.cli.free_parts import free_parts_of
+from mmx.cli.render import printable
 from mmx.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -161,7 +163,9 @@ def build_engine(
         )
     if verbose:
         click.echo("\n".join([*_reasons(built), ""]))
-    click.echo("\n".join(summary(built, time.perf_counter() - started)))
+    with free_parts_of(built.path, "mmx build-engine --force makes it again"):
+        lines = summary(built, time.perf_counter() - started)
+    click.echo("\n".join(map(printable, lines)))
 
 
 def bundle_here(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from mmx.cli.free_parts import free_parts_of
 from mmx.cli.render import printable
 from mmx.runtime.errors import BadDataError, UsageError
 
@@ -49,11 +50,8 @@ def inspect(path: Path, residual: str | None, system: str | None, dataset: str |
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    try:
+    with free_parts_of(path, "mmx inspect --json shows it; run mmx export again"):
         lines = list(_lines(found))
-    except (AttributeError, LookupError, TypeError, ValueError) as e:  # free-form parts that we did not write
-        problem = f"{path}: what it holds of its folding, its making or a variant is not what mmx writes ({e!r})"
-        raise BadDataError(problem, "mmx inspect --json shows it; run mmx export again") from e
     for line in lines:
         click.echo(printable(line))
 
@@ -64,7 +62,8 @@ def _engine(path: Path, as_json: bool) -> str:
 
     if as_json:
         return read_engine(path).record.to_json().rstrip()
-    return "\n".join(map(printable, describe_engine(path).splitlines()))
+    with free_parts_of(path, "mmx inspect --json shows it; mmx build-engine --force makes it again"):
+        return "\n".join(map(printable, describe_engine(path).splitlines()))
 
 
 def inspect_checkpoint(path: Path, residual: str, system: str | None, dataset: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ further calls wait.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ from mmx.runtime.records import EngineRecord, Profile
 from mmx.runtime.splitting import Inputs, in_parts
 
 WORKERS = 4
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # numbers or names, in the order in which a process numbers its GPUs
 
 
 def load(
@@ -67,7 +69,7 @@ def load(
     device = open_device(index=index)
     engine, found = find_engine(bundle, kind, precision, str(version), device.capability)
     if found and rebuild:
-        _rebuild(bundle, engine.record)
+        _rebuild(bundle, engine.record, index)
         bundle = bundle.refreshed()  # with the new engine, and the graph that may have been made anew for it
         engine, found = find_engine(bundle, kind, precision, str(version), device.capability)
     if found:
@@ -106,16 +108,26 @@ def find_engine(
     )
 
 
-def _rebuild(bundle: Bundle, record: EngineRecord) -> None:
-    """Build an engine again, as it was but for the GPU here, in a process: the builder is not part of the runtime."""
+def _rebuild(bundle: Bundle, record: EngineRecord, index: int) -> None:
+    """Build an engine again, as it was but for the GPU here, in a process: the builder is not part of the runtime.
+
+    ``index``: of that GPU, among those that this process sees; it is the only one that the builder sees.
+    """
     command = [sys.executable, "-m", "mmx.cli.main", "build-engine", *rebuild_options(record), "--target", "native"]
     with tempfile.TemporaryDirectory() as scratch:
         profiles = Path(scratch) / "profiles.json"
         profiles.write_text(json.dumps(axes_of(record)), encoding="utf-8")
         command += ["--profiles", str(profiles), str(bundle.path)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        environment = os.environ | {VISIBLE: _only(index)}
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=False)
     if done.returncode:
         raise EnvironmentMissing(f"the engine could not be built again (exit code {done.returncode})", "see above")
+
+
+def _only(index: int) -> str:
+    """The value of ``VISIBLE`` that leaves one of the GPUs that this process sees."""
+    visible = [name for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    return visible[index].strip() if index < len(visible) else str(index)
 
 
 class TensorRtBackend(Backend):

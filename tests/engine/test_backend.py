@@ -245,18 +245,20 @@ def test_on_mismatch_onnx_runs_the_graph_and_says_so(doctored: Path) -> None:
 
 def test_on_mismatch_rebuild_builds_for_this_machine(doctored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its profiles, its settings and its verification."""
-    commands, profiles = [], []
+    commands, profiles, seen = [], [], []
 
     class Done:
         returncode = 4
 
-    def run(command: list[str], **_: object) -> Done:
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> Done:
         commands.append(command)
+        seen.append(env["CUDA_VISIBLE_DEVICES"])
         profiles.append(read_profiles(Path(command[-2]), spec.inputs, bundle.manifest))
         return Done()
 
     bundle = Bundle.open(doctored)
     spec = bundle.manifest.graphs["fp32"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(tensorrt.subprocess, "run", run)
     with pytest.raises(EnvironmentMissing, match="exit code 4"):
         open_backend(bundle, "tensorrt-rtx", "fp16", on_mismatch="rebuild")
@@ -266,6 +268,12 @@ def test_on_mismatch_rebuild_builds_for_this_machine(doctored: Path, monkeypatch
     ]  # fmt: skip
     assert commands[0][-3] == "--profiles" and commands[0][-1] == str(doctored)
     assert profiles == [read_engine(engine_in(doctored)).record.profiles]
+    for visible in (None, "2,GPU-abc"):
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with pytest.raises(EnvironmentMissing, match="exit code 4"):
+            open_backend(bundle, "tensorrt-rtx", "fp16", on_mismatch="rebuild", device="cuda:1")
+    assert seen == ["0", "1", "GPU-abc"]
 
 
 def test_a_changed_engine_is_not_loaded(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
