@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 
 from mmx.export.durations import duration_at
-from mmx.export.precision.samples import utterance_of
+from mmx.export.precision.samples import utterances_of
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.types import Sample
 
@@ -30,7 +30,7 @@ class Noise:
             raise IndexError(index)
         random = np.random.default_rng([self._seed, index])
         duration = duration_at(self._manifest.dataset, (index + 0.5) * 100 / self._count)
-        return utterance_of(self._manifest, duration, random)
+        return utterances_of(self._manifest, [duration], random)[0]
 
     def digest(self) -> str:
         """SHA-256 of what the samples follow from."""

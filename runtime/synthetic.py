@@ -6,7 +6,7 @@ reduced precision moves its answers does. Everything follows from the generator 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +26,30 @@ def make_sample(
     spec: Preprocessing | None = None,
     vocabulary: int = VOCABULARY,
 ) -> Sample:
-    """One utterance of so many text tokens ([CLS] and [SEP] included), faces and mel pieces.
+    """One utterance of so many text tokens ([CLS] and [SEP] included), faces and mel pieces; see ``make_samples``."""
+    return make_samples([(tokens, faces, pieces)], random, spec, vocabulary)[0]
+
+
+def make_samples(
+    sizes: Sequence[tuple[int, int, int]],
+    random: np.random.Generator,
+    spec: Preprocessing | None = None,
+    vocabulary: int = VOCABULARY,
+) -> list[Sample]:
+    """An utterance for each of ``sizes``: text tokens ([CLS] and [SEP] included), faces and mel pieces.
 
     Args:
         spec: special ids and sizes; the defaults are those of every system.
         vocabulary: ids are below this.
     """
     spec = spec or Preprocessing()
-    ids = random.integers(min(FIRST_WORD, vocabulary - 1), vocabulary, tokens, dtype=np.int64)
-    ids[0], ids[-1] = spec.text.cls_id, spec.text.sep_id
-    return Sample(
-        token_ids=ids,
-        faces=pictures(faces, spec.faces.size, random),
-        pieces=mel_powers(pieces, spec.mel.n_mels, spec.mel.columns, random),
-    )
+    texts = [random.integers(FIRST_WORD, vocabulary, tokens, dtype=np.int64) for tokens, _, _ in sizes]
+    for ids in texts:
+        ids[0], ids[-1] = spec.text.cls_id, spec.text.sep_id
+    seen = pictures(sum(faces for _, faces, _ in sizes), spec.faces.size, random)
+    each = np.split(seen, np.cumsum([faces for _, faces, _ in sizes])[:-1])
+    sounds = [mel_powers(pieces, spec.mel.n_mels, spec.mel.columns, random) for _, _, pieces in sizes]
+    return [Sample(*parts) for parts in zip(texts, each, sounds, strict=True)]
 
 
 def with_features(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mmx.export.durations import duration_at, sizes, text_size
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.packing import feature_sizes, inputs_for
-from mmx.runtime.synthetic import VOCABULARY, make_sample, with_features
+from mmx.runtime.synthetic import VOCABULARY, make_samples, with_features
 from mmx.runtime.types import Sample
 
 Inputs = dict[str, NDArray]
@@ -30,16 +30,20 @@ def utterances(manifest: Manifest, count: int, batch: int, seed: int = 0) -> Ite
     durations = [duration_at(manifest.dataset, percent) for percent in (np.arange(count) + 0.5) * 100 / count]
     for start in random.permutation(np.arange(0, count, batch)):
         part = durations[start : start + batch]
-        yield inputs_for(manifest, [utterance_of(manifest, duration, random) for duration in part])
+        yield inputs_for(manifest, utterances_of(manifest, part, random))
 
 
-def utterance_of(manifest: Manifest, duration: float, random: np.random.Generator) -> Sample:
-    """An utterance of so many seconds, for any system's graph."""
-    length = sizes(duration, manifest)
+def utterances_of(manifest: Manifest, durations: Sequence[float], random: np.random.Generator) -> list[Sample]:
+    """An utterance for each of these durations (seconds), for any system's graph."""
+    lengths = [sizes(duration, manifest) for duration in durations]
     vocabulary = text_size(manifest, "vocabulary", VOCABULARY)
-    made = make_sample(length.tokens, length.faces, length.pieces, random, manifest.preprocessing, vocabulary)
+    towers = [(length.tokens, length.faces, length.pieces) for length in lengths]
+    made = make_samples(towers, random, manifest.preprocessing, vocabulary)
     features = feature_sizes(manifest.graphs["fp32"].inputs)
-    return with_features(made, dict.fromkeys(features, max(1, round(ROWS_PER_S * duration))), features, random)
+    if not features:
+        return made
+    rows = [dict.fromkeys(features, max(1, round(ROWS_PER_S * duration))) for duration in durations]
+    return [with_features(sample, each, features, random) for sample, each in zip(made, rows, strict=True)]
 
 
 def scaled(inputs: Inputs, factor: float) -> Inputs:
