@@ -53,7 +53,7 @@ class Utterances:
         self.targets = np.array([item.target for item in items], np.int64)
         self._spec, self._tokenizer, self._face_nets = preprocessing, tokenizer, face_nets
         self._folder = cache or user_cache("samples")
-        spec = {name: part for name, part in asdict(preprocessing).items() if name != "text"}
+        spec = {name: part for name, part in asdict(preprocessing).items() if name not in ("text", "quality")}
         nets = {name: sha256_of(path) for name, path in face_nets.items()}
         self._key = json.dumps([_CACHE_VERSION, spec, nets], sort_keys=True)
         self._detector: FaceDetector | None = None

@@ -18,7 +18,7 @@ from mmx.export.specs import ExportSpec
 from mmx.models.checkpoint import Checkpoint
 from mmx.models.counting import count
 from mmx.models.registry import get_system
-from mmx.runtime.manifest import SCHEMA_VERSION, GraphSpec, Manifest, Preprocessing
+from mmx.runtime.manifest import SCHEMA_VERSION, GraphSpec, Manifest, Preprocessing, QualitySpec
 
 GRAPH = "model.onnx"
 _MADE_WITH = ("mmx", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -90,6 +90,8 @@ def _preprocessing(spec: ExportSpec, compat: str, dataset: str) -> Preprocessing
     longest = min(default.text.max_tokens, spec.limits.get("tokens", default.text.max_tokens))
     if compat == "upstream":
         default = replace(default, mel=replace(default.mel, mix="mean", own_rate=dataset == "mosei"))
+    else:
+        default = replace(default, quality=QualitySpec.usual())
     return replace(default, compat=compat, text=replace(default.text, max_tokens=longest))
 
 

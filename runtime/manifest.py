@@ -87,6 +87,22 @@ class TextSpec:
 
 
 @dataclass(frozen=True)
+class QualitySpec:
+    """When a segment's sound carries nothing, so that it is left out; None: never (``runtime.quality``).
+
+    ``silence_dbfs``: its level is below this. ``noise_flatness``: its level hardly varies, and its spectrum is flatter.
+    """
+
+    silence_dbfs: Annotated[float, Within(-120, 0)] | None = None
+    noise_flatness: Probability | None = None
+
+    @classmethod
+    def usual(cls) -> QualitySpec:
+        """What bundles are exported with, unless they follow the public code."""
+        return cls(silence_dbfs=-70.0, noise_flatness=0.9)
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """Everything between a media file and the graph's inputs.
 
@@ -98,6 +114,7 @@ class Preprocessing:
     faces: FaceSpec = FaceSpec()
     mel: MelSpec = MelSpec()
     text: TextSpec = TextSpec()
+    quality: QualitySpec = QualitySpec()
     max_segment_s: Annotated[float, Within(0.1, 600)] = 120.0
     compat: Annotated[str, OneOf(COMPATS)] = "default"
 

@@ -199,6 +199,7 @@ class Network:
             calibrated=fused.fit is not None,
             thresholds=fused.thresholds,
             uncertain=doubt,
+            quality=segment.quality,
         )
 
     def close(self) -> None:

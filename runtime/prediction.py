@@ -79,6 +79,9 @@ class Prediction:
     calibrated: bool = described("Whether the probabilities are calibrated on validation data.", default=False)
     thresholds: ByLabel = described("The threshold of each label's probability, 0..1.", default_factory=dict)
     uncertain: str | None = described("Why no label is given; null where nothing was asked or it is met.", default=None)
+    quality: dict[str, float] = described(
+        "Numbers that say how good sound and faces are; docs/trust.md lists them.", default_factory=dict
+    )
     words: tuple[Word, ...] = described("The recognised words that text is made of; none if it was given.", default=())
     recogniser: str | None = described("The speech model that was used; null if there was none.", default=None)
     language: str | None = described("What is spoken (ISO 639-1); null if that is not known.", default=None)

@@ -29,6 +29,7 @@ from mmx.runtime.prediction import SeenFace, Word
 from mmx.runtime.speech.find import find_recogniser, resolve, why_none
 from mmx.runtime.speech.heard import Heard, is_doubtful
 from mmx.runtime.speech.recogniser import SAMPLE_RATE, Language, Recogniser
+from mmx.runtime.quality import of_faces, of_sound
 from mmx.runtime.types import DEFAULT_TRACKS, Sample, Span, Tracks
 
 # Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
@@ -44,7 +45,7 @@ class Segment:
         file: path as the caller gave it. span: its stretch of the file, with what is said in it.
         sample: the network's input. absent: why it lacks each modality that the system takes and it has not.
         faces: the largest face of each frame that has one. frames_seen: how many frames were looked at.
-        flags: quality flags. timings_ms: milliseconds by stage (decode, faces, mel, text).
+        flags: quality flags. quality: numbers by name (``runtime.quality``). timings_ms: milliseconds by stage (decode, faces, mel, text).
         words, recogniser, language: what was heard, where the text was recognised.
     """
 
@@ -56,6 +57,7 @@ class Segment:
     frames_seen: int
     flags: tuple[str, ...]
     timings_ms: dict[str, float]
+    quality: dict[str, float] = field(default_factory=dict)
     words: tuple[Word, ...] = ()
     recogniser: str | None = None
     language: Language | None = None
@@ -66,6 +68,8 @@ class _Faces:
     """The face crops of a segment whose frames are still coming."""
 
     crops: list[NDArray[np.float32]] = field(default_factory=list)
+    found: list[NDArray[np.float32]] = field(default_factory=list)  # those of crops with a face
+    sizes: list[float] = field(default_factory=list)  # of each face, in pixels
     seen: list[SeenFace] = field(default_factory=list)
     ms: float = 0.0
 
@@ -206,6 +210,10 @@ class Preprocessor:
             mine.ms += each_ms
             if crop.face is not None:
                 mine.seen.append(_seen(frame, crop.face))
+                if crop.pixels is not None:
+                    left, top, right, bottom = crop.face.box.tolist()
+                    mine.found.append(crop.pixels)
+                    mine.sizes.append(min(right - left, bottom - top))
             if crop.pixels is not None:
                 mine.crops.append(crop.pixels)
 
@@ -221,8 +229,12 @@ class Preprocessor:
 
         started = perf_counter()
         pieces = mel_pieces(end.sound, self._spec.mel, end.sample_rate)
+        sound = of_sound(end.sound, end.sample_rate, self._spec.quality)
         timings["mel"] = _ms_since(started)
-        if not len(pieces):
+        if len(pieces) and sound.nothing:
+            pieces = pieces[:0]
+            absent["audio"] = sound.nothing
+        elif not len(pieces):
             absent["audio"] = "no sound in this segment" if source.has_audio else "no audio track"
 
         started = perf_counter()
@@ -249,6 +261,7 @@ class Preprocessor:
             seen = f"no face in {end.frames} frames" if end.frames else "no frame in this segment"
             absent["visual"] = seen if source.has_video else "no video track"
 
+        picture = of_faces(faces.found, faces.sizes, end.frames)
         return Segment(
             file=source.file,
             span=Span(end.span.start, end.span.end, text),
@@ -256,8 +269,9 @@ class Preprocessor:
             absent={modality: why for modality, why in absent.items() if modality in system},
             faces=tuple(faces.seen),
             frames_seen=end.frames,
-            flags=tuple(flags),
+            flags=(*flags, *sound.flags, *picture.flags),
             timings_ms=timings,
+            quality=sound.numbers | picture.numbers,
             words=tuple(word for word in words if word.text),
             recogniser=heard.recogniser if heard else None,
             language=heard.language if heard else None,

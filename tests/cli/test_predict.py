@@ -25,13 +25,15 @@ DOCS = Path(__file__).parents[2] / "docs" / "predict.md"
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds of noise, 8 kHz stereo."""
+    """Two seconds of noise, 8 kHz stereo, loud and soft in turn: steady noise would be left out."""
     path = tmp_path_factory.mktemp("sound") / "noise.wav"
     with wave.open(str(path), "wb") as out:
         out.setnchannels(2)
         out.setsampwidth(2)
         out.setframerate(8000)
-        out.writeframes(np.random.default_rng(0).integers(-9000, 9000, 32000).astype("<i2").tobytes())
+        loudness = np.where(np.arange(32000) // 1600 % 2, 1.0, 0.2)
+        noise = loudness * np.random.default_rng(0).integers(-9000, 9000, 32000)
+        out.writeframes(noise.astype("<i2").tobytes())
     return path
 
 

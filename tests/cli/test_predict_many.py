@@ -20,7 +20,7 @@ OPTIONS = ["--backend", "onnxruntime", "--threads", "1", "--workers", "2"]
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Thirty seconds-long noises, and at the fourth place a file that is none."""
+    """Thirty seconds-long noises, loud and soft in turn (steady noise would be left out), and at the fourth place a file that is none."""
     folder = tmp_path_factory.mktemp("sounds")
     paths = [folder / f"{number:02d}.wav" for number in range(30)]
     for number, path in enumerate(paths):
@@ -29,7 +29,9 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             out.setsampwidth(2)
             out.setframerate(8000)
             random = np.random.default_rng(number)
-            out.writeframes(random.integers(-9000, 9000, 8000 * (1 + number % 3)).astype("<i2").tobytes())
+            noise = random.integers(-9000, 9000, 8000 * (1 + number % 3))
+            loudness = np.where(np.arange(len(noise)) // 800 % 2, 1.0, 0.2)
+            out.writeframes((loudness * noise).astype("<i2").tobytes())
     paths[3].write_text("no sound")
     return [str(path) for path in paths]
 

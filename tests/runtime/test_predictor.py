@@ -377,7 +377,8 @@ def make_video(path: Path, seconds: int) -> None:
             for _ in range(4):
                 picture = random.integers(100, 140, (120, 160, 3), np.uint8)
                 out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            noise = random.integers(-3000, 3000, (1, 16000)).astype(np.int16)
+            loudness = np.where(np.arange(16000) // 1600 % 2, 1.0, 0.2)  # steady noise would be left out
+            noise = (loudness * random.integers(-3000, 3000, (1, 16000))).astype(np.int16)
             sound = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
             sound.sample_rate = 16000
             out.mux(audio.encode(sound))
