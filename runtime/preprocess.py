@@ -26,11 +26,16 @@ from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import Transcript, read_transcript
 from mmx.runtime.packing import FACE_SHAPE
 from mmx.runtime.prediction import SeenFace, Word
+from mmx.runtime.quality import of_faces, of_sound
 from mmx.runtime.speech.find import find_recogniser, resolve, why_none
 from mmx.runtime.speech.heard import Heard, is_doubtful
 from mmx.runtime.speech.recogniser import SAMPLE_RATE, Language, Recogniser
+<<<<<<< HEAD
 from mmx.runtime.quality import of_faces, of_sound
 from mmx.runtime.types import DEFAULT_TRACKS, Sample, Span, Tracks
+=======
+from mmx.runtime.types import Sample, Span
+>>>>>>> 8860bd5 (Quality: lint, tests)
 
 # Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
 CHUNK_FRAMES = 32
@@ -45,7 +50,8 @@ class Segment:
         file: path as the caller gave it. span: its stretch of the file, with what is said in it.
         sample: the network's input. absent: why it lacks each modality that the system takes and it has not.
         faces: the largest face of each frame that has one. frames_seen: how many frames were looked at.
-        flags: quality flags. quality: numbers by name (``runtime.quality``). timings_ms: milliseconds by stage (decode, faces, mel, text).
+        flags: quality flags. quality: numbers by name (``runtime.quality``).
+        timings_ms: milliseconds by stage (decode, faces, mel, text).
         words, recogniser, language: what was heard, where the text was recognised.
     """
 

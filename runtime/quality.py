@@ -61,9 +61,9 @@ def of_sound(sound: NDArray[np.float32], rate: int, spec: QualitySpec) -> Qualit
     flags = ("clipped_sound",) * (clipped > CLIPPED_SHARE)
     if spec.silence_dbfs is not None and level < spec.silence_dbfs:
         return Quality(numbers, (*flags, "silence"), f"silence ({level:.0f} dBFS)")
-    if variation is not None and flatness is not None and spec.noise_flatness is not None:
-        if variation < STEADY_DB and flatness > spec.noise_flatness:
-            return Quality(numbers, (*flags, "noise"), "steady noise and nothing else")
+    steady = variation is not None and variation < STEADY_DB
+    if steady and flatness is not None and spec.noise_flatness is not None and flatness > spec.noise_flatness:
+        return Quality(numbers, (*flags, "noise"), "steady noise and nothing else")
     return Quality(numbers, flags)
 
 

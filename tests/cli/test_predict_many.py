@@ -20,7 +20,10 @@ OPTIONS = ["--backend", "onnxruntime", "--threads", "1", "--workers", "2"]
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Thirty seconds-long noises, loud and soft in turn (steady noise would be left out), and at the fourth place a file that is none."""
+    """Thirty seconds-long noises, and at the fourth place a file that is none.
+
+    They are loud and soft in turn: steady noise would be left out.
+    """
     folder = tmp_path_factory.mktemp("sounds")
     paths = [folder / f"{number:02d}.wav" for number in range(30)]
     for number, path in enumerate(paths):

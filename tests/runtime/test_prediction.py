@@ -44,6 +44,7 @@ FULL = Prediction(
     flags=("no_face", "truncated_text"),
     faces=(SeenFace(0.5, (0.1, 0.2, 0.3, 0.4), 0.99),),
     calibrated=True,
+    quality={"sound_dbfs": -23.5},
     thresholds={"hap": 0.5, "sad": 0.4},
     uncertain="the most probable label has 75.0%, under the 80.0% asked for",
 )
@@ -111,7 +112,7 @@ def test_arrow_keeps_every_value() -> None:
     rows = pa.Table.from_pylist([arrow_row(FULL), arrow_row(EMPTY)], known).to_pylist()
     plain = FULL.to_dict()
     del plain["schema_version"]
-    maps = {"left_out", "timings_ms"}
+    maps = {"left_out", "timings_ms", "quality"}
     assert {**rows[0], **{name: dict(rows[0][name]) for name in maps}} == plain
     assert rows[1]["probabilities"] is None and rows[1]["logits"] is None
 
