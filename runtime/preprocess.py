@@ -30,12 +30,7 @@ from mmx.runtime.quality import of_faces, of_sound
 from mmx.runtime.speech.find import find_recogniser, resolve, why_none
 from mmx.runtime.speech.heard import Heard, is_doubtful
 from mmx.runtime.speech.recogniser import SAMPLE_RATE, Language, Recogniser
-<<<<<<< HEAD
-from mmx.runtime.quality import of_faces, of_sound
 from mmx.runtime.types import DEFAULT_TRACKS, Sample, Span, Tracks
-=======
-from mmx.runtime.types import Sample, Span
->>>>>>> 8860bd5 (Quality: lint, tests)
 
 # Frames wait for the face detector in groups: enough to keep every core busy, few enough to hold 4K video.
 CHUNK_FRAMES = 32
