@@ -7,7 +7,7 @@ CODE   := cli models export runtime datasets evaluation benchmarks training cali
 NUMERIC := $(addprefix tests/,calibration export folding media models precision runtime training)
 SOURCE := $(CODE) demo studies docs/site_hook.py tests
 
-.PHONY: demo test test-all lint types docs bench clean
+.PHONY: demo picture test test-all lint types docs bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mmx needs Python 3.11 or later: make PYTHON=python3.11"; exit 1; }
@@ -19,6 +19,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/python demo/run.py
+
+# The README's picture of the page. Needs chromium, chromium-driver and what make demo made.
+picture: $(VENV)/.installed
+	$(BIN)/python demo/picture.py demo-out/trained/ckpt.mmx demo-out/unseen/clips docs/picture.png
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

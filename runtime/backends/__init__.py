@@ -43,13 +43,13 @@ class Backend(Protocol):
     """A loaded graph that runs.
 
     Attributes:
-        name: the engine, as ``open_backend`` takes it.
+        name: as ``open_backend`` takes it.
         precision: what it computes in (fp32, bf16, ...).
-        device: what it runs on, as the engine itself reports it.
-        why: why this engine was taken.
+        device: what it runs on, as the backend reports it.
+        why: the reason for which this backend was chosen.
         inputs, outputs: the graph's names, in its order.
-        streams: how many runs go on at the same time.
-        tensors: what the engine itself reports of each: numpy's name of its type, and its axes.
+        streams: how many runs it makes at the same time.
+        tensors: what the backend reports of each: numpy's name of its type, and its axes.
 
     ``run`` may be called from any number of threads; calls beyond the streams wait for one.
     """
@@ -68,7 +68,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the engine's memory back. The backend can't run afterwards; closing twice is fine."""
+        """Free the memory. The backend cannot run afterwards; closing twice is fine."""
         ...
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ def open_backend(
             is faster in a short measurement. ``Backend.why`` says what was measured, and why others are not available.
         precision: ``fp32``, or another that the bundle has a graph or engine for; ``bf16`` on OpenVINO is the FP32
             graph computed in bfloat16, on CPUs that have it.
-        threads: CPU threads of each stream; None leaves it to the engine (all cores; with several streams, its share).
+        threads: CPU threads of each stream; None leaves it to the backend (all cores; with several streams, its share).
         on_mismatch: what to do when the engine is of another GPU, TensorRT or graph: ``error``, ``rebuild`` it here, or
             run the ``onnx`` graph instead.
         utterances: about how many will be answered; None: many. ``auto`` weighs the time to load accordingly,

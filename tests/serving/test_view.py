@@ -120,14 +120,14 @@ def test_the_report_holds_the_answers_and_asks_nobody(video: Path, manifest: Man
     assert [each.name for each in tmp_path.iterdir()] == ["out.html"]
 
 
-def test_a_large_film_is_linked(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_large_video_is_linked(manifest: Manifest, tmp_path: Path) -> None:
     large = tmp_path / "a video #1.mp4"
     with large.open("wb") as file:
         file.truncate(EMBED_BYTES + 1)
     (tmp_path / "reports").mkdir()
     out = tmp_path / "reports" / "out.html"
     write_report(out, manifest, [FileAnswers(large, ANSWERS)])
-    assert embedded(out.read_text())["files"][0]["media"] == "../a%20film%20%231.mp4"
+    assert embedded(out.read_text())["files"][0]["media"] == "../a%20video%20%231.mp4"
 
 
 def test_the_report_in_a_browser(browser: Any, video: Path, manifest: Manifest, tmp_path: Path) -> None:
