@@ -44,6 +44,8 @@ UNLIKE_THE_TOKENIZER = {"text.cls_id": 7, "text.sep_id": 8, "text.pad_id": 9}
 ELSEWHERE = {  # what no media of this test can show
     "video.hdr": "tests/media/test_twins.py",
     "text.languages": "tests/speech",
+    "quality.silence_dbfs": "tests/runtime/test_quality.py",
+    "quality.noise_flatness": "tests/runtime/test_quality.py",
 }
 
 
@@ -67,15 +69,17 @@ def face(clip: tuple[Path, str]) -> MediaArrays:
         frame = next(iter(media.decode(video=0))).to_ndarray(format="rgb24")
     slope = np.broadcast_to(np.linspace(0, 255, frame.shape[1]).astype(np.uint8)[None, :, None], frame.shape)
     frames = np.stack([frame, slope, frame[:, ::-1]])
-    sound = np.random.default_rng(0).uniform(-0.5, 0.5, RATE * 3 // 2).astype(np.float32)
-    return MediaArrays(frames, [0.0, 0.5, 1.0], sound, RATE)
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, RATE * 3 // 2)
+    sound *= np.where(np.arange(len(sound)) // 4410 % 2, 1.0, 0.2)  # steady noise would be left out
+    return MediaArrays(frames, [0.0, 0.5, 1.0], sound.astype(np.float32), RATE)
 
 
 @pytest.fixture(scope="module")
 def surround(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sound of six channels, each of its own."""
     path = tmp_path_factory.mktemp("surround") / "a.wav"
-    sound = np.random.default_rng(0).integers(-9000, 9000, (1, RATE * 6)).astype(np.int16)
+    loudness = np.where(np.arange(RATE * 6) // (4410 * 6) % 2, 1.0, 0.2)  # steady noise would be left out
+    sound = (loudness * np.random.default_rng(0).integers(-9000, 9000, (1, RATE * 6))).astype(np.int16)
     with av.open(path, "w") as out:
         stream = out.add_stream("pcm_s16le", rate=RATE, layout="5.1")
         frame = av.AudioFrame.from_ndarray(sound, format="s16", layout="5.1")
