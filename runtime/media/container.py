@@ -42,6 +42,8 @@ ASIDE = (
 # Formats without a clock of their own: where sound comes first by an encoder's delay, the file starts with the video.
 NO_TIMELINE = frozenset({"mpegts", "mpeg", "flv"})
 ENCODER_DELAY_S = 0.1
+# Titles that are not UTF-8 do not matter; from version 19 on PyAV takes them without being asked.
+LENIENT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
 
 
@@ -115,11 +117,9 @@ def open_media(media: MediaInput | Source) -> InputContainer:
         media_open: Any = av.open  # whose type does not distinguish reading from writing
         container: InputContainer = media_open(
             source.for_ffmpeg(),
-            options={
-                "max_pixels": str(MAX_PIXELS)
-            },  # of each stream's decoder, which the header may have to be read with
+            options={"max_pixels": str(MAX_PIXELS)},  # of the decoders, with which the header may have to be read
             container_options=options,
-            metadata_errors="replace",
+            **LENIENT,
         )
     except (FFmpegError, OSError, ValueError) as e:
         reason, hint = _why_unreadable(source, e)
@@ -241,14 +241,18 @@ def _declared_end(stream: Any) -> float | None:
 
 def _why_unreadable(source: Source, error: Exception) -> tuple[str, str]:
     """(reason, hint) in words for a file that FFmpeg would not open."""
-    if isinstance(error, av.error.ArgumentError):
-        return "a playlist, or a format that is not taken", "give the video or sound file itself"
+    head = b"\0"
     with suppress(OSError), source.reader() as file:
         head = file.read(512)
+    is_text = b"\0" not in head and head.isascii()
+    if isinstance(error, av.error.ArgumentError):
+        reason = "a playlist, or a format that is not taken"
+        return f"it is text: {reason}" if is_text else reason, "give the video or sound file itself"
+    with suppress(OSError), source.reader() as file:
         if head[4:8] == b"ftyp" and not _has_moov(file, source.size):
             return "its index (moov) is missing", "the recording or the copy was cut short; record or copy it again"
-        if b"\0" not in head and head.isascii():
-            return "it is text", "give a video or sound file"
+    if is_text:
+        return "it is text", "give a video or sound file"
     reason = getattr(error, "strerror", None) or str(error)
     return reason[:1].lower() + reason[1:], "try to play it; convert it to MP4 if other programs can read it"
 

@@ -96,3 +96,24 @@ def test_a_clean_environment_has_what_it_needs_and_no_more(
     assert export.returncode == 4 and "pip install 'mmx[export]'" in export.stderr and "Traceback" not in export.stderr
     listing = subprocess.run([clean / "mmx", "--help"], capture_output=True, text=True, cwd=tmp_path).stdout
     assert "export" in listing and "pip install" in listing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_the_newest_releases_predict_on_every_python(
+    version: str, tiny_bundle: Path, clip: tuple[Path, str], tmp_path: Path
+) -> None:
+    """``pip install .`` without the pinned versions, as a user does it, and one real prediction."""
+    python = shutil.which(f"python{version}")
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+        pytest.skip(f"there is no Python {version} here")
+    source = tmp_path / "source"
+    leave = shutil.ignore_patterns(".*", "build", "demo-out", "*.egg-info", "__pycache__", "tests")
+    shutil.copytree(ROOT, source, ignore=leave)
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    binaries = tmp_path / "venv" / "bin"
+    subprocess.run([binaries / "python", "-m", "pip", "install", "-q", source], check=True, cwd=tmp_path)
+    predict = [binaries / "mmx", "predict", tiny_bundle, clip[0], "--text", clip[1], "--json"]
+    done = subprocess.run(predict, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["modalities"] == ["text", "visual", "audio"]
