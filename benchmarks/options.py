@@ -115,10 +115,10 @@ class Options:
         if self.scope == "pipeline" and (self.data is not None or not set(self.scenarios) <= set(PIPELINE_SCENARIOS)):
             raise UsageError(
                 f"--scope pipeline runs video files ({' and '.join(PIPELINE_SCENARIOS)}), and no --data",
-                "leave --data and --scenario out",
+                "leave --data and --scenarios out",
             )
         if "single-stream" not in self.scenarios:
-            raise UsageError("the other scenarios build on single-stream", "add --scenario single-stream")
+            raise UsageError("the other scenarios need single-stream", "add --scenarios single-stream")
 
 
 def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> None:

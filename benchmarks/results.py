@@ -11,6 +11,7 @@ from typing import Any
 from mmx.evaluation.environment import Environment
 from mmx.evaluation.statistics import Latency, Ratio
 from mmx.runtime.errors import BadDataError
+from mmx.runtime.to_json import to_json
 
 SCHEMA_VERSION = 1
 OK, PARITY_FAILED, UNAVAILABLE, NO_TIME = "ok", "parity failed", "not available", "not run"
@@ -196,7 +197,7 @@ class Report:
 
     def to_json(self) -> str:
         """Indented JSON with a final newline."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return to_json(asdict(self), indent=1) + "\n"
 
 
 def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
@@ -219,7 +220,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise BadDataError(f"{path} is no bench report: {e}", "make one with mmx bench ... --json FILE") from e
+        raise BadDataError(f"{path} is no bench report: {e}", "make one with mmx bench ... --out FILE.json") from e
     if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
         raise BadDataError(f"{path} is no bench report of version {SCHEMA_VERSION}", "make one with this mmx")
     rows, workload = data.get("rows"), data.get("workload")

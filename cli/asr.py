@@ -1,4 +1,4 @@
-"""``mmx asr``: the speech models of this machine, and the only command that fetches one."""
+"""``mmx asr``: the speech models of this machine, and the only command that downloads one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import os
 
 import click
 
+from mmx.cli.command import Group
 from mmx.runtime.errors import EnvironmentMissing, missing_extra
 
 FILES = ["*.bin", "*.json", "*.txt", "*.onnx", "*.onnx.data"]  # what the recognisers read
 
 
-@click.group()
+@click.group(cls=Group)
 def asr() -> None:
-    """List the speech models on this machine, or fetch one."""
+    """List the speech models on this machine, or download one."""
 
 
 @asr.command("list")
 def list_models() -> None:
-    """Say which models are here, and which one --asr auto takes."""
+    """List the models on this machine, and the one that --asr auto takes."""
     from mmx.runtime.speech.find import VARIABLE, automatic, cached_models
 
     for name in cached_models():
@@ -30,7 +31,7 @@ def list_models() -> None:
 
 @asr.command()
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Download without asking.")
 def pull(name: str, yes: bool) -> None:
     """Download a model from the Hugging Face Hub into its cache, after showing size and licence.
 
@@ -57,5 +58,7 @@ def pull(name: str, yes: bool) -> None:
         snapshot_download(repository, allow_patterns=FILES)  # the same files under the name main, where --asr looks
     except (HfHubHTTPError, OSError, ValueError) as e:
         reason = str(e).splitlines()[0]
-        raise EnvironmentMissing(f"{repository} cannot be fetched: {reason}", "check its name and the network") from e
+        raise EnvironmentMissing(
+            f"{repository} cannot be downloaded: {reason}", "check its name and the network"
+        ) from e
     click.echo(f"{folder}\nmmx predict ... --asr {name}")

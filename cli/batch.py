@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
-from mmx.cli import model_options as model
 from mmx.cli.build_engine import bundle_here
+from mmx.cli.command import Renamed, command, say
+from mmx.cli.options import certainty_of, shared
+from mmx.cli.paths import BUNDLE
 from mmx.cli.progress import ShownProgress
 from mmx.cli.render import printable
 from mmx.cli.signals import end_like_ctrl_c
@@ -43,7 +45,7 @@ class Pool(click.ParamType[tuple[int, int]]):
         return int(low), int(high or low)
 
 
-@click.command()
+@command(renamed=[Renamed("--jobs", "--workers")])
 @click.argument("inputs", nargs=-1, required=True, metavar="[BUNDLE] INPUTS...")
 @click.option(
     "--out",
@@ -51,31 +53,30 @@ class Pool(click.ParamType[tuple[int, int]]):
     required=True,
     help="The results: a folder of Parquet files, or a .jsonl or .csv file. Run again to go on.",
 )
-@model.results_format
-@click.option("--bundle", type=click.Path(path_type=Path), help="The bundle, if it is not the first input.")
-@model.window
-@click.option("--beside", is_flag=True, help="Take talk.srt, talk.vtt or talk.txt beside talk.mp4 as its transcript.")
-@click.option("--retry", is_flag=True, help="Do the files again that had an error.")
+@shared("--format", "form")
+@click.option("--bundle", type=BUNDLE, help="The bundle, if it is not the first input.")
+@shared("--window")
+@click.option("--beside", is_flag=True, help="Use talk.srt, talk.vtt or talk.txt beside talk.mp4 as its transcript.")
+@click.option("--retry", is_flag=True, help="Run the files again that had an error.")
 @click.option(
     "--allow-protocol", multiple=True, help="Also follow URLs of this protocol, such as memory or zip (repeat it)."
 )
-@model.backend
-@model.device
-@model.precision
-@model.on_mismatch
-@model.faces
-@model.video_track
-@model.audio_track
-@model.asr
-@model.language
-@model.min_confidence
-@model.max_error
-@model.workers
-@model.jobs
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; all cores if not given.")
-@model.file_seconds
-@model.file_memory
-@model.file_pixels
+@shared("--backend")
+@shared("--device")
+@shared("--precision")
+@shared("--on-mismatch")
+@shared("--faces")
+@shared("--video-track")
+@shared("--audio-track")
+@shared("--asr")
+@shared("--language")
+@shared("--min-confidence")
+@shared("--max-error")
+@shared("--workers")
+@shared("--threads")
+@shared("--file-seconds")
+@shared("--file-memory")
+@shared("--file-pixels")
 @click.option(
     "--shard-files", type=click.IntRange(min=1), default=1000, show_default=True, help="Files in a shard, at most."
 )
@@ -84,12 +85,12 @@ class Pool(click.ParamType[tuple[int, int]]):
     type=click.FloatRange(min=0, min_open=True),
     default=60,
     show_default=True,
-    help="Write a shard at least so often: what a kill can lose.",
+    help="Write a shard at least this often: a kill loses no more.",
 )
 @click.option("--ray", is_flag=True, help="Spread the work over a Ray cluster.")
-@click.option("--ray-address", help="--ray: the cluster's address; RAY_ADDRESS, or a new one, if not given.")
-@click.option("--readers", type=Pool(), help="--ray: workers that read media, one CPU each. Default: 1 to all CPUs.")
-@click.option("--networks", type=Pool(), help="--ray: workers with the network. Default: one to one a node.")
+@click.option("--ray-address", help="--ray: the cluster's address.  [default: RAY_ADDRESS, or a new cluster]")
+@click.option("--readers", type=Pool(), help="--ray: workers that read media, one CPU each.  [default: 1 to all CPUs]")
+@click.option("--networks", type=Pool(), help="--ray: workers with the network.  [default: 1 to one for each node]")
 @click.option(
     "--gpus", type=click.FloatRange(min=0), default=0, show_default=True, help="--ray: GPUs of each network worker."
 )
@@ -114,7 +115,6 @@ def batch(
     min_confidence: float | None,
     max_error: float | None,
     workers: int | None,
-    jobs: int | None,
     threads: int | None,
     file_seconds: float,
     file_memory: int,
@@ -130,8 +130,8 @@ def batch(
     """Predict the emotions in many files; write Parquet, JSON Lines or CSV.
 
     INPUTS are media files, folders, globs, URLs, and lists of them (.txt, .csv, .parquet, - for stdin). BUNDLE is the
-    first input if that is a bundle, else the one in this folder. The same command again goes on where it was broken
-    off. A file's error is in the results; the exit code is that of the worst.
+    first input if that is a bundle, else the one in this folder. The same command again goes on where it was
+    interrupted. A file's error is in the results; the exit code is that of the worst.
 
     \b
     mmx batch ckpt.mmx videos/ --out results
@@ -139,7 +139,6 @@ def batch(
     """
     if not ray and (ray_address or readers or networks or gpus):
         raise UsageError("--ray-address, --readers, --networks and --gpus are for --ray", "add --ray")
-    workers = model.workers_of(workers, jobs)
     if ray and workers:
         raise UsageError("--workers is for this machine alone", "--ray has --readers")
     form = form or SUFFIXES.get(out.suffix.lower(), "parquet")
@@ -156,7 +155,7 @@ def batch(
     tasks = [replace(task, tracks=tracks) for task in tasks]
     limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
     options: dict[str, Any] = {"backend": backend, "device": device, "precision": precision, "threads": threads}
-    certainty = model.certainty_of(min_confidence, max_error)
+    certainty = certainty_of(min_confidence, max_error)
     options |= {"on_mismatch": on_mismatch, "faces": faces, "limits": limits, "asr": asr, "language": language}
     options["certainty"] = certainty
     with ExitStack() as closing:
@@ -179,10 +178,9 @@ def batch(
         for progress, record in collect(tasks, predict, results, retry=retry):
             show(progress, record)
     again = f" ({progress.failed_before} failed; --retry)" if progress.failed_before else ""
-    click.echo(
+    say(
         f"{printable(str(out))}: {progress.answered} files answered ({progress.segments} segments), "
-        f"{progress.failed} failed, {progress.skipped} done before{again}; {progress.per_second:.2f} files/s",
-        err=True,
+        f"{progress.failed} failed, {progress.skipped} done before{again}; {progress.per_second:.2f} files/s"
     )
     return progress.worst
 

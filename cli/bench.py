@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -20,25 +19,12 @@ from mmx.benchmarks.options import (
 )
 from mmx.benchmarks.paper import DATASETS
 from mmx.benchmarks.results import PEERS, UNAVAILABLE, Report
-from mmx.cli.out_file import OutFile
+from mmx.cli.command import Renamed, command
+from mmx.cli.options import Several, shared
+from mmx.cli.paths import InPath, OutFile
 from mmx.models.registry import SYSTEMS
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
-
-
-def names(known: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
-    """A callback that splits ``a,b``, rejects what is not ``known`` and knows what ``all`` are."""
-
-    def split(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-        found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-        if found == ("all",):
-            return known
-        for name in found:
-            if name not in known:
-                raise UsageError(f"{param.opts[0]} {name} does not exist", f"choose from {', '.join(known)}, or all")
-        return found
-
-    return split
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -82,19 +68,29 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     return found
 
 
-@click.command(name="bench")
+RENAMED = (
+    Renamed("--json", "--out", ending=".json"),
+    Renamed("--markdown", "--out"),
+    Renamed("--html", "--out"),
+    Renamed("--scenario", "--scenarios"),
+)
+
+
+@command(name="bench", renamed=RENAMED)
 @click.argument("dataset", type=click.Choice(DATASETS))
-@click.option("--systems", default="", callback=names(tuple(SYSTEMS)), help=f"[default: {','.join(DEFAULT_SYSTEMS)}]")
-@click.option("--backends", default=",".join(MODULES), show_default=True, callback=names(NAMES))
+@click.option(
+    "--systems", type=Several(*SYSTEMS), default=(), help=f"Systems to compare.  [default: {','.join(DEFAULT_SYSTEMS)}]"
+)
+@shared("--backends", default=",".join(MODULES), show_default=True, help="Backends to compare.")
 @click.option(
     "--peers",
+    type=Several(*PEERS),
     default=",".join(DEFAULT_PEERS),
     show_default=True,
-    callback=names(PEERS),
-    help="compile takes minutes more.",
+    help="Ways to run the system without mmx; compile (torch.compile) takes minutes for each system.",
 )
 @click.option(
-    "--scenario", "scenarios", default="", callback=names(SCENARIOS), help=f"[default: {','.join(SCENARIOS)}]"
+    "--scenarios", type=Several(*SCENARIOS), default=(), help=f"What is measured.  [default: {','.join(SCENARIOS)}]"
 )
 @click.option(
     "--scope",
@@ -103,23 +99,24 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     show_default=True,
     help="Tensors to logits, or video files to labels.",
 )
+@shared("--samples", help="Use a stratified part of the set.  [default: what fits in --minutes]")
+@click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="Timed runs of each sample.")
 @click.option(
-    "--samples", type=click.IntRange(1), help="A stratified part of the set.  [default: what fits in --minutes]"
+    "--threads",
+    metavar="LIST",
+    default="1",
+    show_default=True,
+    callback=numbers,
+    help="CPU threads of the network; 1,4 measures both.",
 )
-@click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="Timed visits of each sample.")
-@click.option("--threads", default="1", show_default=True, callback=numbers, help="CPU threads; 1,4 measures both.")
 @click.option(
     "--minutes",
     type=click.FloatRange(0),
     default=8.5,
     show_default=True,
-    help="What the run may take, roughly; 0: no limit.",
+    help="About how long the run may take; 0: no limit.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Processed data set (IEMOCAP_RAW_PROCESSED...).",
-)
+@shared("--data", metavar="DIR", help="A processed data set, in place of synthetic utterances.")
 @click.option(
     "--checkpoint", "trained", multiple=True, callback=checkpoints, metavar="SYSTEM=FILE", help="Trained weights."
 )
@@ -131,27 +128,30 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     metavar="SYSTEM=BUNDLE",
     help="A bundle made from that checkpoint (INT8 and engines included), in place of a fresh export.",
 )
+@click.option("--clip", type=InPath(folder=False), help="Video that --scope pipeline cuts its clips from.")
 @click.option(
-    "--clip",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Video that --scope pipeline cuts its clips from.",
-)
-@click.option(
-    "--bound-ms", type=click.FloatRange(1), default=500.0, show_default=True, help="p99 bound of the server scenario."
+    "--bound-ms",
+    type=click.FloatRange(1),
+    default=500.0,
+    show_default=True,
+    help="p99 bound of the server scenario, in ms.",
 )
 @click.option("--preset", default="full", show_default=True, help="Size of the systems with seeded weights.")
-@click.option("--json", "json_file", type=OutFile(), help="Write everything to this file.")
-@click.option("--markdown", "markdown_file", type=OutFile(), help="Write the tables to this file.")
-@click.option("--html", "html_file", type=OutFile(), help="Write the tables and charts to this file.")
+@shared("--json", "as_json", help="Print the report as one JSON object.")
 @click.option(
-    "--compare", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An earlier --json to compare with."
+    "--out",
+    "files",
+    type=OutFile(".json", ".md", ".html"),
+    multiple=True,
+    help="Write the report, as .json, .md or .html with charts (repeat it).",
 )
+@click.option("--compare", type=InPath(folder=False), help="The .json of an earlier run to compare with.")
 @click.option(
     "--fail-if-slower",
     default="5%",
     show_default=True,
     callback=percent,
-    help="With --compare: exit with 1 if anything is.",
+    help="With --compare: exit with 1 if a row is slower by more.",
 )
 def bench(
     dataset: str,
@@ -160,26 +160,28 @@ def bench(
     scenarios: tuple[str, ...],
     trained: dict[str, Path],
     data: Path | None,
-    json_file: Path | None,
-    markdown_file: Path | None,
-    html_file: Path | None,
+    as_json: bool,
+    files: tuple[Path, ...],
     compare: Path | None,
     fail_if_slower: float,
     **asked: object,
 ) -> None:
-    """Measure the systems on DATASET the way the paper's tables do: upstream-style, through mmx, and side by side.
+    """Compare systems on DATASET as the paper's tables do: upstream-style PyTorch and mmx, measured in turns.
 
-    Without --data the workload is synthetic: as many utterances as the real test set, as long as its are.
+    Without --data the workload is synthetic: as many utterances as the real test set, of the same lengths.
     """
     from mmx.benchmarks.reports.compare import compare_reports, earlier_rows
     from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
+    from mmx.datasets.dataset import find_dataset
     from mmx.runtime.files import write_text
     from mmx.view.terminal import Progress
 
-    if html_file:  # said before minutes of measuring if matplotlib is missing
+    forms = {".json": Report.to_json, ".md": as_markdown}
+    if any(file.suffix.lower() == ".html" for file in files):  # before minutes of measuring, if matplotlib is missing
         from mmx.benchmarks.reports.html import as_html
 
+        forms[".html"] = as_html
     source = click.get_current_context().get_parameter_source
     if compare is None and source("fail_if_slower") is not ParameterSource.DEFAULT:
         raise UsageError("--fail-if-slower needs an earlier run", "--compare old.json --fail-if-slower 5%")
@@ -195,24 +197,22 @@ def bench(
         **asked,  # type: ignore[arg-type]
     )
     options.check()
+    if data:
+        find_dataset(dataset, data)  # before minutes of exporting
     if compare:
         earlier_rows(compare, dataset)
     terminal = Progress()
     if first:
-        terminal.say(f"{first[0]} runs as well: {', '.join(scenarios)} need its times")
+        terminal.say(f"{first[0]} runs as well: {', '.join(scenarios)} needs its times")
     report = run(options, command_line(), terminal)
-    click.echo(as_text(report))
-    if json_file:
-        write_text(json_file, report.to_json())
-    if markdown_file:
-        write_text(markdown_file, as_markdown(report))
-    if html_file:
-        write_text(html_file, as_html(report))
+    click.echo(report.to_json().rstrip() if as_json else as_text(report))
+    for file in files:
+        write_text(file, forms[file.suffix.lower()](report))
     if source("backends") is not ParameterSource.DEFAULT and options.backends != NAMES:
         _check_asked(report, options.backends)
     if compare:
         outcome = compare_reports(compare, report, fail_if_slower)
-        click.echo("\n" + outcome.text)
+        click.echo("\n" + outcome.text, err=as_json)
         if outcome.slower:
             raise MmxError(f"slower than {compare} by more than {fail_if_slower:g} %: {', '.join(outcome.slower)}")
 
@@ -223,7 +223,7 @@ def _check_asked(report: Report, backends: tuple[str, ...]) -> None:
         rows = [row for row in report.rows if row.runner == name]
         if rows and all(row.status == UNAVAILABLE for row in rows):
             raise EnvironmentMissing(
-                f"--backends {name}: {rows[0].reason}", "mmx doctor says what this machine can run"
+                f"--backends {name}: {rows[0].reason}", "mmx doctor shows what this machine can run"
             )
 
 

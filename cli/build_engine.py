@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from mmx.cli.command import Renamed, command, verbose
 from mmx.cli.free_parts import free_parts_of
+from mmx.cli.options import PRECISIONS, shared
+from mmx.cli.paths import InPath
 from mmx.cli.render import printable
 from mmx.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from mmx.export.engine.build import Built
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 
 class Bytes(click.ParamType[int]):
@@ -26,7 +28,7 @@ class Bytes(click.ParamType[int]):
 
     name = "BYTES"
 
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse the option's value."""
         if isinstance(value, int):
             return value
@@ -36,79 +38,84 @@ class Bytes(click.ParamType[int]):
         return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[found[2]]
 
 
-def _precision_flags(command: Callable[..., None]) -> Callable[..., None]:
+def _precision_flags(decorated: Callable[..., None]) -> Callable[..., None]:
     texts = {
         "fp32": "FP32, without TF32.",
         "fp16": "FP16, with FP32 where the range needs it.",
         "bf16": "bfloat16, with FP32 where the rounding needs it.",
         "int8": "INT8 where the bundle's INT8 graph (mmx calibrate) has it, and FP16 around that.",
-        "fp8": "FP8 (E4M3) where the bundle's INT8 graph is INT8, with its ranges, and FP16 around; 8.9 and later.",
+        "fp8": "FP8 (E4M3) where the bundle's INT8 graph is INT8, and FP16 around; compute capability 8.9 or later.",
     }
     for name in reversed(PRECISIONS):
-        command = click.option(f"--{name}", is_flag=True, help=texts[name])(command)
-    return command
+        decorated = click.option(f"--{name}", is_flag=True, help=f"--precision {name}: {texts[name]}")(decorated)
+    return decorated
 
 
-@click.command()
-@click.argument("source", metavar="[BUNDLE]", type=click.Path(path_type=Path), required=False)
+@command(renamed=[Renamed("--batch", "--batch-size")])
+@click.argument("source", metavar="[BUNDLE]", type=InPath("make a bundle with mmx export ckpt.pt"), required=False)
+@shared("--precision", default=None, show_default=False, help="What the engine computes in; --fp16 is short for it.")
 @_precision_flags
 @click.option(
     "--target",
-    help="rtx4090, rtx3090, rtx5090, ..., sm89, portable (8.0 and later) or native. Default: the GPU here; without "
-    "one, rtx4090.",
+    help="rtx4090, rtx3090, rtx5090, ..., sm89, portable (8.0 and later) or native.  [default: the GPU here, or "
+    "rtx4090]",
 )
-@click.option("--flavour", default="auto", show_default=True, help="auto, tensorrt or tensorrt-rtx.")
+@click.option(
+    "--flavour",
+    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]),
+    default="auto",
+    show_default=True,
+    help="Which TensorRT.",
+)
 @click.option(
     "--profiles",
     default="short,typical,long",
     show_default=True,
-    help="Which of the shape profiles to build, or a JSON file with your own.",
+    help="Shape profiles to build, or a JSON file with your own.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="The most utterances at once.")
+@shared("--batch-size", default=8, show_default=True)
 @click.option("--workspace", type=Bytes(), default=0, help="GPU memory that a layer may use, such as 2G.")
 @click.option("--level", type=click.IntRange(0, 5), help="Optimisation level: higher builds longer.")
-@click.option(
-    "--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Utterances to verify the graph on."
-)
+@shared("--samples", default=256, show_default=True, help="Utterances to compare the graph with FP32 on.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
     default=1800,
     show_default=True,
-    help="Stop comparing after so long; what is printed is what was compared.",
+    help="Stop comparing after this time; what is printed is what was compared.",
 )
-@click.option("--tolerance", type=click.FloatRange(min=0), help="Largest error of a logit. Default: 0.01 (bf16: 0.1).")
+@click.option("--tolerance", type=click.FloatRange(min=0), help="Largest error of a logit.  [default: 0.01; bf16: 0.1]")
 @click.option(
     "--max-flips",
     type=click.IntRange(min=0),
-    help="Exit 3 if more labels flip. Without it, FP16 keeps more in FP32 until none flips, or says that one does.",
+    help="Exit with 3 if more labels flip. Without it, more nodes stay FP32 until none flips.",
 )
 @click.option(
     "--inputs",
-    type=click.Path(path_type=Path),
+    type=InPath(folder=False),
     multiple=True,
-    help="For an ONNX file: an .npz with one run's inputs to verify it on, instead of random ones. May be repeated.",
+    help="For an ONNX file: an .npz with the inputs of one run to compare on, instead of random ones (repeat it).",
 )
 @click.option(
     "--keep-fp32",
     metavar="PATTERN",
     multiple=True,
-    help="Keep nodes in FP32, by name ('A.layers.3.*') or operator (Resize). May be repeated; -v lists the nodes.",
+    help="Keep nodes in FP32, by name ('A.layers.3.*') or operator (Resize); -v lists the nodes (repeat it).",
 )
 @click.option(
     "--allow-half",
     metavar="PATTERN",
     multiple=True,
-    help="No rule of accuracy keeps these nodes in FP32; the comparison with FP32 still decides. May be repeated.",
+    help="Let no accuracy rule keep these nodes in FP32; the comparison still decides (repeat it).",
 )
-@click.option("--force", is_flag=True, help="Build even if the engine is there.")
-@click.option("-v", "--verbose", is_flag=True, help="Also print why each FP32 node stays FP32.")
+@click.option("--force", is_flag=True, help="Build even if the engine exists.")
 def build_engine(
     source: Path | None,
+    precision: str | None,
     target: str | None,
     flavour: str,
     profiles: str,
-    batch: int,
+    batch_size: int,
     workspace: int,
     level: int | None,
     samples: int,
@@ -119,21 +126,20 @@ def build_engine(
     keep_fp32: tuple[str, ...],
     allow_half: tuple[str, ...],
     force: bool,
-    verbose: bool,
     **precisions: bool,
 ) -> None:
     """Compile BUNDLE (default: the one in this folder) to a TensorRT engine, on any machine.
 
     TensorRT for RTX needs no GPU to build for one. The FP16 or BF16 graph is made first and compared with the FP32 one;
-    what was measured is printed and kept in the bundle. BUNDLE may also be an ONNX file that mmx did not make: what is
-    made of net.onnx goes to net.engines/.
+    what was measured is printed and kept in the bundle. BUNDLE may also be an ONNX file that mmx did not make: the
+    engines of net.onnx go to net.engines/.
 
     \b
     mmx build-engine --fp16
     mmx build-engine --fp16 --target rtx3090 ckpt.mmx
     mmx build-engine --fp16 --profiles shapes.json net.onnx
     """
-    asked = [name for name, given in precisions.items() if given]
+    asked = _asked(precision, precisions)
     if len(asked) != 1:
         problem = f"an engine has one precision, not {' and '.join(asked)}" if asked else "no precision was asked for"
         raise UsageError(problem, "mmx build-engine --fp16 (or --fp32, --bf16, --int8, --fp8)")
@@ -149,7 +155,7 @@ def build_engine(
             target=target,
             flavour=flavour,
             profiles=Path(profiles) if profiles.endswith(".json") else tuple(profiles.split(",")),
-            batch=batch,
+            batch=batch_size,
             settings=Settings(workspace=workspace, level=level),
             samples=samples,
             seconds=seconds,
@@ -161,11 +167,19 @@ def build_engine(
             force=force,
             report=shown.share,
         )
-    if verbose:
+    if verbose():
         click.echo("\n".join([*_reasons(built), ""]))
     with free_parts_of(built.path, "mmx build-engine --force makes it again"):
         lines = summary(built, time.perf_counter() - started)
     click.echo("\n".join(map(printable, lines)))
+
+
+def _asked(precision: str | None, flags: Mapping[str, bool]) -> list[str]:
+    """The precisions that were asked for: those on the command line, or else those of the environment or mmx.toml."""
+    ctx = click.get_current_context()
+    given = {name: name for name, flag in flags.items() if flag} | ({"precision": precision} if precision else {})
+    typed = {each for name, each in given.items() if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    return sorted(typed or set(given.values()))
 
 
 def bundle_here(folder: Path) -> Path:
@@ -220,7 +234,7 @@ def summary(built: Built, seconds: float) -> list[str]:
         f"  target      {record.target}, compute capability {where}",
         f"  weights     {weights}; logits float32",
         f"  profiles    {', '.join(profile.name for profile in record.profiles)}",
-        "  not run     an engine runs on its GPU only; nothing here has run it",
+        "  not run     an engine runs on its GPU only; it was not run here",
         "",
         "next:",
         f"  mmx inspect {shlex.quote(str(built.path))}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,8 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmx.cli.out_file import OutFile
+from mmx.cli.command import Renamed, command
+from mmx.cli.command import verbose as asked_for_more
+from mmx.cli.options import shared
+from mmx.cli.paths import BUNDLE, OutFile
 from mmx.runtime.errors import UsageError
+from mmx.runtime.to_json import to_json
 
 if TYPE_CHECKING:
     from mmx.calibration.calibrate import Calibration, Data
@@ -30,33 +33,45 @@ STATED_ERROR = 0.1  # whose coverage is shown
 ERRORS = ("logit error", "relative", "flips")
 
 
-@click.command()
-@click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.option("--data", metavar="DIR", type=click.Path(path_type=Path), help="A processed data set.")
-@click.option("--synth", is_flag=True, help="A synthetic data set, made now: for trying, or for speed and error alone.")
-@click.option("--noise", is_flag=True, help="Noise as long as utterances are: for weights that nobody trained.")
+@command(renamed=[Renamed("--report", "--out")])
+@click.argument("path", metavar="BUNDLE", type=BUNDLE)
+@shared("--data")
+@click.option(
+    "--synth",
+    is_flag=True,
+    help="Calibrate on a synthetic data set, made now: to try it, or for speed and error alone.",
+)
+@click.option("--noise", is_flag=True, help="Calibrate on noise as long as utterances are: for untrained weights.")
 @click.option(
     "--probabilities", is_flag=True, help="Calibrate probabilities on DIR's validation split instead (docs/trust.md)."
 )
-@click.option("--dataset", type=click.Choice(["iemocap", "mosei"]), help="Which, where DIR holds both.")
+@shared("--dataset")
 @click.option(
-    "--method", type=click.Choice(["minmax", "entropy", "percentile", "mse"]), default="mse", show_default=True
+    "--method",
+    type=click.Choice(["minmax", "entropy", "percentile", "mse"]),
+    default="mse",
+    show_default=True,
+    help="How a range follows from what was seen.",
 )
-@click.option("--samples", type=click.IntRange(min=1), default=128, show_default=True, help="Of the training split.")
+@shared("--samples", default=128, show_default=True, help="Samples of the training split to measure ranges on.")
 @click.option(
-    "--held-out", type=click.Choice(["valid", "test"]), default="valid", show_default=True, help="The gate's."
+    "--held-out",
+    type=click.Choice(["valid", "test"]),
+    default="valid",
+    show_default=True,
+    help="Split that the gate scores.",
 )
-@click.option("--fresh", is_flag=True, help="Measure ranges again although there is a record of some.")
+@click.option("--fresh", is_flag=True, help="Measure ranges again, although the bundle has a record of them.")
 @click.option("--any-speed", is_flag=True, help="Accept a graph that is slower here: for an engine on another machine.")
 @click.option(
     "--keep-fp32",
     metavar="PATTERN",
     multiple=True,
-    help="Layers to leave unquantised, by name ('A.layers.3.*') or operator (Conv). May be repeated; -v lists them.",
+    help="Layers to leave unquantised, by name ('A.layers.3.*') or operator (Conv); -v lists them (repeat it).",
 )
-@click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
-@click.option("--report", type=OutFile(), help="Write everything that was found to this JSON file.")
-@click.option("-v", "--verbose", is_flag=True, help="Show every layer, not only the worst.")
+@shared("--cache")
+@shared("--json", "as_json", help="Print what was found as one JSON object.")
+@click.option("--out", type=OutFile(), help="Write that object to this file.")
 def calibrate(
     path: Path,
     data: Path | None,
@@ -71,8 +86,8 @@ def calibrate(
     any_speed: bool,
     keep_fp32: tuple[str, ...],
     cache: Path | None,
-    report: Path | None,
-    verbose: bool,
+    as_json: bool,
+    out: Path | None,
 ) -> None:
     """Make BUNDLE's INT8 graph, or calibrate its probabilities (under ckpt.mmx/variants/).
 
@@ -116,11 +131,12 @@ def calibrate(
             keep_fp32=keep_fp32,
             say=shown.share,
         )
-    if report:
-        write_text(report, json.dumps(result.to_dict(), indent=2) + "\n")
-    click.echo(render(result, verbose))
+    if out:
+        write_text(out, to_json(result.to_dict()) + "\n")
+    click.echo(to_json(result.to_dict()) if as_json else render(result, asked_for_more()))
     require(result)
-    click.echo(f"\nnext:\n  mmx eval {path} --data {data or 'DIR'}\n  mmx build-engine {path} --int8")
+    if not as_json:
+        click.echo(f"\nnext:\n  mmx eval {path} --data {data or 'DIR'}\n  mmx build-engine {path} --int8")
 
 
 def _calibrate_probabilities(path: Path, data: Path, dataset: str | None, cache: Path | None) -> None:

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import click
 
+from mmx.cli.command import Group
+from mmx.cli.paths import InPath
+
 SHOWN = 10
 BAR = 30
 
 
-@click.group()
+@click.group(cls=Group)
 def data() -> None:
     """Look at a table of your own clips."""
 
 
 @data.command()
-@click.argument("table", type=click.Path(path_type=Path))
+@click.argument("table", type=InPath())
 def check(table: Path) -> None:
-    """Say what TABLE holds and what is wrong with it: rows, lengths, words, labels, and what is in several splits.
+    """Show what TABLE holds and what is wrong with it: rows, lengths, words, labels, and what is in several splits.
 
     Reads the table and each file's header; faces and silence are found when the samples are made. Exits with 5 if a row
     cannot be used.
@@ -37,7 +40,7 @@ def check(table: Path) -> None:
     click.echo(f"{table}: {sum(counts.values())} rows, {', '.join(f'{n} {s}' for s, n in counts.items())}{drawn}")
     click.echo(f"  seconds     {_spread(checked.seconds)}, {sum(checked.seconds) / 60:.1f} minutes in all")
     click.echo(f"  words       {_spread(checked.words)}, {sum(count == 0 for count in checked.words)} rows have none")
-    click.echo(f"  no sound    {checked.silent} rows; no picture {checked.unseen}")
+    click.echo(f"  no sound    {checked.silent} rows; no video {checked.unseen}")
     most = max(max(counts.values()) for counts in checked.labels.values()) or 1
     rows = [
         [label, *(str(checked.labels[split][label]) for split in found.splits), _bar(checked.labels, label, most)]
@@ -53,7 +56,7 @@ def check(table: Path) -> None:
     if len(wrong) > SHOWN:
         click.echo(f"  and {len(wrong) - SHOWN} more rows")
     if wrong:
-        raise BadDataError(f"{table} has {len(wrong)} rows that cannot be used as they are", "mend or remove them")
+        raise BadDataError(f"{table} has {len(wrong)} rows that cannot be used as they are", "correct or remove them")
 
 
 def _spread(values: Sequence[float]) -> str:

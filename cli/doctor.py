@@ -14,20 +14,23 @@ from importlib.metadata import version
 
 import click
 
+from mmx.cli.command import command
+from mmx.cli.options import shared
 from mmx.cli.probes import CORE, PROBES, Finding
 from mmx.runtime.errors import EnvironmentMissing
+from mmx.runtime.to_json import to_json
 
 TIMEOUT_S = 120
 COLOURS = {"ok": "green", "missing": "yellow", "failed": "red"}
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: schema_version, mmx, core_ok, findings.")
+@command()
+@shared("--json", "as_json", help="Print one JSON object: schema_version, mmx, core_ok, findings.")
 def doctor(as_json: bool) -> int:
-    """Try what this machine can run: engines, devices, decoders, drivers.
+    """Try what this machine can run: backends, devices, decoders, drivers.
 
-    Each line is something that was really done just now (ok), is not installed (missing, with what to install) or did
-    not work (failed, with why). Exits 4 if what a prediction needs is not there, else 0.
+    Each line is something that was done just now (ok), is not installed (missing, with what to install) or did not
+    work (failed, with the reason). Exits with 4 if this machine cannot predict, else with 0.
     """
     findings: list[Finding] = []
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
@@ -39,7 +42,7 @@ def doctor(as_json: bool) -> int:
     core_ok = set(CORE) <= {finding.name for finding in findings if finding.status == "ok"}
     if as_json:
         report = {"schema_version": 1, "mmx": version("mmx"), "core_ok": core_ok}
-        click.echo(json.dumps({**report, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        click.echo(to_json({**report, "findings": [asdict(finding) for finding in findings]}))
     elif core_ok:
         click.echo(f"mmx {version('mmx')} can predict on this machine.")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmx.cli.command import Renamed, command, note
+from mmx.cli.options import shared
+from mmx.cli.paths import InPath
 from mmx.runtime.errors import UsageError
+from mmx.runtime.to_json import to_json
 
 if TYPE_CHECKING:
     from mmx.datasets.dataset import DataSet
@@ -25,36 +28,37 @@ CALIBRATION_SAMPLES = 128
 COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("auc", "AUC"))
 
 
-@click.command()
-@click.argument("path", metavar="CKPT|BUNDLE", type=click.Path(path_type=Path))
+@command(renamed=[Renamed("--backend", "--backends")])
+@click.argument("path", metavar="CKPT|BUNDLE", type=InPath())
+@shared("--data", required=True)
+@shared("--dataset")
 @click.option(
-    "--data", required=True, metavar="DIR|TABLE", type=click.Path(path_type=Path), help="A processed data set."
+    "--split",
+    type=click.Choice(["train", "valid", "test"]),
+    default="test",
+    show_default=True,
+    help="Which part of the data set.",
 )
-@click.option("--dataset", type=click.Choice(["iemocap", "mosei"]), help="Which, where DIR holds both.")
-@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
-@click.option("--backend", "backends", multiple=True, help="Engines to run. Default: all there are.")
-@click.option("--choose-thresholds", is_flag=True, help="Choose thresholds on the validation split, now.")
+@shared("--backends")
+@click.option("--choose-thresholds", is_flag=True, help="Choose thresholds on the validation split again.")
 @click.option(
     "--variants", is_flag=True, help="Also make FP16 and INT8 graphs, in a copy of the bundle, and score them."
 )
-@click.option("--speed/--no-speed", default=True, help="Also time 24 of them, one at a time.  [default: yes]")
-@click.option("--samples", type=click.IntRange(min=1), help="Only the split's first utterances.")
-@click.option(
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Also time 24 utterances, one at a time.")
+@shared("--samples", help="Only this many of the split's utterances, from the first on.")
+@shared(
     "--compat",
-    type=click.Choice(["default", "upstream"]),
-    help="upstream: read the data set as the public loader does. Default: what the bundle or the checkpoint says.",
+    help="upstream: read the data set as the public loader does.  [default: as the bundle or the checkpoint says]",
 )
-@click.option(
-    "--map", "mapping", metavar="OLD=NEW,...", help="Rename or merge labels of the data, or drop them (OLD=)."
-)
-@click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the tables.")
+@shared("--map", "mapping")
+@shared("--cache")
+@shared("--json", "as_json", help="Print one JSON object instead of the tables.")
 def eval(
     path: Path,
     data: Path,
     dataset: str | None,
     split: str,
-    backends: tuple[str, ...],
+    backends: tuple[str, ...] | None,
     choose_thresholds: bool,
     variants: bool,
     speed: bool,
@@ -93,7 +97,7 @@ def eval(
             cache=cache,
             tick=shown.update,
         )
-    click.echo(to_json(result) if as_json else render(result))
+    click.echo(as_json_text(result) if as_json else render(result))
 
 
 @contextmanager
@@ -114,20 +118,18 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
             )
             found = calibrate(made, train, valid, require_speed=False)
             if found.failure:
-                click.echo(f"note: no INT8 row, it failed the gate on {found.failure}", err=True)
+                note(f"no INT8 row: the graph failed the gate on {found.failure}")
             made = found.bundle
         yield made
 
 
-def to_json(result: Evaluation) -> str:
+def as_json_text(result: Evaluation) -> str:
     """The evaluation as one JSON object; never NaN."""
     content = {"schema_version": SCHEMA_VERSION, **asdict(result)}
     for row, plain in zip(result.rows, content["rows"], strict=True):
         if row.card is not None:
-            plain["card"]["auc"] = [None if value != value else value for value in row.card.auc]
-            means = {metric: row.card.mean(metric) for metric, _ in COLUMNS}
-            plain["mean"] = {metric: None if value != value else value for metric, value in means.items()}
-    return json.dumps(content, indent=2, allow_nan=False)
+            plain["mean"] = {metric: row.card.mean(metric) for metric, _ in COLUMNS}
+    return to_json(content)
 
 
 def render(result: Evaluation) -> str:
@@ -137,7 +139,7 @@ def render(result: Evaluation) -> str:
     first = result.rows[0]
     lines = [f"{result.data}, {result.split} split, {result.samples} utterances; means over the labels"]
     if result.data == "synthetic":
-        lines.append("a made-up test bed: these figures say nothing about people")
+        lines.append("a synthetic test bed: these scores say nothing about people")
     timed = any(row.milliseconds for row in result.rows)
     scores = [title for _, title in COLUMNS]
     header = ["run by", *scores, "MB", "logit error", "flips", *(["ms", "speed"] if timed else [])]

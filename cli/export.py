@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmx.cli.command import Renamed, command, note, quiet, verbose
+from mmx.cli.options import shared
+from mmx.cli.paths import InPath
 from mmx.models.description import read_description
-from mmx.runtime.errors import BadDataError
 from mmx.runtime.packing import INPUTS
 
 if TYPE_CHECKING:
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from mmx.models.network_tensors import Weights
 
 
-@click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder. Default: ckpt.mmx beside ckpt.pt.")
+@command(renamed=[Renamed("--config", "--model-config")])
+@click.argument("checkpoint", type=InPath(folder=False))
+@click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: ckpt.mmx beside ckpt.pt]")
 @click.option(
     "--residual",
     type=click.Choice(["auto", "merge", "keep"]),
@@ -32,24 +34,23 @@ if TYPE_CHECKING:
     show_default=True,
     help="Residual-free blocks: merge them into plain convolutions, keep the shortcut, or what was measured faster.",
 )
-@click.option("--modalities", metavar="LIST", help="Keep only these, such as text,audio. Default: all the system has.")
-@click.option(
+@click.option("--modalities", metavar="LIST", help="Keep only these, such as text,audio.  [default: all]")
+@shared(
     "--tokenizer",
-    type=click.Path(path_type=Path),
-    help="Folder with ALBERT's spiece.model or tokenizer.json. Default: beside the checkpoint, then the Hugging Face "
-    "cache.",
+    help="Folder with ALBERT's spiece.model or tokenizer.json.  [default: beside the checkpoint, then the Hugging Face "
+    "cache]",
 )
 @click.option(
     "--labels",
     "labels_file",
-    type=click.Path(path_type=Path),
-    help="File with what the outputs are called: one label a line, or JSON with labels and thresholds.",
+    type=InPath(folder=False),
+    help="File with the labels of the outputs: one a line, or JSON with labels and thresholds.",
 )
 @click.option(
-    "--config",
+    "--model-config",
     "config_file",
-    type=click.Path(path_type=Path),
-    help="JSON or TOML file with what the tensors do not show, such as heads; it may be partial (docs/checkpoints.md).",
+    type=InPath(folder=False),
+    help="JSON or TOML file with what the tensors do not say, such as heads; it may be partial (docs/checkpoints.md).",
 )
 @click.option(
     "--weights",
@@ -58,15 +59,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="Averaged or raw weights, where the checkpoint has both. auto: the averaged ones.",
 )
-@click.option("--dataset", help="iemocap or mosei: what the labels are, where the checkpoint does not say.")
-@click.option("--system", help="The checkpoint's system, where it cannot be detected (see mmx systems).")
-@click.option(
-    "--compat",
-    type=click.Choice(["default", "upstream"]),
-    help="upstream: media and data sets are read as the public code reads them, for a public checkpoint. Default: what "
-    "the checkpoint says.",
+@shared(
+    "--dataset", type=str, help="iemocap, mosei or, with --labels, a name of your own, where the checkpoint says none."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Also print every fold, parity case and what was not folded, why.")
+@shared("--system", help="For a checkpoint that does not say which system of mmx systems it is.")
+@shared(
+    "--compat",
+    help="upstream: media and data sets are read as the public code does, for a public checkpoint.  [default: as the "
+    "checkpoint says]",
+)
 def export(
     checkpoint: Path,
     out: Path | None,
@@ -79,11 +80,8 @@ def export(
     dataset: str | None,
     system: str | None,
     compat: str | None,
-    verbose: bool,
 ) -> None:
-    """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and check that it gives the same outputs."""
-    if not checkpoint.exists():  # said before PyTorch takes seconds to start
-        raise BadDataError(f"{checkpoint} does not exist", "check the path")
+    """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and verify that it gives the same answers."""
     described = read_description(labels_file, config_file)
     with _progress() as progress:
         progress("start PyTorch", None)
@@ -104,9 +102,9 @@ def export(
             compat=compat,
             progress=progress,
         )
-    click.echo("\n".join([*(details(report) if verbose else ()), *summary(report)]))
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+    click.echo("\n".join([*(details(report) if verbose() else ()), *summary(report)]))
+    for each in report.notes:
+        note(each)
     click.echo("\n".join(["", "next:", *next_commands(report)]))
 
 
@@ -159,6 +157,8 @@ def _progress() -> Iterator[Progress]:
 
     def show(stage: str, seconds: float | None) -> None:
         nonlocal open_line
+        if quiet():
+            return
         open_line = seconds is None
         click.echo(f"  {stage:22}" if seconds is None else f"{seconds:6.1f} s", err=True, nl=seconds is not None)
 

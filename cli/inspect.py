@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,23 +9,27 @@ from typing import Any
 
 import click
 
+from mmx.cli.command import command
 from mmx.cli.free_parts import free_parts_of
+from mmx.cli.options import shared
+from mmx.cli.paths import InPath
 from mmx.cli.render import printable
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.to_json import to_json
 
 RESIDUAL = ("merge", "keep", "auto")
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@command()
+@click.argument("path", type=InPath("make a bundle with mmx export ckpt.pt"))
 @click.option(
     "--residual",
     type=click.Choice(RESIDUAL),
     help="For a checkpoint: fold its residual-free blocks this way (as mmx export --residual).",
 )
-@click.option("--system", help="For a checkpoint: its system, where it cannot be detected (see mmx systems).")
-@click.option("--dataset", help="For a checkpoint: what the labels are, where it does not say.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@shared("--system", help="For a checkpoint that does not say which system of mmx systems it is.")
+@shared("--dataset", type=str, help="For a checkpoint that does not say what its labels are.")
+@shared("--json", "as_json")
 def inspect(path: Path, residual: str | None, system: str | None, dataset: str | None, as_json: bool) -> None:
     """Show what is in PATH: a checkpoint (ckpt.pt), a bundle (ckpt.mmx) or a TensorRT engine (x.engine).
 
@@ -48,7 +51,7 @@ def inspect(path: Path, residual: str | None, system: str | None, dataset: str |
     else:
         found = inspect_checkpoint(path, residual or "auto", system, dataset)
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(to_json(found))
         return
     with free_parts_of(path, "mmx inspect --json shows it; run mmx export again"):
         lines = list(_lines(found))

@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
+from mmx.cli import config
+from mmx.cli.command import output_options
 from mmx.runtime.errors import MmxError, missing_extra
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
@@ -30,28 +34,42 @@ class Entry:
     needs: tuple[str, ...] = ()
 
 
-# In the order a user meets them. `mmx.cli.<name>` holds a click command of the same name ("-" becomes "_").
-ENTRIES = {
-    "export": Entry("Turn a checkpoint into a bundle and check parity.", "export", ("torch", "onnx")),
-    "inspect": Entry("Show a checkpoint's or bundle's folds, parameters and MACs."),
-    "predict": Entry("Predict the emotions in video files."),
-    "serve": Entry("Answer over HTTP, for many people at once.", "serve", ("fastapi", "uvicorn")),
-    "batch": Entry("Answer for thousands of files, here or on Ray; write Parquet.", "batch", ("pyarrow", "fsspec")),
-    "transcribe": Entry("Recognise what is said in a video; write subtitles.", "asr", ("faster_whisper",)),
-    "asr": Entry("List the speech models on this machine, or fetch one.", "asr", ("faster_whisper",)),
-    "doctor": Entry("Try what this machine can run; say what to install."),
-    "systems": Entry("List the systems that mmx knows."),
-    "synth": Entry("Make a synthetic data set to train, score and calibrate on."),
-    "prepare": Entry("Turn a raw IEMOCAP or MOSEI release into a data set to train on.", "prepare", ("PIL",)),
-    "data": Entry("Check a table of your own clips before training on it."),
-    "train": Entry("Train a system on a processed data set.", "training", ("torch",)),
-    "eval": Entry("Score a checkpoint or a bundle on a data set, in every precision.", "training", ("torch",)),
-    "bench": Entry("Measure systems against each other on this machine.", "export", ("torch", "onnx")),
-    "profile": Entry("Show where a bundle spends its time, layer by layer.", "export", ("onnx",)),
-    "calibrate": Entry("Give a bundle an INT8 graph, if it is as good and faster.", "calibration", ("torch",)),
-    "package": Entry("Pack a bundle for Triton, or as a Docker image of the server."),
-    "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),
+TORCH = ("torch", "onnx")
+
+# By what they are for, in the order a user meets them. `mmx.cli.<name>` holds a click command of the same name ("-"
+# becomes "_").
+SECTIONS = {
+    "Make": {
+        "export": Entry("Turn a checkpoint into a bundle; verify that both predict the same.", "export", TORCH),
+        "inspect": Entry("Show what is in a checkpoint, a bundle or an engine."),
+        "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),
+        "calibrate": Entry("Add an INT8 graph to a bundle, if it is as good and faster.", "calibration", ("torch",)),
+    },
+    "Use": {
+        "predict": Entry("Predict the emotions in video files."),
+        "batch": Entry("Predict for thousands of files, here or on Ray.", "batch", ("pyarrow", "fsspec")),
+        "serve": Entry("Predict over HTTP, for many users at once.", "serve", ("fastapi", "uvicorn")),
+        "package": Entry("Pack a bundle for Triton, or as a Docker image of the server."),
+        "transcribe": Entry("Transcribe the speech in a video; write subtitles.", "asr", ("faster_whisper",)),
+        "asr": Entry("List the speech models on this machine, or download one.", "asr", ("faster_whisper",)),
+    },
+    "Measure": {
+        "bench": Entry("Compare systems and backends on this machine.", "export", TORCH),
+        "eval": Entry("Score a checkpoint or a bundle on a data set, in every precision.", "training", ("torch",)),
+        "profile": Entry("Show where a bundle spends its time, layer by layer.", "export", ("onnx",)),
+    },
+    "Data and training": {
+        "synth": Entry("Make a synthetic data set to train, score and calibrate on."),
+        "prepare": Entry("Turn a raw IEMOCAP or MOSEI release into a data set.", "prepare", ("PIL",)),
+        "data": Entry("Check a table of your own clips before training on it."),
+        "train": Entry("Train a system on a data set.", "training", ("torch",)),
+        "systems": Entry("List the systems that mmx knows."),
+    },
+    "This machine": {
+        "doctor": Entry("Try what this machine can run; show what to install."),
+    },
 }
+ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 # Which extra brings a package that a command imports when it needs it.
 EXTRA_OF = {
@@ -92,19 +110,61 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(_module_name(cmd_name)), cmd_name.replace("-", "_"))
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; for a name that is nearly right, name the command."""
+        if not args[0].startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            close = get_close_matches(args[0], self.list_commands(ctx), 1)
+            raise click.UsageError(
+                f"there is no command {args[0]!r}" + (f"; did you mean {close[0]}?" if close else ""), ctx
+            )
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line for each sub-command, with the pip command where its extra is missing."""
-        rows = []
-        for name in self.list_commands(ctx):
-            entry = ENTRIES[name]
-            missing = any(find_spec(package) is None for package in entry.needs)
-            rows.append((name, entry.help + (f" (needs: pip install 'mmx[{entry.extra}]')" if missing else "")))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        here = self.list_commands(ctx)
+        for title, entries in SECTIONS.items():
+            rows = []
+            for name, entry in entries.items():
+                missing = any(find_spec(package) is None for package in entry.needs)
+                needs = f" (needs: pip install 'mmx[{entry.extra}]')" if missing else ""
+                rows += [(name, entry.help + needs)] * (name in here)
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
-@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+def _read_config(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    """Read mmx.toml, and take from it what is outside its tables."""
+    if ctx.resilient_parsing:
+        return
+    path = value or (Path(config.NAME) if Path(config.NAME).is_file() else None)
+    if path is not None:
+        found = config.read_config(path, tuple(ENTRIES))
+        ctx.meta[config.KEY] = found
+        own = {key: each for key, each in found.content.items() if not isinstance(each, dict)}
+        ctx.default_map = config.defaults(config.Table(str(path), own), ctx.command.params, ctx)
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Every option is also an environment variable, such as MMX_PREDICT_BACKEND, and a key of mmx.toml: "
+    "docs/cli.md.",
+)
 @click.version_option(package_name="mmx", message="%(prog)s %(version)s")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    envvar="MMX_CONFIG",
+    show_envvar=True,
+    help=f"Settings for every command.  [default: {config.NAME} in this folder]",
+)
 @click.pass_context
 def mmx(ctx: click.Context) -> None:
     """From a multimodal emotion checkpoint to the emotions in a video.
@@ -115,6 +175,9 @@ def mmx(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+mmx.params += output_options()
 
 
 def print_error(message: str, hint: str = "") -> None:

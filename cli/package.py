@@ -6,29 +6,25 @@ from pathlib import Path
 
 import click
 
+from mmx.cli.command import Renamed, command
+from mmx.cli.options import shared
+from mmx.cli.paths import BUNDLE
 from mmx.runtime.errors import UsageError
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@command(renamed=[Renamed("--instances", "--workers")])
+@click.argument("bundle", type=BUNDLE)
 @click.option("--triton", type=click.Path(path_type=Path), help="Write a Triton model repository into this new folder.")
 @click.option("--docker", type=click.Path(path_type=Path), help="Write the folder of a Docker image of mmx serve.")
-@click.option(
+@shared(
     "--backend",
     type=click.Choice(["onnxruntime", "tensorrt"]),
     default="onnxruntime",
-    show_default=True,
     help="--triton: what runs the network; tensorrt takes the bundle's engine.",
 )
-@click.option("--precision", default="fp32", show_default=True, help="--triton: which graph or engine of the bundle.")
+@shared("--precision", help="--triton: which graph or engine of the bundle.")
 @click.option("--name", default="mmx", show_default=True, help="--triton: what the models are called.")
-@click.option(
-    "--instances",
-    type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    help="--triton: processes that decode media and look for faces.",
-)
+@shared("--workers", default=2, show_default=True, help="--triton: processes that read media.")
 def package(
     bundle: Path,
     triton: Path | None,
@@ -36,9 +32,9 @@ def package(
     backend: str,
     precision: str,
     name: str,
-    instances: int,
+    workers: int,
 ) -> None:
-    """Pack BUNDLE for somebody else's servers; print the commands that build and start them.
+    """Pack BUNDLE for Triton or Docker, and print the commands that build and start the server.
 
     \b
     mmx package ckpt.mmx --triton models
@@ -55,9 +51,7 @@ def package(
     opened = Bundle.open(bundle)
     commands = []
     if triton is not None:
-        commands += write_repository(
-            opened, triton, name=name, backend=backend, precision=precision, instances=instances
-        )
+        commands += write_repository(opened, triton, name=name, backend=backend, precision=precision, instances=workers)
     if docker is not None:
         commands += write_docker(opened, docker)
     click.echo("\n".join([*(f"{folder}" for folder in (triton, docker) if folder), "", "next:"]))

@@ -1,7 +1,8 @@
-"""``mmx predict``: the emotions in media files, from a bundle alone."""
+"""``mmx predict``: the emotions in media files."""
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmx.cli import model_options as model
+from mmx.cli.command import Renamed, command, say, verbose
 from mmx.cli.main import print_error
-from mmx.cli.out_file import OutFile
+from mmx.cli.options import certainty_of, shared
+from mmx.cli.paths import BUNDLE, OutFile
 from mmx.cli.render import describe, printable, render
 from mmx.cli.signals import end_like_ctrl_c
 from mmx.runtime.bundle import Bundle
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 Report = Callable[[str, MmxError], None]
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@command(renamed=[Renamed("--jobs", "--workers")])
+@click.argument("bundle", type=BUNDLE)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--text", multiple=True, help="What is said in the file (repeat it, in order, for several files).")
 @click.option(
@@ -38,37 +40,34 @@ Report = Callable[[str, MmxError], None]
     multiple=True,
     help="A .txt, .srt or .vtt file; each cue is one utterance (repeat it, in order, for several files).",
 )
-@model.window
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line and segment (see docs/predict.md).")
-@model.backend
-@model.device
-@model.precision
-@model.on_mismatch
-@model.faces
-@model.video_track
-@model.audio_track
-@model.asr
-@model.language
-@model.min_confidence
-@model.max_error
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
+@shared("--window")
+@shared("--json", "as_json", help="Print one JSON object per line and segment (docs/predict.md).")
+@shared("--backend")
+@shared("--device")
+@shared("--precision")
+@shared("--on-mismatch")
+@shared("--faces")
+@shared("--video-track")
+@shared("--audio-track")
+@shared("--asr")
+@shared("--language")
+@shared("--min-confidence")
+@shared("--max-error")
+@shared("--threads")
 @click.option("--html", type=OutFile(), help="Also write a page with player and timeline.")
-@click.option("--render", "rendered", type=OutFile(), help="Also draw the answers into an .mp4.")
-@model.workers
-@model.jobs
+@click.option("--render", "rendered", type=OutFile(), help="Also draw the predictions into an .mp4.")
+@shared("--workers", help="Read the files in this many processes.  [default: one file after another, in this one]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write each file's record, errors included, as soon as it is known (JSON Lines; .csv: CSV). Uses --workers.",
+    help="Write each file's record, errors included, as soon as it is known (JSON Lines; .csv: CSV), by --workers.",
 )
-@model.results_format
-@click.option("--resume", is_flag=True, help="Go on with --out: skip the files that it has answers for.")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Segments at once; 4 if not given, with --workers as many as fit."
-)
-@model.file_seconds
-@model.file_memory
-@model.file_pixels
+@shared("--format", "form")
+@shared("--resume", help="Go on with --out: skip the files that it has predictions for.")
+@shared("--batch-size", help="Utterances in a batch, at most.  [default: 4; with --workers, as many as fit]")
+@shared("--file-seconds")
+@shared("--file-memory")
+@shared("--file-pixels")
 def predict(
     bundle: Path,
     files: tuple[str, ...],
@@ -91,7 +90,6 @@ def predict(
     html: Path | None,
     rendered: Path | None,
     workers: int | None,
-    jobs: int | None,
     out: Path | None,
     form: str | None,
     resume: bool,
@@ -100,17 +98,16 @@ def predict(
     file_memory: int,
     file_pixels: int,
 ) -> int:
-    """Tell the emotions in video (or sound) files, one answer per utterance or window, as they come.
+    """Predict the emotions in video (or sound) files, for each utterance or window, as they come.
 
-    Without --text or --transcript, what is said is recognised (--asr); where that cannot be done, the text is left
-    out. A file that can't be read is reported and the next one follows; the exit code is then that of the worst.
+    Without --text or --transcript, the speech is recognised (--asr); where that cannot be done, the prediction is made
+    without words. A file that cannot be read is reported and the next one follows; the exit code is that of the worst.
 
     \b
     mmx predict ckpt.mmx talk.mp4 --transcript talk.srt
     mmx predict ckpt.mmx *.mp4 --window 2 --json > emotions.jsonl
     mmx predict ckpt.mmx DIR/*.mp4 --workers 4 --out emotions.jsonl --resume
     """
-    workers = model.workers_of(workers, jobs)
     if text and transcript:
         raise UsageError("--text and --transcript were both given", "give one of them")
     if url := next((file for file in files if "://" in file), None):
@@ -119,10 +116,17 @@ def predict(
         raise UsageError(
             f"{shown(url)} is a URL; mmx predict reads files", "download it, or: mmx batch BUNDLE URL --out results"
         )
+    if folder := next((file for file in files if Path(file).is_dir()), None):
+        raise UsageError(
+            f"{folder} is a folder; mmx predict reads files",
+            f"mmx batch {shlex.quote(str(bundle))} {shlex.quote(folder)} --out results",
+        )
     if rendered and len(files) > 1:
         raise UsageError(f"--render draws into one video; there are {len(files)} files", "render one at a time")
     if resume and (html or not out):
         raise UsageError("--resume goes on with --out" + (", of which --html shows only a part" if out else ""))
+    if rendered:  # before the work, if Pillow is missing
+        from mmx.view.overlay import burn
     codes = [0]
     errors: dict[str, str] = {}
     kept: dict[str, list[Prediction]] = defaultdict(list)
@@ -132,7 +136,7 @@ def predict(
         errors[file] = error.message
         codes.append(error.exit_code)
 
-    certainty = model.certainty_of(min_confidence, max_error)
+    certainty = certainty_of(min_confidence, max_error)
     options: dict[str, Any] = {
         "backend": backend,
         "device": device,
@@ -184,7 +188,7 @@ def predict(
         described = as_json
         for prediction in predictions:
             if not described:  # not before: the network may still be loading
-                click.echo(describe(opened))
+                click.echo(describe(opened, verbose()))
                 described = True
             if as_json or not out:
                 click.echo(prediction.to_json() if as_json else render(prediction))
@@ -196,8 +200,6 @@ def predict(
         html.parent.mkdir(parents=True, exist_ok=True)
         write_report(html, manifest, [FileAnswers(Path(f), kept[f], errors.get(f)) for f in dict.fromkeys(files)])
     if rendered and not errors:
-        from mmx.view.overlay import burn
-
         rendered.parent.mkdir(parents=True, exist_ok=True)
         burn(Path(files[0]), rendered, kept[files[0]], thresholds)
     return max(codes)
@@ -225,4 +227,4 @@ def _recorded(pipeline: Pipeline, tasks: Sequence[Task], results: Results, repor
                 report(record.file, record.error)
             yield from record.predictions
     counts = f"{progress.answered} files answered, {progress.failed} failed, {progress.skipped} done before"
-    click.echo(f"{printable(str(results.path))}: {counts}", err=True)
+    say(f"{printable(str(results.path))}: {counts}")

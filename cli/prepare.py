@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from mmx.cli.command import command
+from mmx.cli.options import shared
+from mmx.cli.paths import InPath
+
 if TYPE_CHECKING:
     from mmx.datasets.prepare.plan import Plan
     from mmx.datasets.prepare.run import Options
 
 
-@click.command()
+@command()
 @click.argument("dataset", type=click.Choice(["iemocap", "mosei"]))
-@click.argument("release", type=click.Path(path_type=Path))
+@click.argument("release", type=InPath(folder=True))
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder to write.")
 @click.option(
     "--compat",
@@ -24,19 +28,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="upstream: as the public notebooks do it where they err, for a checkpoint that was trained so.",
 )
-@click.option("--splits", metavar="DIR", type=click.Path(path_type=Path), help="Published train, valid and test lists.")
+@click.option("--splits", metavar="DIR", type=InPath(), help="Published train, valid and test lists.")
 @click.option(
     "--split",
     type=click.Choice(["random", "session"]),
     default="random",
     show_default=True,
-    help="Without --splits. session (IEMOCAP): whole sessions are tested and validated on, so no speaker is shared.",
+    help="Without --splits. session (IEMOCAP): each session is in one split, so no speaker is in two.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the splits.")
-@click.option("--labels", metavar="PATH", type=click.Path(path_type=Path), help="MOSEI: CSV tables or the .csd file.")
-@click.option("--workers", type=click.IntRange(min=1), help="Recordings at a time. Default: one for each core.")
-@click.option("--resume", is_flag=True, help="Go on where an earlier run was stopped.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done and what is missing; write nothing.")
+@shared("--seed", help="Of the splits.")
+@click.option("--labels", metavar="PATH", type=InPath(), help="MOSEI: CSV tables or the .csd file.")
+@shared("--workers")
+@shared("--resume")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and what is missing; write nothing.")
 def prepare(
     dataset: str,
     release: Path,

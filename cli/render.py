@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from mmx.runtime.backends import Backend
     from mmx.runtime.prediction import Prediction
     from mmx.runtime.predictor import Predictor
     from mmx.runtime.throughput import Pipeline
@@ -15,13 +16,20 @@ if TYPE_CHECKING:
 BAR = 20  # columns
 
 
-def describe(predictor: Predictor | Pipeline) -> str:
-    """One line: which system answers, on what, and why on that."""
+def describe(predictor: Predictor | Pipeline, verbose: bool = False) -> str:
+    """One line: the bundle, its system and what runs it; ``verbose``: also why that backend was taken."""
     manifest, backend = predictor.bundle.manifest, predictor.backend
     return (
         f"{printable(str(predictor.bundle.path))}: {manifest.system} ({manifest.dataset}), "
-        f"{backend.name} {backend.precision} on {backend.device} ({backend.why})"
+        f"{backend.name} {backend.precision} on {backend.device}{reason(backend, verbose)}"
     )
+
+
+def reason(backend: Backend, verbose: bool) -> str:
+    """Why a backend was taken, in parentheses; of what ``auto`` measured and passed over only that it did so."""
+    if backend.why.startswith("auto: ") and not verbose:
+        return " (chosen by auto; -v says why)"
+    return f" ({printable(backend.why)})"
 
 
 def render(prediction: Prediction) -> str:

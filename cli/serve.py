@@ -1,4 +1,4 @@
-"""``mmx serve``: a bundle over HTTP, for many people at once."""
+"""``mmx serve``: a bundle over HTTP, for many users at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmx.cli import model_options as model
+from mmx.cli.command import Renamed, command, verbose
+from mmx.cli.options import certainty_of, shared
+from mmx.cli.paths import BUNDLE, InPath
+from mmx.cli.render import reason
 from mmx.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,47 +26,82 @@ LONGEST_S = 600.0
 BUDGET_MB = 1024
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: reachable from other machines.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
-@model.backend
-@model.precision
-@model.on_mismatch
-@model.device
-@click.option(
-    "--streams", "--lanes", type=click.IntRange(min=1), help="Batches side by side; on CPUs one for each core, up to 4."
+RENAMED = (
+    Renamed("--lanes", "--streams"),
+    Renamed("--max-batch", "--batch-size"),
+    Renamed("--max-pixels", "--file-pixels"),
+    Renamed("--worker-memory", "--file-memory"),
+    Renamed("--worker-seconds", "--file-seconds"),
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each stream; all together use all cores.")
-@model.faces
-@model.asr
-@model.language
-@model.min_confidence
-@model.max_error
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Decoding processes.")
+
+
+@command(renamed=RENAMED)
+@click.argument("bundle", type=BUNDLE)
 @click.option(
-    "--max-batch", type=click.IntRange(min=1), default=4, show_default=True, help="Segments at once; more for a GPU."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0: reachable from other machines.",
 )
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: any free one."
+)
+@shared("--backend")
+@shared("--precision")
+@shared("--on-mismatch")
+@shared("--device")
+@shared("--streams")
+@shared("--threads", help="CPU threads of each stream.  [default: all cores, shared among the streams]")
+@shared("--faces")
+@shared("--asr")
+@shared("--language")
+@shared("--min-confidence")
+@shared("--max-error")
+@shared("--workers", default=2, show_default=True, help="Processes that read media.")
+@shared("--batch-size", default=4, show_default=True, help="Utterances in a batch, at most; more for a GPU.")
 @click.option(
     "--max-wait-ms", type=click.FloatRange(0, 10_000), default=5.0, show_default=True,
-    help="How long a segment waits for others while the network idles.",
+    help="How long an utterance waits for others while the network is idle.",
 )  # fmt: skip
 @click.option(
-    "--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Requests at hand; more get 429."
+    "--queue",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Requests in progress, at most; more get 429.",
 )
-@click.option("--deadline", type=click.FloatRange(0.1), help="Seconds for an answer.  [default: as --max-seconds]")
-@click.option("--max-upload", type=click.IntRange(min=1), default=200, show_default=True, help="MB of an upload.")
+@click.option("--deadline", type=click.FloatRange(0.1), help="Seconds for a response.  [default: as --max-seconds]")
+@click.option(
+    "--max-upload", type=click.IntRange(min=1), default=200, show_default=True, help="MB of an upload, at most."
+)
 @click.option(
     "--upload-budget", type=click.IntRange(min=1), help="MB of all uploads.  [default: 1024, or --max-upload if larger]"
 )
-@click.option("--max-seconds", type=click.FloatRange(0.1), help="Of a file.  [default: as --deadline, 600 at most]")
-@click.option("--max-pixels", type=click.IntRange(min=1), default=3840 * 2160, show_default=True, help="Of a picture.")
-@click.option("--worker-memory", type=click.IntRange(min=512), default=3072, show_default=True, help="MB of each.")
-@click.option("--worker-seconds", type=click.FloatRange(0.1), help="For one file.  [default: as --deadline]")
-@click.option("--idle", type=click.FloatRange(0.1), default=15.0, show_default=True, help="Seconds a sender may pause.")
-@click.option("--drain", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds after SIGTERM.")
 @click.option(
-    "--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    "--max-seconds",
+    type=click.FloatRange(0.1),
+    help="Seconds of media in a file.  [default: as --deadline, 600 at most]",
+)
+@shared("--file-pixels", default=3840 * 2160)
+@shared("--file-memory")
+@shared(
+    "--file-seconds",
+    default=None,
+    show_default=False,
+    help="What a worker may spend on a file.  [default: as --deadline]",
+)
+@click.option(
+    "--idle", type=click.FloatRange(0.1), default=15.0, show_default=True, help="Seconds that a sender may pause."
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that requests have to finish after SIGTERM.",
+)
+@click.option(
+    "--api-key-file", type=InPath(folder=False),
     help=f"Holds the key that clients send; or set {KEY_VARIABLE}.",
 )  # fmt: skip
 @click.option("--no-key", is_flag=True, help="Let other machines use it without a key (with --host).")
@@ -87,16 +125,16 @@ def serve(
     min_confidence: float | None,
     max_error: float | None,
     workers: int,
-    max_batch: int,
+    batch_size: int,
     max_wait_ms: float,
     queue: int,
     deadline: float | None,
     max_upload: int,
     upload_budget: int | None,
     max_seconds: float | None,
-    max_pixels: int,
-    worker_memory: int,
-    worker_seconds: float | None,
+    file_pixels: int,
+    file_memory: int,
+    file_seconds: float | None,
     idle: float,
     drain: float,
     api_key_file: Path | None,
@@ -104,7 +142,7 @@ def serve(
     allow_host: tuple[str, ...],
     cors_origin: tuple[str, ...],
 ) -> None:
-    """Answer over HTTP: POST /v1/predict with a video, or open / in a browser. Ctrl-C or SIGTERM ends it.
+    """Predict over HTTP: POST /v1/predict with a video, or open / in a browser. Ctrl-C or SIGTERM ends it.
 
     \b
     mmx serve ckpt.mmx
@@ -126,12 +164,12 @@ def serve(
         faces=faces,
         asr=asr,
         language=language,
-        certainty=model.certainty_of(min_confidence, max_error),
+        certainty=certainty_of(min_confidence, max_error),
         on_mismatch=on_mismatch,
         host=host,
         port=port,
         workers=workers,
-        max_batch=max_batch,
+        max_batch=batch_size,
         max_wait_ms=max_wait_ms,
         queue=queue,
         uploads=queue,
@@ -144,9 +182,9 @@ def serve(
         limits=Limits(
             upload_bytes=max_upload * MB,
             media_s=media_s,
-            media_pixels=max_pixels,
-            worker_bytes=worker_memory * MB,
-            worker_s=worker_seconds or deadline_s,
+            media_pixels=file_pixels,
+            worker_bytes=file_memory * MB,
+            worker_s=file_seconds or deadline_s,
             deadline_s=deadline_s,
             idle_s=idle,
             header_s=idle,
@@ -183,4 +221,4 @@ def _log_to_stderr() -> Iterator[None]:
 def _say(service: Service, url: str) -> None:
     manifest, backend = service.engine.bundle.manifest, service.engine.backend
     what = f"{manifest.system} ({manifest.dataset}), {backend.name} {backend.precision} on {backend.device}"
-    click.echo(f"{what} ({backend.why})\nlistening on {url}")
+    click.echo(f"{what}{reason(backend, verbose())}\nlistening on {url}")

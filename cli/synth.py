@@ -1,4 +1,4 @@
-"""``mmx synth``: a made-up data set to train, score and calibrate on."""
+"""``mmx synth``: a synthetic data set to train, score and calibrate on."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from pathlib import Path
 
 import click
 
+from mmx.cli.command import command
+from mmx.cli.options import shared
 
-@click.command()
+
+@command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--samples", type=click.IntRange(min=0), default=1200, show_default=True, help="Utterances in all.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@shared("--samples", type=click.IntRange(min=0), default=1200, show_default=True, help="Utterances in all.")
+@shared("--seed")
 @click.option(
     "--clips",
     type=click.IntRange(min=0),
     default=0,
-    help="Also this many MP4 clips of each emotion, of people who are in no data set.",
+    show_default=True,
+    help="Also write this many MP4 clips of each emotion, of faces that are in no data set.",
 )
 def synth(folder: Path, samples: int, seed: int, clips: int) -> None:
-    """Write a made-up data set to DIR, in the layout of processed MOSEI: faces, voices and words of six emotions.
+    """Write a synthetic data set to DIR, in the layout of processed MOSEI: faces, voices and words of six emotions.
 
-    It is a test bed: drawn faces, synthesised voices, composed sentences. Nothing that is measured on it says anything
-    about people (docs/training.md says how it is made, and how well anything can do on it).
+    It is a test bed: drawn faces, synthesised voices, composed sentences. Scores on it say nothing about people
+    (docs/training.md: how it is made, and the best possible scores).
     """
     from mmx.runtime.machine import usable_cores
     from mmx.training.synthetic.ideal import ideal

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from mmx.cli.command import command
+from mmx.cli.options import shared
 from mmx.models.registry import SYSTEMS, System
+from mmx.runtime.to_json import to_json
 
 PARTS = ("text", "visual", "audio", "total")
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every preset's config names and exact counts.")
+@command()
+@shared("--json", "as_json", help="Print JSON, with every preset's config names and exact counts.")
 def systems(as_json: bool) -> None:
     """List the systems that mmx knows, with their parameters by trunk as the paper counts them."""
-    click.echo(json.dumps([_record(s) for s in SYSTEMS.values()], indent=2) if as_json else _table())
+    click.echo(to_json([_record(s) for s in SYSTEMS.values()]) if as_json else _table())
 
 
 def _record(system: System) -> dict[str, object]:

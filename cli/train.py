@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmx.cli.command import command, note, say
+from mmx.cli.options import shared
+from mmx.cli.paths import InPath
+
 if TYPE_CHECKING:
     from mmx.datasets.dataset import DataSet
     from mmx.training.trainer import Epoch
@@ -15,37 +19,35 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 5
 
 
-@click.command()
+@command()
 @click.argument("dataset", metavar="iemocap|mosei|DIR|TABLE")
-@click.option("--data", type=click.Path(path_type=Path), help="Where iemocap or mosei is.")
+@shared("--data", metavar="DIR", help="Where iemocap or mosei is.")
 @click.option("--out", type=click.Path(path_type=Path), default="run", show_default=True, help="Folder to write.")
-@click.option("--system", default="ours", show_default=True, help="See mmx systems.")
+@shared("--system", default="ours", show_default=True)
 @click.option("--preset", default="full", show_default=True, help="full, or tiny: narrow and shallow, for a CPU.")
 @click.option("--form", help="ours: residual or reserved; both export to the same deployed graph.")
-@click.option("--modalities", help="Those that take part, such as text,audio. Default: all three.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder with spiece.model or tokenizer.json.")
-@click.option("--init", type=click.Path(path_type=Path), help="Start from the tensors of this file that fit.")
+@click.option("--modalities", metavar="LIST", help="Train on these only, such as text,audio.  [default: all three]")
+@shared("--tokenizer")
+@click.option("--init", type=InPath(folder=False), help="Start from the tensors of this file that fit.")
+@shared("--compat", default="default", show_default=True, help="upstream: read the data set as the public loader does.")
+@shared("--map", "mapping")
+@shared("--resume", help="Go on where the training in --out stopped.")
 @click.option(
-    "--compat",
-    type=click.Choice(["default", "upstream"]),
-    default="default",
+    "--save-every",
+    type=click.IntRange(min=1),
+    default=200,
     show_default=True,
-    help="upstream: read the data set as the public loader does.",
+    help="Steps between two saved states that --resume can go on from.",
 )
-@click.option(
-    "--map", "mapping", metavar="OLD=NEW,...", help="Rename or merge labels of the data, or drop them (OLD=)."
-)
-@click.option("--resume", is_flag=True, help="Go on where a training in --out stopped.")
-@click.option("--save-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps, for --resume.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--epochs", type=click.IntRange(min=1), help="At most. Default: 30, as in the paper.")
+@shared("--seed", help="Of the weights and of the order of samples.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs at most.  [default: 30, as in the paper]")
 @click.option("--patience", type=click.IntRange(min=1), help="Epochs to wait for a better validation F1.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Default: 8, as in the paper; tiny: 16.")
-@click.option("--learning-rate", type=float, help="Adam's. Default: 4.5e-6, as in the paper; tiny: 3e-3.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--mixed/--no-mixed", default=None, help="bfloat16 where it is safe. Default: on a GPU that has it.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Where preprocessed samples are kept.")
+@shared("--batch-size", help="Utterances in a batch.  [default: 8, as in the paper; tiny: 16]")
+@click.option("--learning-rate", type=float, help="Adam's.  [default: 4.5e-6, as in the paper; tiny: 3e-3]")
+@shared("--device")
+@click.option("--mixed/--no-mixed", default=None, help="bfloat16 where it is safe.  [default: on a GPU that has it]")
+@shared("--threads", help="CPU threads.  [default: all cores]")
+@shared("--cache")
 def train(
     dataset: str,
     data: Path | None,
@@ -65,7 +67,7 @@ def train(
     patience: int | None,
     batch_size: int | None,
     learning_rate: float | None,
-    device: str,
+    device: str | None,
     mixed: bool | None,
     threads: int | None,
     cache: Path | None,
@@ -103,8 +105,8 @@ def train(
         mixed=(on_gpu and torch.cuda.is_bf16_supported()) if mixed is None else mixed,
         **{name: value for name, value in given.items() if value is not None},
     )
-    plan = Plan(system, preset, form, tokenizer, init, device, save_every, compat)
-    click.echo(f"{system} ({preset}) on {found.name}: {recipe}", err=True)
+    plan = Plan(system, preset, form, tokenizer, init, device or "auto", save_every, compat)
+    say(f"{system} ({preset}) on {found.name}: {recipe}")
     with Progress(quiet_elsewhere=True) as shown:
         trained = train_system(
             found,
@@ -116,8 +118,8 @@ def train(
             tick=shown.update,
             report=lambda epoch: shown.say(_describe(epoch)),
         )
-    for note in trained.notes:
-        click.echo(f"note: {note}", err=True)
+    for each in trained.notes:
+        note(each)
     best = max(trained.history, key=lambda epoch: (epoch.best, epoch.number))
     click.echo(
         f"{trained.checkpoint}: epoch {best.number} of {len(trained.history)}, "
@@ -130,9 +132,9 @@ def _say_wrong_rows(data: DataSet) -> None:
     """A sample of the table's rows that were left out."""
     wrong = data.table.wrong if data.table else ()
     for line, why in wrong[:SHOWN_ROWS]:
-        click.echo(f"note: {data.root} line {line} is left out: {why}", err=True)
+        note(f"{data.root} line {line} is left out: {why}")
     if len(wrong) > SHOWN_ROWS:
-        click.echo(f"note: and {len(wrong) - SHOWN_ROWS} more", err=True)
+        note(f"and {len(wrong) - SHOWN_ROWS} more")
 
 
 def _describe(epoch: Epoch) -> str:

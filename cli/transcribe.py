@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from mmx.cli.out_file import OutFile
+from mmx.cli.command import command, say
+from mmx.cli.options import shared
+from mmx.cli.paths import InPath, OutFile
 from mmx.runtime.errors import EnvironmentMissing, UsageError
 from mmx.runtime.files import write_text
 from mmx.runtime.types import Span
@@ -15,16 +17,14 @@ from mmx.runtime.types import Span
 FORMATS = (".srt", ".vtt", ".txt")
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=OutFile(), help="A .srt, .vtt or .txt file; without it the text goes to the terminal.")
-@click.option(
-    "--asr", default="auto", show_default=True, envvar="MMX_ASR", help="A model's folder or name (mmx asr list)."
-)
-@click.option("--language", help="What is spoken (en, de, ...); without it the recogniser detects it.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@command()
+@click.argument("file", type=InPath(folder=False))
+@click.option("--out", type=OutFile(*FORMATS), help="A .srt, .vtt or .txt file.  [default: print the text]")
+@shared("--asr", envvar="MMX_ASR", help="A model's folder or name (mmx asr list).")
+@shared("--language")
+@shared("--threads", default=1, show_default=True, help="CPU threads of the recogniser.")
 def transcribe(file: Path, out: Path | None, asr: str, language: str | None, threads: int) -> None:
-    """Recognise what is said in a video or sound file, on this machine.
+    """Transcribe the speech in a video or sound file, on this machine.
 
     \b
     mmx transcribe talk.mp4 --out talk.srt
@@ -35,8 +35,6 @@ def transcribe(file: Path, out: Path | None, asr: str, language: str | None, thr
     from mmx.runtime.speech.transcriber import Transcriber
     from mmx.runtime.speech.utterances import utterances
 
-    if out is not None and out.suffix.lower() not in FORMATS:
-        raise UsageError(f"{out} is of no format that mmx writes", f"its name should end in {', '.join(FORMATS)}")
     recogniser = find_recogniser(asr, threads=threads)
     if recogniser is None:
         raise EnvironmentMissing("there is no speech model on this machine", why_none().partition(": ")[2])
@@ -52,7 +50,7 @@ def transcribe(file: Path, out: Path | None, asr: str, language: str | None, thr
         text = _written(spans, out.suffix.lower())
     write_text(out, text)
     spoken = f", {transcriber.language.code}" if transcriber.language else ", no speech"
-    click.echo(f"{out}: {recogniser.name}{spoken}", err=True)
+    say(f"{out}: {recogniser.name}{spoken}")
 
 
 def _written(spans: Iterable[Span], suffix: str) -> str:

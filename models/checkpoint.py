@@ -96,7 +96,7 @@ def load_checkpoint(
     assumptions = untold(to_dict(config), [given for given in configs if given is not None], tensors)
     if assumptions:
         listed = ", ".join(f"{name} = {value}" for name, value in assumptions.items())
-        notes.append(f"assumed what neither the file nor its tensors say: {listed}; --config FILE says otherwise")
+        notes.append(f"assumed what neither the file nor its tensors say: {listed}; --model-config FILE says otherwise")
     module.load_state_dict(_values(path, tensors, module, notes), strict=True, assign=True)
     said = {**extra, **{k: v for k, v in (described or {}).items() if k in ("labels", "thresholds")}}
     asked = None if described and "labels" in described else dataset

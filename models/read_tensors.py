@@ -19,7 +19,7 @@ import torch
 
 from mmx.models.network_tensors import CONVERT
 from mmx.models.pickle_protocol import newer_protocols_read
-from mmx.runtime.errors import BadDataError, missing_extra
+from mmx.runtime.errors import BadDataError, MissingPath, missing_extra
 
 _CHUNK = 2**20
 _LEGACY_NUMBER = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
@@ -74,7 +74,7 @@ def _plain(text: str) -> Any:
 def _check_kind(path: Path) -> str:
     """zip, legacy (both made by ``torch.save``) or safetensors; rejects anything else, saying what it is."""
     if not path.exists():
-        raise BadDataError(f"{path} does not exist", "check the path")
+        raise MissingPath(f"{path} does not exist", "check the path")
     if not path.is_file():
         raise BadDataError(f"{path} is not a file", "name the checkpoint inside it")
     try:

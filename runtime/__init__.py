@@ -13,6 +13,7 @@ Importing this package costs nothing: each name is imported from its module when
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mmx.runtime.types import Batch, Sample, Span
     from mmx.runtime.workers.task import Limits, Task
 
+logging.getLogger("mmx").addHandler(logging.NullHandler())  # silent, until a program asks for more
 telemetry.turn_off()
 
 _HOME = {

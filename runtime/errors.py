@@ -48,6 +48,12 @@ class BackendFailed(BadDataError):
     """A backend failed while it ran a graph: the graph asks for what it cannot do, or for more memory than there is."""
 
 
+class MissingPath(BadDataError):
+    """A file or folder that was named does not exist."""
+
+    exit_code = UsageError.exit_code
+
+
 def as_error(error: Exception, where: str = "") -> MmxError:
     """The error to report: a user's as it is; any other, a fault of mmx, with its name, and itself as the cause.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from mmx.runtime.from_json import Name, OneOf, Within
 from mmx.runtime.manifest import TensorSpec
 from mmx.runtime.probabilities import SubsetFit
+from mmx.runtime.to_json import to_json
 
 SCHEMA_VERSION = 1
 Size = Annotated[int, Within(0, 2**31 - 1)]
@@ -45,7 +44,7 @@ class Record:
 
     def to_json(self) -> str:
         """The record as indented JSON with a final newline; a number that is not finite becomes null."""
-        return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return to_json(asdict(self)) + "\n"
 
 
 @dataclass(frozen=True)
@@ -151,11 +150,3 @@ KINDS: dict[str, type[Record]] = {
     "probabilities": ProbabilitiesRecord,
 }
 """``ranges``: the activation ranges that INT8 was calibrated with."""
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -97,9 +97,9 @@ def _bench(systems: Sequence[str], options: argparse.Namespace) -> tuple[str, di
     """``mmx bench`` on the same bundles, with every GPU backend; PyTorch on this card is in the parts above."""
     out: Path = options.out.with_name(f"{options.out.name}-bench")
     command = [sys.executable, "-m", "mmx.cli.main", "bench", options.dataset, "--systems", ",".join(systems)]
-    command += ["--backends", ",".join((*ON_GPU, "onnxruntime")), "--scenario", "single-stream,offline"]
+    command += ["--backends", ",".join((*ON_GPU, "onnxruntime")), "--scenarios", "single-stream,offline"]
     command += ["--peers", "eager", "--preset", options.preset, "--minutes", str(options.bench_minutes)]
-    files = ["--json", f"{out}.json", "--markdown", f"{out}.md"]
+    files = ["--out", f"{out}.json", "--out", f"{out}.md"]
     Path(f"{out}.md").unlink(missing_ok=True)  # an earlier run's
     done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
     said = [line for line in done.stderr.strip().splitlines() if not line.startswith("hint:")]

@@ -94,7 +94,7 @@ class Load:
 @click.option("--backend", default="onnxruntime", show_default=True)
 @click.option("--precision", default="fp32", show_default=True)
 @click.option("--cores", default=2, show_default=True, help="That each server uses.")
-@click.option("--max-batch", default=4, show_default=True)
+@click.option("--batch-size", default=4, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result.")
 def main(
     bundle: Path,
@@ -108,7 +108,7 @@ def main(
     backend: str,
     precision: str,
     cores: int,
-    max_batch: int,
+    batch_size: int,
     json_path: Path | None,
 ) -> None:
     """Measure a server with and without batching."""
@@ -116,9 +116,9 @@ def main(
         raise UsageError("--mode video needs --video", "any video with a face; demo/clip.py makes one")
     common = ["--backend", backend, "--precision", precision, "--queue", QUEUE]
     options = {
-        ALONE: [*common, "--streams", "1", "--threads", str(cores), "--max-batch", "1"],
-        BESIDE: [*common, "--streams", str(cores), "--threads", "1", "--max-batch", "1"],
-        BATCHED: [*common, "--streams", str(cores), "--threads", "1", "--max-batch", str(max_batch)],
+        ALONE: [*common, "--streams", "1", "--threads", str(cores), "--batch-size", "1"],
+        BESIDE: [*common, "--streams", str(cores), "--threads", "1", "--batch-size", "1"],
+        BATCHED: [*common, "--streams", str(cores), "--threads", "1", "--batch-size", str(batch_size)],
     }
     asked, system = make_requests(bundle, mode, video, requests, backend, precision)
     factors = [float(rate) for rate in rates.split(",")]

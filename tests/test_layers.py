@@ -39,6 +39,7 @@ BELOW["cli"] = {*BELOW["serving"], "serving"}
 NOT_INSTALLED = {"demo", "studies", "tests", "docs"}  # these may use every package; no package uses them
 # `--on-mismatch rebuild` runs `mmx build-engine` as its user would, in a process of its own.
 RUN_AS_COMMAND = {("runtime", "mmx.cli.main")}
+FILES = {"mmx.toml"}  # a file of settings, no module
 MODULE = re.compile(r"(?:^|-m )mmx((?:\.[A-Za-z_]\w*)+)$|\bpython -m mmx((?:\.[A-Za-z_]\w*)+)")
 
 
@@ -54,7 +55,8 @@ def named(source: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             raise AssertionError(f"line {node.lineno}: a relative import; name the module in full")
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
-            yield from (f"mmx{found[1] or found[2]}" for found in MODULE.finditer(node.value))
+            names = (f"mmx{found[1] or found[2]}" for found in MODULE.finditer(node.value))
+            yield from (name for name in names if name not in FILES)
 
 
 def packages(source: str, folder: str = "") -> set[str]:

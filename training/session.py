@@ -186,7 +186,7 @@ def _part(tick: Tick | None, what: str) -> Callable[[int, int], None] | None:
 def _device(asked: str) -> str:
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked == "cuda" and not torch.cuda.is_available():
+    if asked.startswith("cuda") and not torch.cuda.is_available():
         raise EnvironmentMissing("PyTorch finds no GPU", "--device cpu, or install a CUDA build of torch and a driver")
     return asked
 

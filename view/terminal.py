@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -38,8 +39,12 @@ class Progress:
     """What is being done, on stderr: a bar on a terminal; elsewhere a line when something begins, ends, or goes on."""
 
     def __init__(self, *, quiet_elsewhere: bool = False) -> None:
-        """``quiet_elsewhere``: print nothing where stderr is no terminal (but ``say`` does)."""
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        """``quiet_elsewhere``: print nothing where stderr is no terminal (but ``say`` does).
+
+        Nothing is ever printed where mmx logs errors alone (``mmx --quiet``).
+        """
+        quiet = not logging.getLogger("mmx").isEnabledFor(logging.WARNING)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._live = self._console.is_terminal
         self._quiet = quiet_elsewhere
         columns = (TextColumn("  {task.description}", markup=False), BarColumn(20), MofNCompleteColumn())

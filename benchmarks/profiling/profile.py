@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from mmx.evaluation.timing import clock
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError
+from mmx.runtime.to_json import to_json
 
 SCHEMA_VERSION = 1
 ENGINES = ("onnxruntime", "openvino")  # those with a profiler that is read here
@@ -77,7 +77,7 @@ class Profile:
         data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         for entry, layer in zip(data["layers"], self.layers, strict=True):
             entry.update(flops=layer.flops, bytes=layer.bytes, bound=self.roof.bound(layer))
-        return json.dumps(data, indent=1) + "\n"
+        return to_json(data, indent=1) + "\n"
 
 
 def profile(

@@ -5,6 +5,7 @@ What is asked for by name is what runs, or an error says why it can't; only ``au
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from importlib import import_module
 from time import perf_counter
@@ -36,6 +37,7 @@ ON_CPU = ("openvino", "onnxruntime")  # which is faster depends on the machine (
 FEW = 20  # utterances that take less time than autotuning
 ON_MISMATCH = ("error", "rebuild", "onnx")
 MOST_STREAMS = 4  # on a CPU, unless asked for
+log = logging.getLogger(__name__)
 DEVICES = "cpu, cuda, or cuda:N for one of several GPUs"
 
 
@@ -170,6 +172,7 @@ def _asked_for(bundle: Bundle, name: str, asked: _Asked, *, cpu: bool) -> Backen
             raise
         backend = _choose(bundle, ("onnxruntime-cuda",), asked, cpu=cpu)
         backend.why = f"--on-mismatch onnx: {e.message}"
+        log.info("%s", backend.why)
         return backend
 
 
@@ -220,11 +223,13 @@ def _choose(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, *, cpu: bool) -
             passed.append(f"no {name}, {e.message}")
         else:
             backend.why = "auto: " + "; ".join([f"{name} works here", *passed])
+            log.info("%s", backend.why)
             return backend
     if not cpu:
         raise EnvironmentMissing(f"nothing runs this bundle on the GPU: {'; '.join(passed)}", "--device cpu")
     backend, why = _fastest_on_cpu(bundle, asked, passed)
     backend.why = "auto: " + "; ".join([why, *passed])
+    log.info("%s", backend.why)
     return backend
 
 

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.errors import BadDataError, MissingPath, UsageError
 
 MediaInput = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -49,7 +49,7 @@ class Source:
         name: see ``name_of``.
 
     Raises:
-        BadDataError: the path is missing, unreadable, or no regular file; nothing is in it.
+        MissingPath: the path does not exist. BadDataError: it is unreadable, or no regular file; nothing is in it.
         UsageError: see ``name_of``.
     """
 
@@ -117,10 +117,11 @@ def _size(path: Path, name: str) -> int:
     try:
         status = path.stat()
     except (OSError, ValueError) as e:
-        raise BadDataError(f"{name} cannot be read: {getattr(e, 'strerror', None) or e}", "check the path") from e
+        kind = MissingPath if isinstance(e, FileNotFoundError) else BadDataError
+        raise kind(f"{name} cannot be read: {getattr(e, 'strerror', None) or e}", "check the path") from e
     if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise BadDataError(f"{name} is {kind}", "give a video or sound file")
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise BadDataError(f"{name} is {what}", "give a video or sound file")
     return status.st_size
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmx.runtime.errors import BadDataError
+from mmx.runtime.errors import BadDataError, MissingPath
 from mmx.runtime.types import Span
 
 Transcript = str | Path | Sequence[Span]  # a file, or its spans
@@ -50,8 +50,9 @@ def read_transcript(path: str | Path) -> str | list[Span]:
         .txt: the text (empty for an empty file), or the cues if there are timing lines in it. .srt, .vtt: the cues.
 
     Raises:
-        BadDataError: no such file, another suffix, larger than 10 MB, not text; and for timed cues, a time that cannot
-            be read, a cue that ends before it starts, no cue at all; a .txt whose lines begin with times.
+        MissingPath: no such file.
+        BadDataError: another suffix, larger than 10 MB, not text; and for timed cues, a time that cannot be read, a cue
+            that ends before it starts, no cue at all; a .txt whose lines begin with times.
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -192,7 +193,8 @@ def _decoded(path: Path) -> str:
             raise BadDataError(f"{path} has {size} bytes", f"mmx reads transcripts of up to {MAX_BYTES >> 20} MB")
         data = path.read_bytes()
     except OSError as e:
-        raise BadDataError(f"{path} cannot be read: {e.strerror}", "check the path") from e
+        kind = MissingPath if isinstance(e, FileNotFoundError) else BadDataError
+        raise kind(f"{path} cannot be read: {e.strerror}", "check the path") from e
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if not wide and b"\0" in data:
         raise BadDataError(f"{path} is not text", "save the transcript as UTF-8 text")

@@ -19,12 +19,12 @@ from mmx.cli.main import main
         (["iemocap", "--bundle", "ours=."], "--checkpoint ours=FILE"),
         (["iemocap", "--backends", "tflite"], "tflite"),
         (["iemocap", "--peers", "jax"], "jax"),
-        (["iemocap", "--scenario", "batchy"], "batchy"),
-        (["iemocap", "--html", "/dev/null/x.html"], "cannot be written"),
+        (["iemocap", "--scenarios", "batchy"], "batchy"),
+        (["iemocap", "--out", "/dev/null/x.html"], "cannot be written"),
         (["iemocap", "--threads", "many"], "many"),
         (["iemocap", "--threads", "0"], "--threads 0"),
         (["iemocap", "--checkpoint", "ours"], "--checkpoint ours"),
-        (["iemocap", "--scope", "pipeline", "--scenario", "single-stream,paper"], "pipeline"),
+        (["iemocap", "--scope", "pipeline", "--scenarios", "single-stream,paper"], "pipeline"),
         (["iemocap", "--fail-if-slower", "much"], "much"),
         (["iemocap", "--fail-if-slower", "nan"], "nan"),
         (["iemocap", "--fail-if-slower", "5%"], "--compare old.json"),
@@ -59,7 +59,7 @@ def test_a_whole_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     base = ["bench", "iemocap", "--preset", "tiny", "--systems", "v2em,ours", "--peers", "eager,plain-onnx"]
     base += ["--backends", "onnxruntime", "--samples", "8", "--minutes", "0"]
-    assert main([*base, "--json", "a.json", "--html", "a.html", "--markdown", "a.md"]) == 0
+    assert main([*base, "--out", "a.json", "--out", "a.html", "--out", "a.md"]) == 0
     report = json.loads((tmp_path / "a.json").read_text())
     assert {row["status"] for row in report["rows"]} == {"ok"}
     assert {row["runner"] for row in report["rows"]} == {"eager", "plain-onnx", "onnxruntime"}
@@ -75,7 +75,7 @@ def test_a_whole_run(tmp_path, monkeypatch, capsys):
     assert report["server"]
     assert "synthetic" in " ".join(report["notes"])
     assert "seeded noise" in capsys.readouterr().out
-    assert main([*base, "--scenario", "single-stream", "--compare", "a.json", "--fail-if-slower", "90%"]) == 0
+    assert main([*base, "--scenarios", "single-stream", "--compare", "a.json", "--fail-if-slower", "90%"]) == 0
     assert "change" in capsys.readouterr().out
 
 
@@ -85,7 +85,7 @@ def test_a_whole_run_from_video(tmp_path, monkeypatch):
         pytest.skip("facenet-pytorch is not installed")
     monkeypatch.setenv("MMX_CACHE", str(tmp_path / "cache"))
     command = ["bench", "iemocap", "--preset", "tiny", "--systems", "ours", "--scope", "pipeline"]
-    command += ["--backends", "onnxruntime", "--samples", "3", "--json", str(tmp_path / "a.json")]
+    command += ["--backends", "onnxruntime", "--samples", "3", "--out", str(tmp_path / "a.json")]
     assert main(command) == 0
     report = json.loads((tmp_path / "a.json").read_text())
     rows = {(row["runner"], row["precision"]): row for row in report["rows"]}

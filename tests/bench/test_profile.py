@@ -87,7 +87,7 @@ def test_layers_hold_all_the_arithmetic_that_pytorch_counts(engine, tiny_bundle,
 def test_the_command_prints_parts_and_layers_and_writes_json(tiny_bundle, tmp_path, capsys):
     file = tmp_path / "profile.json"
     command = ["profile", str(tiny_bundle), "--backend", "onnxruntime"]
-    assert main([*command, "--runs", "2", "--top", "3", "--json", str(file)]) == 0
+    assert main([*command, "--runs", "2", "--top", "3", "--out", str(file)]) == 0
     text = capsys.readouterr().out
     for part in ("text", "visual", "audio", "GFLOP/s in a large matrix product", "compute-bound"):
         assert part in text

@@ -62,11 +62,20 @@ def test_each_segment_is_one_line_of_the_documented_json(tiny_bundle: Path, soun
 def test_the_table_names_what_matters(tiny_bundle: Path, sound: Path, capsys) -> None:
     assert main(["predict", str(tiny_bundle), str(sound), "--text", "I am so glad.", "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"ours \(iemocap\), (openvino|onnxruntime) fp32 on .* \(auto: (measured|onnx).*; no tensorrt", out)
+    assert re.search(r"ours \(iemocap\), (openvino|onnxruntime) fp32 on .* \(chosen by auto; -v says why\)$", out, re.M)
     for words in ("noise.wav  0.00-2.00 s", '"I am so glad."', "visual left out: no video track", "network"):
         assert words in out
     for label in ("ang", "exc", "fru", "hap", "neu", "sad"):
         assert re.search(rf"^  {label} .* \d+\.\d%", out, re.M)
+
+
+def test_verbose_says_why_the_backend_was_chosen_and_quiet_nothing(tiny_bundle: Path, sound: Path, capsys) -> None:
+    command = ["predict", str(tiny_bundle), str(sound), "--threads", "1"]
+    assert main(["-v", *command]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r" on .* \(auto: (measured|onnx).*; no tensorrt", out) and re.search(r"^mmx: auto: ", err, re.M)
+    assert main([*command, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_one_bad_file_does_not_stop_the_others(tiny_bundle: Path, sound: Path, tmp_path: Path, capsys) -> None:
@@ -103,22 +112,22 @@ def test_a_hostile_bundle_is_one_line(tiny_bundle: Path, sound: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--backend", "tpu"], 2, "no backend 'tpu'"),
-        (["--precision", "int4"], 2, "no int4 graph"),
+        (["--backend", "tpu"], 2, "'tpu' is not one of"),
+        (["--precision", "int4"], 2, "'int4' is not one of"),
         (["--backend", "onnxruntime", "--precision", "bf16"], 4, "bf16"),
         (["--text", "a", "--transcript", "b.srt"], 2, "--text and --transcript"),
         (["--text", "a", "--text", "b"], 2, "1 files and 2 of text"),
-        (["--transcript", "absent.srt"], None, "absent.srt"),
+        (["--transcript", "absent.srt"], 2, "absent.srt"),
         (["--threads", "0"], 2, "--threads"),
         (["--window", "-2"], 2, "--window"),
     ],
 )
 def test_what_cannot_be_done_is_said(
-    tiny_bundle: Path, sound: Path, arguments: list[str], code: int | None, words: str, capsys
+    tiny_bundle: Path, sound: Path, arguments: list[str], code: int, words: str, capsys
 ) -> None:
     found = main(["predict", str(tiny_bundle), str(sound), *arguments])
     err = capsys.readouterr().err
-    assert found == code or (code is None and found in (2, 5))
+    assert found == code
     assert err.startswith("mmx: error: ") and words in err.splitlines()[0]
 
 

@@ -131,8 +131,8 @@ def test_an_interrupted_export_leaves_nothing_that_loads(tiny_checkpoint: Path, 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["missing.pt"], 5, "missing.pt"),
-        (["tiny.pt", "--tokenizer", "nowhere"], 2, "nowhere has no spiece.model"),
+        (["missing.pt"], 2, "missing.pt"),
+        (["tiny.pt", "--tokenizer", "nowhere"], 2, "nowhere does not exist"),
         (["tiny.pt", "--residual", "remove"], 2, "residual"),
         (["tiny.pt", "--dataset", "imagenet"], 2, "imagenet"),
         (["tiny.pt", "--system", "nonsense"], 2, "nonsense"),

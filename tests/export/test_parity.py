@@ -101,12 +101,12 @@ def test_what_was_assumed_and_said_is_in_the_manifest(
     torch.save(load_checkpoint(tiny_checkpoint).module.state_dict(), bare)
     labels.write_text("\n".join("abcdef"))
     config.write_text("[text]\nheads = 4\nlayers = 2\n")
-    assert main(["export", str(bare), "--labels", str(labels), "--config", str(config)]) == 0
+    assert main(["export", str(bare), "--labels", str(labels), "--model-config", str(config)]) == 0
     assert "assumed what neither" in capsys.readouterr().err
     manifest = Bundle.open(tmp_path / "bare.mmx").manifest
     assert manifest.labels == tuple("abcdef")
     assert manifest.provenance["checkpoint"]["assumptions"] == {"encoder.heads": 4, "visual.simam": "reference"}
-    assert main(["export", str(bare), "--config", str(tmp_path / "missing.json")]) == 5
+    assert main(["export", str(bare), "--model-config", str(tmp_path / "missing.json")]) == 2
 
 
 def test_a_breach_keeps_the_old_bundle(

@@ -200,7 +200,7 @@ def test_heads_are_assumed_aloud_and_can_be_said(path):
     torch.save(module.state_dict(), path)
     silent = load_checkpoint(path)
     assert silent.assumptions["encoder.heads"] == 4 and silent.assumptions["text.layers"] == 2
-    assert any("encoder.heads = 4" in note and "--config" in note for note in silent.notes)
+    assert any("encoder.heads = 4" in note and "--model-config" in note for note in silent.notes)
     informed = load_checkpoint(path, described={"config": {"encoder": {"heads": 8}, "text": {"layers": 3}}})
     assert set(informed.assumptions) == {"text.heads", "visual.simam"}
     inputs = {**utterance(7, 3, 2)}

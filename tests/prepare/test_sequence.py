@@ -60,7 +60,7 @@ def test_from_a_release_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["export", f"{run}/ckpt.pt"]) == 0
     assert Bundle.open(tmp_path / "run/ckpt.mmx").manifest.preprocessing.compat == "upstream"
     capsys.readouterr()
-    only = ["--backend", "onnxruntime"]
+    only = ["--backends", "onnxruntime"]
     assert main(["eval", f"{run}/ckpt.mmx", "--data", data, "--cache", cache, "--no-speed", "--json", *only]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["samples"] == CLIPS  # one video

@@ -202,7 +202,7 @@ def test_limits_of_bytes_seconds_and_pixels(start: Any, video: Path) -> None:
         chunked = server.post(content=undeclared(), headers={"content-type": "multipart/form-data; boundary=a"})
         assert (chunked.status_code, chunked.json()["error"]["code"]) == (413, "too_large")
         assert server.metric("mmx_workers_replaced_total") == 0
-    with start("--max-pixels", "10000", "--workers", "1") as server:
+    with start("--file-pixels", "10000", "--workers", "1") as server:
         assert server.post(files={"video": long}).json()["error"]["code"] == "too_many_pixels"
 
 

@@ -174,7 +174,7 @@ def settings_of(options: list[str], monkeypatch: pytest.MonkeyPatch) -> Limits:
         (["--deadline", "30"], 30, 30, 30),
         (["--deadline", "3600"], 600, 3600, 3600),
         (["--max-seconds", "1800"], 1800, 1800, 1800),
-        (["--max-seconds", "600", "--deadline", "60", "--worker-seconds", "50"], 600, 60, 50),
+        (["--max-seconds", "600", "--deadline", "60", "--file-seconds", "50"], 600, 60, 50),
     ],
 )
 def test_what_is_accepted_can_be_answered(

@@ -174,7 +174,7 @@ def test_a_picture_that_needs_more_memory_than_there_is(start: Any, tone: Path, 
         stream.width, stream.height, stream.pix_fmt = 8192, 4096, "yuvj420p"
         out.mux(stream.encode(av.VideoFrame(8192, 4096, "yuvj420p")))
         out.mux(stream.encode(None))
-    options = ("--workers", "1", "--max-pixels", "40000000", "--worker-memory", "512")
+    options = ("--workers", "1", "--file-pixels", "40000000", "--file-memory", "512")
     with start(*options) as server:
         assert code(server.post(files={"video": path.read_bytes()})) == (422, "too_much_memory")
         assert server.post(files={"video": tone.read_bytes()}).status_code == 200

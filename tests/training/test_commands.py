@@ -69,7 +69,7 @@ def test_train_resume_and_eval(drawn: Path, tmp_path: Path, capsys: pytest.Captu
     # A bundle of the faces alone, without a tokenizer: PyTorch is scored without the other modalities too.
     assert main(["export", str(out / "ckpt.pt"), "--modalities", "visual"]) == 0
     capsys.readouterr()
-    scored = ["eval", str(out / "ckpt.mmx"), "--data", str(drawn), "--backend", "onnxruntime", "--cache", cache]
+    scored = ["eval", str(out / "ckpt.mmx"), "--data", str(drawn), "--backends", "onnxruntime", "--cache", cache]
     assert main([*scored, "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["rows"]
     assert (first["name"], second["name"]) == ("PyTorch", "onnxruntime fp32")
