@@ -163,7 +163,7 @@ def settings_of(options: list[str], monkeypatch: pytest.MonkeyPatch) -> Limits:
 
     given: list[Settings] = []
     monkeypatch.setattr(lifecycle, "serve", lambda settings, _: given.append(settings))
-    assert main(["serve", str(tmp_path), *options]) == 0
+    assert main(["serve", str(Path(__file__).parent), *options]) == 0
     return given[0].limits
 
 
@@ -178,7 +178,7 @@ def settings_of(options: list[str], monkeypatch: pytest.MonkeyPatch) -> Limits:
     ],
 )
 def test_what_is_accepted_can_be_answered(
-    tmp_path, options: list[str], media_s: float, deadline_s: float, worker_s: float, no_key: pytest.MonkeyPatch
+    options: list[str], media_s: float, deadline_s: float, worker_s: float, no_key: pytest.MonkeyPatch
 ) -> None:
     limits = settings_of(options, no_key)
     assert (limits.media_s, limits.deadline_s, limits.worker_s) == (media_s, deadline_s, worker_s)
