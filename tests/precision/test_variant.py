@@ -47,7 +47,13 @@ def test_the_bundle_lists_the_variant_with_what_was_measured(made: Bundle) -> No
     graph = again.graph("fp16")  # every hash
     parity = graph.spec.parity
     assert graph.variant is not None and graph.variant.record.source == again.graph_sha256
-    assert graph.variant.record.recipe == {"rules": RECIPE, "samples": 16, "seconds": 1800, "tolerance": 1e-2}
+    assert graph.variant.record.recipe == {
+        "rules": RECIPE,
+        "samples": 16,
+        "seconds": 1800,
+        "tolerance": 1e-2,
+        "choices": {},
+    }
     assert parity["samples"] == 16 and parity["decisions"] == 16 * 6
     assert 0 < parity["mean_error"] < parity["max_error"] <= parity["tolerance"] == 1e-2
     assert parity["max_error"] <= parity["outputs"]["logits"] and set(parity["scales"]) == {"16", "64"}
