@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -238,6 +239,18 @@ def test_a_worker_that_cannot_start_says_why(tiny_bundle: Path, monkeypatch: pyt
         pytest.raises(EnvironmentMissing, match="a worker cannot start"),
     ):
         list(workers.read(Task(tone)))
+
+
+def test_closing_at_once_leaves_nothing_behind(tiny_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio logs a task that was destroyed before its end."""
+    for pause in (0.0, 0.05):
+        workers = Workers(Bundle.open(tiny_bundle), 2)
+        time.sleep(pause)
+        workers.close()
+        assert workers.pids == []
+    del workers
+    gc.collect()
+    assert caplog.records == []
 
 
 def test_a_bundle_that_was_replaced_is_not_read_with(tiny_bundle: Path, tmp_path: Path) -> None:
