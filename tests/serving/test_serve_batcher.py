@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmx.runtime.errors import BackendFailed, BadDataError
-from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.manifest import GraphSpec, Preprocessing, TensorSpec
 from mmx.runtime.network import Network
 from mmx.runtime.types import Sample
 from mmx.serving.server.batcher import MAX_ROWS, Batcher
@@ -53,7 +53,8 @@ class Engine:
 
 
 def make(engine: Engine, max_batch: int = 4, max_wait_s: float = 0.0, streams: int = 1) -> Batcher:
-    graph = SimpleNamespace(inputs=[])
+    inputs = tuple(TensorSpec(name, "int64", ("batch", "tokens")) for name in Engine.inputs)
+    graph = GraphSpec("model.onnx", "fp32", 20, inputs, ())
     manifest: Any = SimpleNamespace(
         system="ours", labels=("hap",), graphs={"fp32": graph}, preprocessing=Preprocessing()
     )
