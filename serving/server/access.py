@@ -9,8 +9,8 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmx.serving.server.answering import refuse
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.answering import reject
+from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.settings import is_loopback
 
 log = logging.getLogger("mmx.serving.access")
@@ -50,7 +50,7 @@ class AccessLog:
 
 
 class HostCheck:
-    """Refuses (403) requests by a foreign name: a page elsewhere whose name was pointed at this server (DNS rebinding).
+    """Rejects (403) requests by a foreign name: a page elsewhere whose name was pointed at this server (DNS rebinding).
 
     Taken are addresses, names of this machine alone (localhost), and ``names``; ``*`` takes any.
     """
@@ -63,10 +63,10 @@ class HostCheck:
         if scope["type"] == "http" and scope["path"] not in WITHOUT_HOST:
             hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
             if not all(map(self._is_known, hosts)):
-                refusal = Refusal(
+                rejection = Rejection(
                     403, "foreign_host", "this server is not called by that name", "start it with --allow-host NAME"
                 )
-                return await refuse(refusal)(scope, receive, send)
+                return await reject(rejection)(scope, receive, send)
         return await self._app(scope, receive, send)
 
     def _is_known(self, host: str) -> bool:

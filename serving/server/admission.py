@@ -7,16 +7,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 
 REMEMBERED = 0.1  # weight of the latest request in the mean of their times
 LONGEST_RETRY_S = 60
 
 
 class Admission:
-    """Counts requests in and out and refuses (429) what is over ``limit``.
+    """Counts requests in and out and rejects (429) what is over ``limit``.
 
-    ``what`` is said of them in the refusal: "64 requests are being answered".
+    ``what`` is said of them in the rejection: "64 requests are being answered".
     """
 
     def __init__(self, limit: int, what: str) -> None:
@@ -26,9 +26,9 @@ class Admission:
         self.inside = 0
 
     def check(self) -> None:
-        """Refuse if it is full now."""
+        """Reject if it is full now."""
         if self.inside >= self._limit:
-            raise Refusal(
+            raise Rejection(
                 429,
                 "busy",
                 f"{self._limit} {self._what}",

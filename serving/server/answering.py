@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from mmx.runtime.prediction import Prediction
 from mmx.serving.server.formats import JSON, Form, form_for
-from mmx.serving.server.refusal import Refusal, deadline_passed
+from mmx.serving.server.rejection import Rejection, deadline_passed
 from mmx.serving.server.service import DRAINING_RETRY_S, Service
 from mmx.serving.server.tensors import CONTENT_TYPE, read_sample
 from mmx.serving.server.upload import MULTIPART, declared_length, discard, read_bytes, read_form
@@ -25,7 +25,7 @@ LAST_WORD_S = 2.0  # for the reason to reach a client that may have stopped read
 
 
 class Answering(Response):
-    """Takes the request in, answers it, and sees to it that it ends in one of four ways: answered, refused with a
+    """Takes the request in, answers it, and sees to it that it ends in one of four ways: answered, rejected with a
     reason, broken off with a reason, or given up because the client went away.
 
     Args:
@@ -63,16 +63,18 @@ class Answering(Response):
         except (ClientDisconnect, Disconnected):
             metrics.ended("disconnected")
         except Exception as e:
-            if not isinstance(e, Refusal):
+            if not isinstance(e, Rejection):
                 log.exception("a request failed")
-            refusal = e if isinstance(e, Refusal) else Refusal(500, "server_error", "the server failed on this request")
-            metrics.ended(refusal.code)
+            rejection = (
+                e if isinstance(e, Rejection) else Rejection(500, "server_error", "the server failed on this request")
+            )
+            metrics.ended(rejection.code)
             if self._started:
-                await self._break_off(form, refusal, tracked)
+                await self._break_off(form, rejection, tracked)
             else:
                 if not self._arrived:
                     await discard(request, self._service.settings.limits.upload_bytes)
-                await refuse(refusal)(scope, receive, tracked)
+                await reject(rejection)(scope, receive, tracked)
 
     async def _answer(self, request: Request, form: Form, send: Send) -> None:
         service, limits = self._service, self._service.settings.limits
@@ -92,7 +94,7 @@ class Answering(Response):
                 sample = await asyncio.to_thread(read_sample, data, service.tensor_limits)
                 del data
             else:
-                raise Refusal(415, "bad_content_type", f"a body is {MULTIPART} or {CONTENT_TYPE}")
+                raise Rejection(415, "bad_content_type", f"a body is {MULTIPART} or {CONTENT_TYPE}")
             upload.complete()
             arrived = loop.time()
             service.metrics.stage("upload", arrived - began)
@@ -121,9 +123,9 @@ class Answering(Response):
             raw = [(name.encode(), value.encode()) for name, value in headers.items()]
             await send({"type": "http.response.start", "status": 200, "headers": raw})
 
-    async def _break_off(self, form: Form | None, refusal: Refusal, send: Send) -> None:
+    async def _break_off(self, form: Form | None, rejection: Rejection, send: Send) -> None:
         """Say why the stream ends here, if the client still reads."""
-        last = form.broken_off(refusal) if form else b""
+        last = form.broken_off(rejection) if form else b""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 await send({"type": "http.response.body", "body": last})
@@ -151,7 +153,7 @@ class Answering(Response):
             elif gone.done():
                 raise Disconnected
             else:
-                raise Refusal(
+                raise Rejection(
                     503, "shutting_down", "the server had to stop before the answer", retry_after=DRAINING_RETRY_S
                 )
         finally:
@@ -164,14 +166,14 @@ class Disconnected(Exception):
     """The client went away."""
 
 
-def refuse(refusal: Refusal) -> Response:
-    """The response of a refusal."""
+def reject(rejection: Rejection) -> Response:
+    """The response of a rejection."""
     headers = {}
-    if refusal.retry_after is not None:
-        headers["retry-after"] = str(refusal.retry_after)
-    if refusal.status == 401:
+    if rejection.retry_after is not None:
+        headers["retry-after"] = str(rejection.retry_after)
+    if rejection.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Response(json.dumps(refusal.body()), refusal.status, headers, JSON)
+    return Response(json.dumps(rejection.body()), rejection.status, headers, JSON)
 
 
 async def _gone(request: Request) -> None:

@@ -18,8 +18,8 @@ from starlette.responses import FileResponse
 
 from mmx.serving.server import openapi
 from mmx.serving.server.access import AccessLog, HostCheck
-from mmx.serving.server.answering import Answering, refuse
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.answering import Answering, reject
+from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.schemas import Capacity, ModelInfo, Status
 from mmx.serving.server.service import Service
 
@@ -64,7 +64,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
         "/v1/predict",
         summary="Tell the emotions in a video, or in one sample of tensors",
         response_class=Response,
-        responses=openapi.refusals(*openapi.REFUSALS),
+        responses=openapi.rejections(*openapi.REJECTIONS),
         openapi_extra=openapi.predict_operation(),
     )
     async def predict(
@@ -75,7 +75,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
         return Answering(service, deadline)
 
     @app.head("/v1/model", include_in_schema=False)
-    @app.get("/v1/model", summary="What answers here", responses=openapi.refusals(401, 403))
+    @app.get("/v1/model", summary="What answers here", responses=openapi.rejections(401, 403))
     async def model(request: Request) -> ModelInfo:
         service.check_key(request.headers.get("authorization", ""))
         return model_info(service)
@@ -83,14 +83,14 @@ def _add_model(app: FastAPI, service: Service) -> None:
 
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", summary="Whether the process is alive", responses=openapi.refusals(500))
+    @app.get("/healthz", summary="Whether the process is alive", responses=openapi.rejections(500))
     async def healthz() -> Status:
         if not service.engine.batcher.alive:
-            raise Refusal(500, "server_error", "the network's loop has ended", "restart the server")
+            raise Rejection(500, "server_error", "the network's loop has ended", "restart the server")
         return Status(status="ok")
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", summary="Whether a request would be taken now", responses=openapi.refusals(503))
+    @app.get("/readyz", summary="Whether a request would be taken now", responses=openapi.rejections(503))
     async def readyz() -> Status:
         service.check_ready()
         return Status(status="ready")
@@ -100,7 +100,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         "/metrics",
         summary="Queues, stage times, batch sizes and outcomes, for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **openapi.refusals(401, 403)},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **openapi.rejections(401, 403)},
     )
     async def metrics(request: Request) -> Response:
         service.check_key(request.headers.get("authorization", ""))
@@ -119,21 +119,21 @@ def _add_file(app: FastAPI, path: str, file: Path) -> None:
 def _add_errors(app: FastAPI) -> None:
     """Every error has the same body."""
 
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, error: Refusal) -> Response:
-        return refuse(error)
+    @app.exception_handler(Rejection)
+    async def rejected(_: Request, error: Rejection) -> Response:
+        return reject(error)
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        response = refuse(Refusal(error.status_code, code, str(error.detail), "see /openapi.json"))
+        response = reject(Rejection(error.status_code, code, str(error.detail), "see /openapi.json"))
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameter(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return refuse(Refusal(400, "bad_request", f"{first['loc'][-1]}: {first['msg']}", "see /openapi.json"))
+        return reject(Rejection(400, "bad_request", f"{first['loc'][-1]}: {first['msg']}", "see /openapi.json"))
 
 
 def model_info(service: Service) -> ModelInfo:

@@ -22,7 +22,7 @@ from mmx.runtime.workers.task import Limits, Task
 from mmx.runtime.workers.worker import WorkerSettings
 from mmx.serving.server.batcher import Batcher, Row
 from mmx.serving.server.metrics import Metrics
-from mmx.serving.server.refusal import Refusal, refusal_of
+from mmx.serving.server.rejection import Rejection, rejection_of
 from mmx.serving.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Engine:
         Decoding goes on while earlier segments are in the network. What was decoded before a fault is still answered.
 
         Raises:
-            Refusal: see ``Pool.segments``.
+            Rejection: see ``Pool.segments``.
         """
         steps: asyncio.Queue[Step] = asyncio.Queue(AHEAD)
         producer = asyncio.create_task(self._decode(task, steps))
@@ -127,9 +127,9 @@ class Engine:
             await steps.put(None)
         except EnvironmentMissing as e:  # its words name the server's folders
             log.error("%s", e)
-            await steps.put(Refusal(503, "not_ready", "no worker can be started", "try again later", retry_after=1))
+            await steps.put(Rejection(503, "not_ready", "no worker can be started", "try again later", retry_after=1))
         except MmxError as e:
-            await steps.put(refusal_of(e))
+            await steps.put(rejection_of(e))
         except Exception as e:
             await steps.put(e)
         finally:
@@ -139,7 +139,7 @@ class Engine:
         try:
             row = None if answer is None else await answer
         except MmxError as e:
-            raise refusal_of(e) from e
+            raise rejection_of(e) from e
         if row is None:
             return self.network.prediction(segment, None, 0.0)
         return self.network.prediction(segment, row.outputs, row.network_ms)

@@ -7,7 +7,7 @@ import re
 from typing import Any, Protocol
 
 from mmx.runtime.prediction import SCHEMA_VERSION, Prediction
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 
 _WEIGHT = re.compile(r"\d(\.\d{0,9})?")
 JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
@@ -27,7 +27,7 @@ class Form(Protocol):
         """What is sent when the answer is whole."""
         ...
 
-    def broken_off(self, refusal: Refusal) -> bytes:
+    def broken_off(self, rejection: Rejection) -> bytes:
         """What is sent when it ends before it is whole."""
         ...
 
@@ -48,7 +48,7 @@ class WholeJson:
     def end(self) -> bytes:
         return _dumps({"schema_version": SCHEMA_VERSION, "segments": self._segments})
 
-    def broken_off(self, refusal: Refusal) -> bytes:
+    def broken_off(self, rejection: Rejection) -> bytes:
         return b""
 
 
@@ -69,8 +69,8 @@ class Stream:
     def end(self) -> bytes:
         return self._last("end", {"segments": self._count})
 
-    def broken_off(self, refusal: Refusal) -> bytes:
-        return self._last("error", refusal.body()["error"])
+    def broken_off(self, rejection: Rejection) -> bytes:
+        return self._last("error", rejection.body()["error"])
 
     def _last(self, kind: str, value: dict[str, Any]) -> bytes:
         return _dumps({kind: value}) + b"\n" if self.content_type == NDJSON else _event(kind, value)
@@ -81,7 +81,7 @@ def form_for(accept: str) -> Form:
     several the one that it names, then the one it names first; JSON for anything, or nothing.
 
     Raises:
-        Refusal: 406 where it takes none of them.
+        Rejection: 406 where it takes none of them.
     """
     ranges = [_range(part) for part in accept.split(",") if part.strip()] or [("*/*", 1.0)]
     best, chosen = (0.0, False, 0), ""
@@ -94,7 +94,7 @@ def form_for(accept: str) -> Form:
                 break
     if not chosen:
         offered = f"{JSON}, {NDJSON}, {SSE}"
-        raise Refusal(406, "not_acceptable", "the Accept header takes nothing that is offered", offered)
+        raise Rejection(406, "not_acceptable", "the Accept header takes nothing that is offered", offered)
     return WholeJson() if chosen == JSON else Stream(chosen)
 
 

@@ -57,7 +57,7 @@ class Metrics:
             self._queue.labels(name).set_function(read)
 
     def ended(self, outcome: str) -> None:
-        """A request ended: ``ok``, ``disconnected``, or the code of its refusal."""
+        """A request ended: ``ok``, ``disconnected``, or the code of its rejection."""
         self._requests.labels(outcome).inc()
 
     def answered(self, kind: str, seconds: float) -> None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -18,7 +18,7 @@ async def on_disk(work: Callable[[], T]) -> T:
     """Do it in a thread. Where this is cancelled, it is still waited for: nothing works on in a folder that is gone.
 
     Raises:
-        Refusal: 507 where the disk is full or the folder is gone; the log says which.
+        Rejection: 507 where the disk is full or the folder is gone; the log says which.
     """
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
@@ -28,4 +28,4 @@ async def on_disk(work: Callable[[], T]) -> T:
         raise
     except OSError as e:
         log.error("an upload cannot be kept: %s", e)
-        raise Refusal(507, "no_room", "the server has no room for the upload", "try again later", RETRY_S) from e
+        raise Rejection(507, "no_room", "the server has no room for the upload", "try again later", RETRY_S) from e

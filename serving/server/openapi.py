@@ -15,7 +15,7 @@ from mmx.serving.server.upload import MULTIPART
 
 MODELS: tuple[type[BaseModel], ...] = (Answer, EndLine, ErrorBody)
 PREDICTION = {"$ref": REF.format(model="Prediction")}
-REFUSALS = {
+REJECTIONS = {
     400: "The form or a parameter cannot be read (bad_form, bad_request).",
     401: "The server asks for an API key (no_key).",
     403: "The Host header is a foreign name (foreign_host).",
@@ -37,11 +37,11 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": REF.format(model=model.__name__)}
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def rejections(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The responses of these statuses."""
     documented: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
-        documented[status] = {"description": REFUSALS[status], "content": {JSON: {"schema": _ref(ErrorBody)}}}
+        documented[status] = {"description": REJECTIONS[status], "content": {JSON: {"schema": _ref(ErrorBody)}}}
         if status in (429, 503, 507):
             documented[status]["headers"] = {"Retry-After": RETRY_AFTER}
     return documented

@@ -26,7 +26,7 @@ class Answer(Schema):
 
 
 class ErrorDetail(Schema):
-    """Why a request was refused or given up."""
+    """Why a request was rejected or given up."""
 
     code: str = Field(description="One word for programs; docs/serving.md lists them.")
     message: str

@@ -15,7 +15,7 @@ from mmx.serving.server.admission import Admission
 from mmx.serving.server.engine import Engine
 from mmx.serving.server.metrics import Metrics
 from mmx.serving.server.off_loop import on_disk
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.settings import Settings
 from mmx.serving.server.tensors import TensorLimits
 from mmx.serving.server.uploads import Uploads
@@ -70,29 +70,29 @@ class Service:
         self._draining = True
 
     def check_ready(self) -> None:
-        """Refuse (503) where a new request would not be answered."""
+        """Reject (503) where a new request would not be answered."""
         if self._draining:
-            raise Refusal(
+            raise Rejection(
                 503, "shutting_down", "the server is shutting down", "try again later", retry_after=DRAINING_RETRY_S
             )
         if not self._opened or not self.engine.workers.alive or not self.engine.batcher.alive:
-            raise Refusal(503, "not_ready", "the server is not ready", "try again later", retry_after=1)
+            raise Rejection(503, "not_ready", "the server is not ready", "try again later", retry_after=1)
 
     def check_key(self, authorization: str) -> None:
-        """Refuse (401) where a key is asked for and ``Authorization: Bearer KEY`` has it not; in constant time."""
+        """Reject (401) where a key is asked for and ``Authorization: Bearer KEY`` has it not; in constant time."""
         if self.settings.api_key is None:
             return
         scheme, _, key = authorization.partition(" ")
         same = hmac.compare_digest(key.strip().encode("utf-8", "surrogateescape"), self.settings.api_key.encode())
         if not (same and scheme.lower() == "bearer"):
-            raise Refusal(401, "no_key", "this server asks for an API key", "Authorization: Bearer KEY")
+            raise Rejection(401, "no_key", "this server asks for an API key", "Authorization: Bearer KEY")
 
     @asynccontextmanager
     async def folder(self) -> AsyncIterator[Path]:
         """An empty folder for one upload, gone afterwards. Its name is a number.
 
         Raises:
-            Refusal: 507 where the disk is full, or the temporary folder is gone.
+            Rejection: 507 where the disk is full, or the temporary folder is gone.
         """
         folder = self._scratch.path / str(next(self._numbers))
         try:

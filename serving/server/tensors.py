@@ -13,7 +13,7 @@ from mmx.runtime.manifest import Manifest
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.types import Sample
 from mmx.serving.server.npz import BadArchive, TooManyRows, Wanted, read_npz
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 
 CONTENT_TYPE = "application/x-npz"
 ARCHIVE_BYTES = 64 * 1024  # beside the arrays' own
@@ -57,7 +57,7 @@ def read_sample(data: bytes, limits: TensorLimits) -> Sample:
     [faces, 3, 48, 48], 0..255, and ``pieces.npy`` float32 [pieces, 128, 32], mel powers.
 
     Raises:
-        Refusal: 413 for more rows than a segment can have, 422 for whatever else it is not.
+        Rejection: 413 for more rows than a segment can have, 422 for whatever else it is not.
     """
     wanted = {
         "token_ids": Wanted(np.dtype(np.int64), (), limits.tokens),
@@ -67,7 +67,7 @@ def read_sample(data: bytes, limits: TensorLimits) -> Sample:
     try:
         arrays = read_npz(data, wanted)
     except TooManyRows as e:
-        raise Refusal(413, "too_many_rows", str(e), "send fewer rows, or a sample for each segment") from e
+        raise Rejection(413, "too_many_rows", str(e), "send fewer rows, or a sample for each segment") from e
     except BadArchive as e:
         raise _bad(str(e)) from e
     _check_values(arrays, limits)
@@ -79,7 +79,7 @@ def read_sample(data: bytes, limits: TensorLimits) -> Sample:
 
 
 def _check_values(arrays: dict[str, NDArray[Any]], limits: TensorLimits) -> None:
-    """Refuse what no preprocessing makes: it could read beyond the engine's tables or overflow in it."""
+    """Reject what no preprocessing makes: it could read beyond the engine's tables or overflow in it."""
     if not any(len(array) for array in arrays.values()):
         raise _bad("there is nothing in it: give token_ids, faces or pieces")
     for name, modality in (("token_ids", "text"), ("faces", "visual"), ("pieces", "audio")):
@@ -100,5 +100,5 @@ def _check_values(arrays: dict[str, NDArray[Any]], limits: TensorLimits) -> None
         raise _bad(f"token_ids has ids outside 0 to {limits.vocabulary - 1}")
 
 
-def _bad(message: str) -> Refusal:
-    return Refusal(422, "bad_tensors", f"the tensors cannot be read: {message}")
+def _bad(message: str) -> Rejection:
+    return Rejection(422, "bad_tensors", f"the tensors cannot be read: {message}")

@@ -17,13 +17,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from mmx.runtime.workers.task import Task
 from mmx.serving.server.off_loop import on_disk
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.settings import Limits
 from mmx.serving.server.uploads import Upload
 
 MULTIPART = "multipart/form-data"
 PARTS = ("video", "text", "transcript", "window")
-DISCARD_S = 5.0  # how long the rest of a refused body is read, so that the client gets to read the refusal
+DISCARD_S = 5.0  # how long the rest of a rejected body is read, so that the client gets to read the rejection
 WINDOW_BYTES = 32
 WRITE_BYTES = 256 * 1024  # of a video, before they go to the disk
 
@@ -40,7 +40,7 @@ async def body(request: Request, upload: Upload, limit: int, limits: Limits) -> 
     It may keep the server waiting for ``idle_s`` in all, and for as long as its bytes take at the least rate.
 
     Raises:
-        Refusal: 413 when there are more than ``limit`` bytes, 408 when they come too slowly, 429 when all uploads
+        Rejection: 413 when there are more than ``limit`` bytes, 408 when they come too slowly, 429 when all uploads
             together hold too much.
     """
     if declared_length(request) > limit:
@@ -58,7 +58,7 @@ async def body(request: Request, upload: Upload, limit: int, limits: Limits) -> 
                 with upload.waiting(timer):
                     chunk = await anext(chunks, None)
         except TimeoutError as e:
-            raise Refusal(408, "slow_upload", "the body came too slowly", "send it again, or send less") from e
+            raise Rejection(408, "slow_upload", "the body came too slowly", "send it again, or send less") from e
         waited += time.monotonic() - began
         if chunk is None:
             return
@@ -69,8 +69,8 @@ async def body(request: Request, upload: Upload, limit: int, limits: Limits) -> 
 
 
 async def discard(request: Request, limit: int) -> None:
-    """Read on for a while after a refusal: a client that is still sending would otherwise only see a reset."""
-    with suppress(Exception):  # the request is refused already, whatever comes
+    """Read on for a while after a rejection: a client that is still sending would otherwise only see a reset."""
+    with suppress(Exception):  # the request is rejected already, whatever comes
         async with asyncio.timeout(DISCARD_S):
             taken = 0
             while taken < limit:
@@ -89,7 +89,7 @@ async def read_form(request: Request, upload: Upload, folder: Path, limits: Limi
     """A multipart form into ``folder``: the task it asks for.
 
     Raises:
-        Refusal: see ``body``; 400 for a broken form, 413 for a part that is too large, 507 for a full disk.
+        Rejection: see ``body``; 400 for a broken form, 413 for a part that is too large, 507 for a full disk.
     """
     _, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
@@ -175,7 +175,7 @@ class _Form:
             part += data[start:end]
             if len(part) > self._most[self._name]:
                 most = self._most[self._name]
-                raise Refusal(413, "too_large", f"the part {self._name} has more than {most} bytes", "send less")
+                raise Rejection(413, "too_large", f"the part {self._name} has more than {most} bytes", "send less")
 
     def part_ends(self) -> None:
         self._name = ""
@@ -241,9 +241,9 @@ def _window(value: bytearray | None) -> float | None:
     return seconds
 
 
-def _broken(why: str) -> Refusal:
-    return Refusal(400, "bad_form", f"the form cannot be read: {why}", "curl -F video=@talk.mp4 -F text='...'")
+def _broken(why: str) -> Rejection:
+    return Rejection(400, "bad_form", f"the form cannot be read: {why}", "curl -F video=@talk.mp4 -F text='...'")
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "too_large", f"the body has more than {limit} bytes", "send a shorter or a smaller file")
+def _too_large(limit: int) -> Rejection:
+    return Rejection(413, "too_large", f"the body has more than {limit} bytes", "send a shorter or a smaller file")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 
 OWN_PLACES = 8  # that any client may have, however few there are
 YOUNG_S = 1.0  # an upload is not called slow before it is this old
@@ -35,7 +35,7 @@ class Upload:
         return time.monotonic() - self._began < YOUNG_S
 
     def take(self, count: int) -> None:
-        """Count bytes that came. Refuse (429) where all uploads together would hold more than the budget."""
+        """Count bytes that came. Reject (429) where all uploads together would hold more than the budget."""
         self._uploads.take(count)
         self.taken += count
 
@@ -61,7 +61,7 @@ class Upload:
 
 
 class Uploads:
-    """Lets bodies in, or refuses them (429).
+    """Lets bodies in, or rejects them (429).
 
     A client (an address) has at most half of the places. Where no place is left, the slowest body below the least rate
     makes room, so that many trickling ones lock nobody out.
@@ -106,7 +106,7 @@ class Uploads:
             self.held -= upload.taken
 
     def take(self, count: int) -> None:
-        """Hold more bytes; refuse (429) what is over the budget."""
+        """Hold more bytes; reject (429) what is over the budget."""
         self._check_budget(count)
         self.held += count
 
@@ -125,5 +125,5 @@ class Uploads:
         min(slow, key=lambda each: each.rate).push_out()
 
 
-def _busy(message: str) -> Refusal:
-    return Refusal(429, "busy", message, "try again later", retry_after=RETRY_S)
+def _busy(message: str) -> Rejection:
+    return Rejection(429, "busy", message, "try again later", retry_after=RETRY_S)

@@ -106,7 +106,7 @@ def checkpoints(source: Path, scratch: Path) -> Attempt:
 
 def tensors(source: Path, scratch: Path) -> Attempt:
     """An .npz archive as clients send it."""
-    from mmx.serving.server.refusal import Refusal
+    from mmx.serving.server.rejection import Rejection
     from mmx.serving.server.tensors import TensorLimits, read_sample
 
     data, limits = source.read_bytes(), TensorLimits(100, 100, 100, 1000, ("text", "visual", "audio"))
@@ -114,7 +114,7 @@ def tensors(source: Path, scratch: Path) -> Attempt:
     def attempt(random: Random) -> None:
         try:
             read_sample(mutated_bytes(data, random), limits)
-        except Refusal as e:
+        except Rejection as e:
             raise Rejected(e.message) from e
 
     return attempt

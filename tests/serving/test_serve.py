@@ -1,4 +1,4 @@
-"""mmx serve as its clients meet it: the answers of mmx predict, in every form, and a reason for every refusal."""
+"""mmx serve as its clients meet it: the answers of mmx predict, in every form, and a reason for every rejection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmx.runtime import Prediction, Predictor
 from mmx.runtime.media.faces.resample import resize_opencv_area
 from mmx.runtime.preprocess import Preprocessor
 from mmx.serving.server import openapi
-from mmx.serving.server.refusal import REJECTED
+from mmx.serving.server.rejection import REJECTED
 
 NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 VTT = "WEBVTT\n\n00:00.000 --> 00:01.500\nI am so glad.\n\n00:01.500 --> 00:03.000\nNo matter.\n"
@@ -151,7 +151,7 @@ def test_a_white_face_is_not_too_bright(server: Any) -> None:
         ("bomb", 413),
     ],
 )
-def test_hostile_tensors_are_refused(server: Any, kind: str, status: int) -> None:
+def test_hostile_tensors_are_rejected(server: Any, kind: str, status: int) -> None:
     response = server.post(content=hostile(kind), headers={"content-type": "application/x-npz"})
     assert response.status_code == status, response.text
     assert response.json()["error"]["code"] == ("bad_tensors" if status == 422 else "too_many_rows")
@@ -175,7 +175,7 @@ def test_hostile_tensors_are_refused(server: Any, kind: str, status: int) -> Non
         ({"files": {"video": b"x"}, "params": {"deadline": "1e9"}}, 400, "bad_request"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_a_reason(
+def test_what_cannot_be_answered_is_rejected_with_a_reason(
     server: Any, request_: dict[str, Any], status: int, code: str
 ) -> None:
     response = server.post(**request_)
@@ -183,7 +183,7 @@ def test_what_cannot_be_answered_is_refused_with_a_reason(
     assert "/tmp" not in response.text and "mmx-serve" not in response.text
 
 
-def test_a_window_that_the_runtime_refuses(server: Any, tone: Path) -> None:
+def test_a_window_that_the_runtime_rejects(server: Any, tone: Path) -> None:
     response = server.post(files={"video": tone.read_bytes()}, data={"window": "0.01"})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_request")
 
@@ -249,8 +249,8 @@ def test_a_key_is_asked_for_where_there_is_one(start: Any, tone: Path, tmp_path:
     with start("--api-key-file", str(tmp_path / "key"), "--cors-origin", "https://a.example") as server:
         files = {"video": tone.read_bytes()}
         for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": key}):
-            refused = httpx.post(f"{server.url}/v1/predict", files=files, headers=header)
-            assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+            rejected = httpx.post(f"{server.url}/v1/predict", files=files, headers=header)
+            assert rejected.status_code == 401 and rejected.headers["www-authenticate"] == "Bearer"
             assert httpx.get(f"{server.url}/metrics", headers=header).status_code == 401
         good = {"authorization": f"Bearer {key}", "origin": "https://a.example"}
         answered = httpx.post(f"{server.url}/v1/predict", files=files, headers=good)
@@ -279,15 +279,15 @@ def test_a_server_that_cannot_start_says_why(tiny_bundle: Path, options: list[st
     assert error.startswith("mmx: error: ") and words in error
 
 
-def test_the_docs_list_every_refusal_and_every_metric(server: Any) -> None:
+def test_the_docs_list_every_rejection_and_every_metric(server: Any) -> None:
     root = Path(__file__).parents[2]
     docs = (root / "docs" / "serving.md").read_text(encoding="utf-8")
     code = "".join(path.read_text(encoding="utf-8") for path in (root / "serving" / "server").glob("*.py"))
-    refusals = set(re.findall(r"Refusal\(\s*(\d{3}),\s*\"(\w+)\"", code))
-    refusals |= {(str(status), name) for name, status in REJECTED.items()}
-    assert len(refusals) > 15
-    for status, name in refusals:
-        assert int(status) in openapi.REFUSALS and name in openapi.REFUSALS[int(status)], name
+    rejections = set(re.findall(r"Rejection\(\s*(\d{3}),\s*\"(\w+)\"", code))
+    rejections |= {(str(status), name) for name, status in REJECTED.items()}
+    assert len(rejections) > 15
+    for status, name in rejections:
+        assert int(status) in openapi.REJECTIONS and name in openapi.REJECTIONS[int(status)], name
         assert re.search(rf"\| [\d, ]*{status}[\d, ]* \|[^|]*`{name}`", docs), name
     shown = re.findall(r"# TYPE (mmx_\w+) ", httpx.get(f"{server.url}/metrics").text)
     for metric in shown:

@@ -15,7 +15,7 @@ from mmx.cli.main import main
 from mmx.runtime.errors import UsageError
 from mmx.serving.server.access import HostCheck, host_name
 from mmx.serving.server.formats import JSON, NDJSON, SSE, form_for
-from mmx.serving.server.refusal import Refusal, deadline_passed
+from mmx.serving.server.rejection import Rejection, deadline_passed
 from mmx.serving.server.settings import Limits, Settings
 
 KEY = "0123456789abcdef"
@@ -45,7 +45,7 @@ KEY = "0123456789abcdef"
 )
 def test_the_accept_header_weighs_the_forms(accept: str, expected: str | None) -> None:
     if expected is None:
-        with pytest.raises(Refusal, match="Accept"):
+        with pytest.raises(Rejection, match="Accept"):
             form_for(accept)
     else:
         assert form_for(accept).content_type == expected

@@ -16,7 +16,7 @@ from mmx.runtime.network import Network
 from mmx.runtime.types import Sample
 from mmx.serving.server.batcher import MAX_ROWS, Batcher
 from mmx.serving.server.metrics import Metrics
-from mmx.serving.server.refusal import refusal_of
+from mmx.serving.server.rejection import rejection_of
 
 NO_FACES, NO_PIECES = np.empty((0, 3, 48, 48), np.float32), np.empty((0, 128, 32), np.float32)
 FOREVER_S = 3600.0
@@ -144,7 +144,7 @@ def test_one_samples_fault_is_its_own() -> None:
             await not_finite
         with pytest.raises(BackendFailed, match="of shape") as fault:
             await short
-        assert refusal_of(fault.value).status == 500  # the server's fault, not the file's
+        assert rejection_of(fault.value).status == 500  # the server's fault, not the file's
         assert batcher.alive and (await batcher.submit(sample(3))).outputs["logits"].tolist() == [3]
         await batcher.close()
 

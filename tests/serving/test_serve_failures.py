@@ -74,14 +74,14 @@ def code(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
-def test_a_full_queue_refuses_and_forgets_nobody(small: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_full_queue_rejects_and_forgets_nobody(small: Any, tone: Path, pool: ThreadPoolExecutor) -> None:
     upload = {"video": tone.read_bytes()}
     alone = [logits(small.post(files=upload, data={"text": text})) for text in ("glad", "no matter")]
     with stopped(small):
         waiting = [pool.submit(small.post, files=upload, data={"text": text}) for text in ("glad", "no matter")]
         in_work(small, 2)
-        refused = small.post(files={"video": bytes(5_000_000)})  # the whole refusal arrives, though the body is long
-        assert code(refused) == (429, "busy") and int(refused.headers["retry-after"]) >= 1
+        rejected = small.post(files={"video": bytes(5_000_000)})  # the whole rejection arrives, though the body is long
+        assert code(rejected) == (429, "busy") and int(rejected.headers["retry-after"]) >= 1
     for expected, answer in zip(alone, waiting, strict=True):
         assert logits(answer.result()) == pytest.approx(expected, abs=2e-5)
 
@@ -192,7 +192,7 @@ def test_sigterm_lets_everyone_at_hand_have_an_answer(start: Any, tone: Path, po
             with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
                 assert client.get("/readyz").status_code == 200
                 server.process.send_signal(signal.SIGTERM)
-                until(lambda: not taken(client), "it to refuse")
+                until(lambda: not taken(client), "it to reject")
             assert server.process.poll() is None
         for each in waiting:
             assert logits(each.result()) == pytest.approx(expected, abs=2e-5)

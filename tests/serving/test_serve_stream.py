@@ -14,7 +14,7 @@ import pytest
 from mmx.runtime import Prediction, Predictor
 from mmx.runtime.workers.task import Task
 from mmx.serving.server.answering import Answering
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.service import Service
 from mmx.serving.server.settings import Settings
 
@@ -50,7 +50,7 @@ def test_segments_go_out_before_the_file_ends(
             yield prediction
             await go_on.wait()
             if ending == "fault":
-                raise Refusal(422, "decoder_crashed", "it crashed")
+                raise Rejection(422, "decoder_crashed", "it crashed")
             if ending != "whole":
                 await forever.wait()
             yield prediction

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmx.serving.server.npz import BadArchive, TooManyRows, Wanted, read_npz
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.tensors import TensorLimits, read_sample
 
 WANTED = {
@@ -150,7 +150,7 @@ def test_anything_at_all_is_a_sample_or_an_error() -> None:
         try:
             read_sample(bytes(data), limits)
             answers["sample"] += 1
-        except Refusal as e:
+        except Rejection as e:
             assert e.status in (413, 422)
             answers["error"] += 1
     assert answers["error"] > 500, answers

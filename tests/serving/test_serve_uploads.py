@@ -15,7 +15,7 @@ from waiting import until
 
 from mmx.serving.server import upload as upload_module
 from mmx.serving.server import uploads as uploads_module
-from mmx.serving.server.refusal import Refusal
+from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.settings import Limits
 from mmx.serving.server.upload import body
 from mmx.serving.server.uploads import Upload, Uploads
@@ -36,7 +36,7 @@ def test_the_slowest_of_many_trickling_bodies_gives_way(clock: SimpleNamespace) 
     uploads = Uploads(places=16, budget=2**20, rate=RATE)
     with ExitStack() as all_:
         arriving = [all_.enter_context(uploads.upload(f"client {n}", 0)) for n in range(16)]
-        with pytest.raises(Refusal, match="16 uploads"):  # none is old enough to be called slow
+        with pytest.raises(Rejection, match="16 uploads"):  # none is old enough to be called slow
             all_.enter_context(uploads.upload("honest", 0))
         clock.now += 2
         for number, each in enumerate(arriving):
@@ -47,7 +47,7 @@ def test_the_slowest_of_many_trickling_bodies_gives_way(clock: SimpleNamespace) 
             all_.enter_context(uploads.upload("honest", 0))
         assert [each.pushed_out for each in arriving] == [number % 2 == 0 for number in range(16)]
         clock.now += 0.4
-        with pytest.raises(Refusal, match="uploads"):  # the others are fast enough
+        with pytest.raises(Rejection, match="uploads"):  # the others are fast enough
             all_.enter_context(uploads.upload("another", 0))
         assert uploads.inside == 16
     assert (uploads.inside, uploads.held) == (0, 0)
@@ -57,7 +57,7 @@ def test_one_address_has_half_of_the_places(clock: SimpleNamespace) -> None:
     uploads = Uploads(places=20, budget=2**20, rate=RATE)
     with ExitStack() as all_:
         own = [all_.enter_context(uploads.upload("greedy", 0)) for _ in range(10)]
-        with pytest.raises(Refusal, match="of this address"):
+        with pytest.raises(Rejection, match="of this address"):
             all_.enter_context(uploads.upload("greedy", 0))
         all_.enter_context(uploads.upload("honest", 0))
         own[0].complete()  # what has arrived is no longer arriving
@@ -70,9 +70,9 @@ def test_the_budget_is_of_all_uploads_until_their_requests_have_ended(clock: Sim
         one = first.enter_context(uploads.upload("a", 600))
         one.take(600)
         one.complete()  # it is being answered
-        with pytest.raises(Refusal, match="together"), uploads.upload("b", 401):
+        with pytest.raises(Rejection, match="together"), uploads.upload("b", 401):
             pass
-        with uploads.upload("b", 0) as undeclared, pytest.raises(Refusal, match="together"):
+        with uploads.upload("b", 0) as undeclared, pytest.raises(Rejection, match="together"):
             undeclared.take(300)
             undeclared.take(101)
         assert uploads.held == 600
@@ -113,13 +113,13 @@ def test_a_body_below_the_least_rate_is_given_up_and_a_slow_one_above_it_is_not(
     paused = [(1.0, bytes(1000)), (8.0, bytes(10)), *steady]
     assert read(clock, Sender(clock, paused)) == 221_010
     trickling = [(1.0, b"x")] * 200
-    with pytest.raises(Refusal) as error:
+    with pytest.raises(Rejection) as error:
         read(clock, Sender(clock, trickling))
     assert (error.value.status, error.value.code) == (408, "slow_upload")
 
 
 def test_a_body_that_has_to_make_room_ends_at_once(clock: SimpleNamespace) -> None:
-    with pytest.raises(Refusal, match="too slowly"):
+    with pytest.raises(Rejection, match="too slowly"):
         read(clock, Sender(clock, [(0.0, b"x")], never_ends=True), Upload.push_out)
 
 

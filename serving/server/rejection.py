@@ -1,4 +1,4 @@
-"""Why a request is not answered: an HTTP status, a code for programs, and words for people."""
+"""Why a request is rejected: an HTTP status, a code for programs, and a message for people."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ REJECTED = {
 }
 
 
-class Refusal(Exception):
-    """A request that is refused, or given up, for a reason that its sender is told.
+class Rejection(Exception):
+    """A request that is rejected, or given up, with a reason for its sender.
 
     Args:
         status: of the HTTP response. code: the reason, one word for programs (``docs/serving.md`` lists them).
@@ -34,18 +34,18 @@ class Refusal(Exception):
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
 
 
-def refusal_of(error: MmxError) -> Refusal:
-    """The refusal for an error of the runtime: the sender's fault (413, 422, 400), or the server's (500)."""
+def rejection_of(error: MmxError) -> Rejection:
+    """The rejection for an error of the runtime: the sender's fault (413, 422, 400), or the server's (500)."""
     if isinstance(error, Rejected):
-        return Refusal(REJECTED[error.code], error.code, error.message, error.hint)
+        return Rejection(REJECTED[error.code], error.code, error.message, error.hint)
     if isinstance(error, UsageError):
-        return Refusal(400, "bad_request", error.message, error.hint)
+        return Rejection(400, "bad_request", error.message, error.hint)
     if isinstance(error, BadDataError) and not isinstance(error, BackendFailed):
-        return Refusal(422, "bad_media", error.message, error.hint)
-    return Refusal(500, "server_error", error.message, error.hint)
+        return Rejection(422, "bad_media", error.message, error.hint)
+    return Rejection(500, "server_error", error.message, error.hint)
 
 
-def deadline_passed(seconds: float, longest: float) -> Refusal:
+def deadline_passed(seconds: float, longest: float) -> Rejection:
     """There was no answer in time; ``longest``: what may be asked for."""
     hint = f"ask for a later deadline ({longest:g} s at most)" if seconds < longest else "try again later"
-    return Refusal(504, "deadline", f"no answer within {seconds:g} s", f"send a shorter file, or {hint}")
+    return Rejection(504, "deadline", f"no answer within {seconds:g} s", f"send a shorter file, or {hint}")
