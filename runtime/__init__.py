@@ -6,7 +6,7 @@
         for prediction in predictor.predict("talk.mp4", transcript="talk.srt"):
             print(prediction.start, prediction.labels)
         predictor.predict(data)  # the bytes of a file, or a file object
-        predictor.predict(MediaArrays(frames, times, sound, 16000))  # or what is decoded already
+        predictor.predict(MediaArrays(frames, times, sound, 16000))  # or decoded frames and sound
 
 Importing this package costs nothing: each name is imported from its module when it is first used.
 """

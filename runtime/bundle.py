@@ -2,7 +2,7 @@
 
 The manifest lists every file with its SHA-256 and is never rewritten, so its own SHA-256 is the bundle's identity.
 Opening rejects a file that is missing, changed or not listed, a path or link that leaves the folder, and a graph that
-keeps its weights elsewhere. What was derived from the graph later lies under ``variants/`` and lists itself.
+keeps its weights elsewhere. Variants of the graph are under ``variants/``, each with its own list.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Graph:
     Attributes:
         path, sha256: of the ONNX file.
         spec: its inputs and outputs; ``spec.parity`` is what was measured when it was made.
-        variant: where it lies; None for the FP32 graph.
+        variant: its folder; None for the FP32 graph.
     """
 
     path: Path
@@ -58,8 +58,8 @@ class Bundle:
     Attributes:
         path: the folder. manifest: what its manifest.json holds.
         identity: SHA-256 of manifest.json: the same for the same system, preprocessing and weights.
-        variants: what was derived from its graph, newest first, as it was when the bundle was opened.
-        passed_over: what else lies under ``variants/``, and why it is not used.
+        variants: derived from its graph, newest first, as of when the bundle was opened.
+        passed_over: other folders under ``variants/``, and why they are not used.
         verify: whether files are compared with their hashes before they are used.
     """
 
@@ -80,7 +80,7 @@ class Bundle:
             path: the folder (``ckpt.mmx``).
             verify: compare the SHA-256 of every file (about 0.5 s for 300 MB); a variant's when it is asked for. The
                 other checks are always made.
-            beside: do so for the FP32 graph in a thread of its own; ``graph`` then waits for it.
+            beside: do so for the FP32 graph in another thread; ``graph`` then waits for it.
             expect: the ``identity`` that it must have: a worker process uses the bundle of the process that started it.
 
         Raises:
@@ -126,7 +126,7 @@ class Bundle:
         """The graph of a precision, unchanged.
 
         Raises:
-            UsageError: the bundle has none; those there are are named, and why one is passed over.
+            UsageError: the bundle has none; the message names the others, and why one is not used.
             BadDataError: it was changed, or keeps its weights elsewhere.
         """
         if precision == "fp32":
@@ -143,7 +143,7 @@ class Bundle:
         return self._graph_of(variant)
 
     def described(self, precision: str) -> Graph | None:
-        """What ``graph`` gives, unverified; None where there is no graph of that precision."""
+        """As ``graph``, but unverified; None where there is no graph of that precision."""
         if precision == "fp32":
             spec = self.manifest.graphs["fp32"]
             return Graph(self.path / spec.file, self.manifest.files[spec.file], spec)
@@ -152,7 +152,7 @@ class Bundle:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions that there are graphs of, fp32 first."""
+        """The precisions of its graphs, fp32 first."""
         return ("fp32", *sorted({v.record.precision for v in self.variants if v.record.kind == "graph"}))
 
     @property

@@ -1,6 +1,6 @@
 """TensorRT engines of a bundle: which there are, and whether one fits this machine.
 
-TensorRT cannot look into an engine without a GPU driver, so everything anybody wants to know stands in its record.
+TensorRT cannot read an engine without a GPU driver, so all facts about it are in its record.
 The engine file itself is plain: ``trtexec --loadEngine`` takes it.
 """
 
@@ -144,7 +144,7 @@ def rebuild_command(bundle: Path, record: EngineRecord) -> str:
 
 
 def mismatch_error(engine: Engine, bundle: Path, found: list[Mismatch]) -> EngineMismatch:
-    """The error that names both sides of every mismatch and the command that mends it."""
+    """The error that names both sides of every mismatch and the command that builds the engine again."""
     return EngineMismatch(
         f"{engine.path} does not fit: " + "; ".join(map(str, found)),
         f"{rebuild_command(bundle, engine.record)}, or --on-mismatch rebuild, or --on-mismatch onnx",

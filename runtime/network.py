@@ -60,7 +60,7 @@ class Network:
         Args:
             bundle: a bundle folder, or one that is open.
             backend, precision, options: see ``open_backend``.
-            certainty: what an answer must reach for its labels to be given.
+            certainty: what a prediction must reach to be given labels.
 
         Raises:
             MmxError: what ``Bundle.open`` and ``open_backend`` raise; UsageError: ``certainty`` asks for a stated
@@ -82,7 +82,7 @@ class Network:
 
         Raises:
             UsageError: the samples do not fit the graph.
-            BackendFailed: the backend failed while it ran, for want of memory for instance; or an output is missing, or
+            BackendFailed: the backend failed while it ran, out of memory for instance; or an output is missing, or
                 is not [samples, labels].
         """
         inputs = self.pack(samples)
@@ -120,9 +120,9 @@ class Network:
         return fuse_batch({name: outputs[f"logits_{name}"] for name in weights}, samples, weights)
 
     def each(self, samples: Sequence[Sample]) -> list[Outputs | MmxError]:
-        """Each sample's outputs, [labels] by name, or what went wrong with it. Raises nothing.
+        """Each sample's outputs, [labels] by name, or its error. Raises nothing.
 
-        If a batch fails, or gives a sample what is not finite, its samples (or that one) run again alone: a fault
+        If a batch fails, its samples run again alone, and so does a sample whose outputs are not finite: an error
         stays with its sample.
         """
         try:
@@ -142,7 +142,7 @@ class Network:
         return answers
 
     def predict(self, segments: Sequence[Segment]) -> list[Prediction | MmxError]:
-        """Each segment's prediction, or what went wrong with it; see ``each``. A segment without any modality has a
+        """Each segment's prediction, or its error; see ``each``. A segment without any modality has a
         prediction too, which says so.
         """
         runnable = [segment for segment in segments if segment.sample.modalities]
@@ -162,7 +162,7 @@ class Network:
     def prediction(
         self, segment: Segment, outputs: Mapping[str, NDArray[np.float32]] | None, network_ms: float
     ) -> Prediction:
-        """What the network says of one segment.
+        """The prediction of one segment.
 
         Args:
             outputs: the graph's outputs for it, float32 [labels] by name; None if it has nothing to run the graph on.
@@ -203,7 +203,7 @@ class Network:
         )
 
     def close(self) -> None:
-        """Give the backend's memory back."""
+        """Free the backend's memory."""
         self.backend.close()
 
     def __enter__(self) -> Self:

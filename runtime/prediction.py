@@ -1,4 +1,4 @@
-"""``Prediction``: what the model says of one segment, and every form it takes outside: JSON, Arrow, flat columns, HTML.
+"""``Prediction``: the result for one segment, and its forms: JSON, Arrow, flat columns, HTML.
 
 ``mmx predict``, ``batch``, ``serve``, the Ray workers, the Triton model and the HTML report all write ``to_dict()``.
 ``python -m mmx.runtime.prediction json|arrow`` prints the schemas, which docs/schemas/ holds.
@@ -49,7 +49,7 @@ class Word:
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """What the model says of one segment of one file."""
+    """The result for one segment of one file."""
 
     file: str = described("The media file as the caller gave it; 'video' where it has no name (server, Triton).")
     start: float = described("Start of the segment, in seconds from the start of the file.")
@@ -159,7 +159,7 @@ def arrow_schema(labels: Sequence[str] | None = None, modalities: Sequence[str] 
     """The Arrow schema of predictions.
 
     Args:
-        labels, modalities: of the bundle: what is known by label or modality is then a struct, otherwise a map.
+        labels, modalities: of the bundle: values by label or modality are then structs, otherwise maps.
 
     Raises:
         EnvironmentMissing: pyarrow is not installed.
@@ -172,7 +172,7 @@ def arrow_schema(labels: Sequence[str] | None = None, modalities: Sequence[str] 
 
 
 def arrow_row(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as ``pyarrow.Table.from_pylist`` takes it with ``arrow_schema``: what is not known is null.
+    """A prediction as ``pyarrow.Table.from_pylist`` takes it with ``arrow_schema``: unknown values are null.
 
     File names and words that are not Unicode have their odd bytes escaped: Arrow's strings are UTF-8.
     """

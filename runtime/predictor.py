@@ -34,19 +34,19 @@ class Predictor:
     Args:
         bundle: a bundle folder, or one that is open.
         backend, precision, threads, on_mismatch, device: see ``open_backend``. Face detection uses as many threads.
-        faces: exact, or a quicker search that may find other faces (docs/faces.md): fast, large, track.
-        batch_size: segments that the network takes at once, at most. The first answer never waits: batches grow from
-            1 (then 2, 4, ...) while a file is read.
-        asr: what recognises speech where no words are given: auto | none | a folder | a name (see ``speech.find``).
-        language: what is spoken (ISO 639-1), if it is known.
-        certainty: what an answer must reach for its labels to be given (docs/trust.md).
-        utterances: about how many will be answered, see ``open_backend``.
-        wait: False: do not wait for the network to be loaded; that goes on while the first file is read. Its errors
-            then come from ``network``, and from the first answer.
+        faces: exact, or a faster search that may find other faces (docs/faces.md): fast, large, track.
+        batch_size: largest batch, in segments. The first one never waits: batches grow from 1 (then 2, 4, ...)
+            while a file is read.
+        asr: the recogniser for files without a transcript: auto | none | a folder | a name (see ``speech.find``).
+        language: the spoken language (ISO 639-1), if known.
+        certainty: what a prediction must reach to be given labels (docs/trust.md).
+        utterances: about how many will be predicted, see ``open_backend``.
+        wait: False loads the network in the background while the first file is read. Its errors
+            then come from ``network``, and from the first prediction.
 
     Attributes: ``bundle``, ``network``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
 
-    Draw from one ``predict`` generator at a time; ``network`` may be used from several threads.
+    Use one ``predict`` generator at a time; ``network`` may be used from several threads.
 
     Raises:
         MmxError: what ``Bundle.open`` and ``open_backend`` raise; UsageError for a system that does not take media.
@@ -93,12 +93,12 @@ class Predictor:
 
     @property
     def network(self) -> Network:
-        """The network, once it is loaded; for samples that are there already. Raises what ``open_backend`` raises."""
+        """The network, once it is loaded; for samples made elsewhere. Raises what ``open_backend`` raises."""
         return self._network.result()
 
     @property
     def backend(self) -> Backend:
-        """What the network runs on, once it is loaded."""
+        """The backend of the network, once it is loaded."""
         return self.network.backend
 
     def predict(
@@ -118,11 +118,11 @@ class Predictor:
                 (``MediaArrays``).
             text, transcript, window, tracks: see ``Preprocessor.segments``. With several files, text and transcript are
                 lists with one entry (or None) for each file.
-            on_error: called with the file's name and the error when a file is at fault; the next file follows.
+            on_error: called with the file's name and its error; the next file follows.
 
         Raises:
-            UsageError: the arguments are at fault; at once where that can be known.
-            MmxError: a file is at fault and there is no ``on_error``.
+            UsageError: invalid arguments; raised at once where possible.
+            MmxError: a file has an error and there is no ``on_error``.
         """
         single = _is_media(files)
         media: list[Media] = [files] if single else list(files)  # type: ignore[list-item,arg-type]
@@ -135,7 +135,7 @@ class Predictor:
         return self._predict_all(list(zip(media, names, texts, transcripts, strict=True)), window, tracks, on_error)
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Free the memory of the network."""
         if self._network.exception() is None:  # which waits for it to be loaded
             self._network.result().close()
 
@@ -170,7 +170,7 @@ class Predictor:
         return self._network.done() and self._network.exception() is not None
 
     def _groups(self, segments: Iterator[Segment]) -> Iterator[list[Segment]]:
-        """Batches of 1, 2, 4, ... up to ``batch_size`` segments; what was read before a fault is still answered."""
+        """Batches of 1, 2, 4, ... up to ``batch_size`` segments; what was read before an error is still predicted."""
         group: list[Segment] = []
         size = 1
         try:

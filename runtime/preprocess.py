@@ -1,6 +1,6 @@
-"""A media file -> one ``Segment`` after another: what the network takes of it, and what is known about it.
+"""A media file -> ``Segment``s, one after another: the network's input, and facts about it.
 
-Driven by the bundle's preprocessing spec alone, so that every use of a bundle sees the same numbers.
+Only the bundle's preprocessing spec decides, so that every use of a bundle gets the same numbers.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Segment:
 
     Attributes:
         file: path as the caller gave it. span: its stretch of the file, with what is said in it.
-        sample: the network's input. absent: why it lacks each modality that the system takes and it has not.
-        faces: the largest face of each frame that has one. frames_seen: how many frames were looked at.
+        sample: the network's input. absent: the reason for each missing modality.
+        faces: the largest face of each frame that has one. frames_seen: how many frames were searched.
         flags: quality flags. quality: numbers by name (``runtime.quality``).
         timings_ms: milliseconds by stage (decode, faces, mel, text).
-        words, recogniser, language: what was heard, where the text was recognised.
+        words, recogniser, language: of recognised text.
     """
 
     file: str
@@ -103,8 +103,8 @@ class _Source:
 class Preprocessor:
     """Turns files into segments for one bundle. Tokenizer, face nets and recogniser are loaded when first needed.
 
-    Thread-safe: any number of files may be read at the same time. ``faces``: how they are searched for (docs/faces.md).
-    ``asr``: what recognises speech where no words are given (see ``speech.find``). ``language``: what is spoken.
+    Thread-safe: any number of files may be read at the same time. ``faces``: the face search (docs/faces.md).
+    ``asr``: the recogniser for files without a transcript (see ``speech.find``). ``language``: the spoken one.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Preprocessor:
             text: what is said in the whole file.
             transcript: a .txt (as ``text``), .srt or .vtt file, or its spans. Each timed cue is one segment.
             window: cut the file into windows of so many seconds instead. A window's text is the words of the cues that
-                are spoken in it, each word of a cue taken to last as long as any other; untimed text goes to every
+                are spoken in it, taking all words of a cue to be equally long; untimed text goes to every
                 window, with the flag ``text_of_whole_file``.
             tracks: which video and audio track to read; by default the one that the file marks as default.
             stop: once it is set, reading ends at the next frame, and what was read since the last segment is dropped.
@@ -219,7 +219,7 @@ class Preprocessor:
                 mine.crops.append(crop.pixels)
 
     def _segment(self, source: _Source, end: SegmentEnd, faces: _Faces, decode_ms: float) -> Segment:
-        """Put one segment together, and say why it lacks what it lacks."""
+        """Put one segment together, with the reason for each missing modality."""
         system = self._bundle.manifest.modalities
         heard = source.heard
         words = heard.words_in(end.span) if heard else ()
@@ -315,7 +315,7 @@ class Preprocessor:
 
 
 def _words_within(cue: Span, span: Span) -> list[str]:
-    """Those of a cue's words whose middle lies in a span, each word taken to last as long as any other."""
+    """Those of a cue's words whose middle lies in a span, taking all words of a cue to be equally long."""
     words = (cue.text or "").split()
     each = (cue.end - cue.start) / max(len(words), 1)
     return [word for i, word in enumerate(words) if span.start <= cue.start + (i + 0.5) * each < span.end]

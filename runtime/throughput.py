@@ -1,11 +1,11 @@
-"""``Pipeline``: many media files -> their predictions, as fast as the machine goes.
+"""``Pipeline``: many media files -> their predictions, as fast as the machine can.
 
     with Pipeline("ckpt.mmx", workers=4) as pipeline:
         for result in pipeline.run(Task(path) for path in sorted(folder.glob("*.mp4"))):
             print(result.file, result.error or [p.labels for p in result.predictions])
 
-Decoding, face detection and mel of some files go on in worker processes while the network answers for others. The
-predictions are those of ``Predictor``, which gives the first one sooner.
+Worker processes decode some files, find faces and make mel pieces while the network runs on others. The predictions are
+those of ``Predictor``, which gives the first one sooner.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Pipeline:
         bundle: a bundle folder, or one that is open.
         backend, precision, threads, on_mismatch, device: see ``open_backend``.
         workers: processes that read media, each one file on one core; None: as many as there are cores.
-        limits: what one file may cost. A file that breaks one, or crashes the decoder, has an error of its own.
-        max_rows: tower rows (faces + pieces + tokens / 32) that the network takes at once. It bounds the memory:
-            besides the network's own, about ``2 * throughput_run.WINDOW * max_rows`` rows of 28 kB wait, and 64 MB of
+        limits: limits for one file. A file that exceeds one, or crashes the decoder, gets an error.
+        max_rows: tower rows (faces + pieces + tokens / 32) of the largest batch. It bounds the memory: besides
+            that of the network, about ``2 * throughput_run.WINDOW * max_rows`` rows of 28 kB wait, and 64 MB of
             frames in each worker.
-        batch_size: segments that the network takes at once, at most.
+        batch_size: largest batch, in segments.
         faces, asr, language, certainty: see ``Predictor``.
 
     Attributes: ``bundle``, ``network``, ``backend`` (its ``name``, ``device`` and ``why`` say what runs).
@@ -91,9 +91,9 @@ class Pipeline:
     def run(self, tasks: Iterable[Task | str | Path]) -> Generator[FileResult, None, None]:
         """Yield each task's result, in the order of the tasks.
 
-        Nothing about one file stops the others: its error is in its result. Tasks are drawn in the caller's thread, a
-        bounded number ahead of the results. Closing the generator (or leaving the loop by an exception or Ctrl-C and
-        dropping it) stops the work and waits for the threads to end.
+        An error of one file does not stop the others: it is in the file's result. Tasks are taken in the caller's
+        thread, a bounded number ahead of the results. Closing the generator (or leaving the loop by an
+        exception or Ctrl-C and dropping it) stops the work and waits for the threads to end.
 
         Raises:
             EnvironmentMissing: the workers cannot be started. Exception: what ``tasks`` raises.
@@ -103,7 +103,7 @@ class Pipeline:
             yield from run.results(task if isinstance(task, Task) else Task(task) for task in tasks)
 
     def close(self) -> None:
-        """End the workers and give the engine's memory back."""
+        """End the workers and free the memory of the network."""
         self._workers.close()
         self.network.close()
 

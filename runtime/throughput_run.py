@@ -31,12 +31,12 @@ AHEAD = 256  # files that may be under way, or answered and waiting for one befo
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file.
+    """The result of one file.
 
     Attributes:
-        file: its name as the caller gave it (see ``Task``). task: what was to be done.
-        predictions: one for each segment, in the order they end; after an error, those that were still answered.
-        error: why the file could not be answered, or not to its end.
+        file: its name as the caller gave it (see ``Task``). task: as given.
+        predictions: one for each segment, in the order they end; after an error, those made before it.
+        error: why the file could not be read, or not to its end.
     """
 
     file: str

@@ -1,7 +1,7 @@
-"""What is derived from a bundle's graph: each variant is a folder under ``variants/`` with its files and a record.
+"""Variants, derived from a bundle's graph: each is a folder under ``variants/`` with its files and a record.
 
-A folder appears there whole (``export.variant_writer`` renames it into place) and is never edited. A reader takes those
-that were derived from the graph it has, and says why it passes over the others; none of them can end it.
+A folder appears there whole (``export.variant_writer`` renames it into place) and is never edited. A reader uses those
+that were derived from its graph, and gives a reason for each of the others; none of them is an error.
 """
 
 from __future__ import annotations

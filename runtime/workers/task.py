@@ -1,4 +1,4 @@
-"""What a worker is given: one file and how to read it, and what a file may cost."""
+"""A worker's input: one file, how to read it, and the limits for it."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost.
+    """Limits for one file.
 
     Attributes:
-        memory: bytes of address space of a worker. seconds: that a worker may spend on one file.
-        stall_s: between two segments of it. media_s: length of the media. pixels: width x height of the picture.
+        memory: bytes of address space of a worker. seconds: for one file.
+        stall_s: between two segments. media_s: length of the media. pixels: width x height of a frame.
     """
 
     memory: int = 3 * 2**30
@@ -75,7 +75,7 @@ class Limits:
 
 
 class Rejected(BadDataError):
-    """A file that breaks a limit, or the decoder. ``code``: the reason in one word.
+    """A file that exceeds a limit, or crashes the decoder. ``code``: the reason in one word.
 
     Codes: too_long, too_many_pixels, too_slow, too_much_memory, decoder_crashed.
     """
@@ -92,7 +92,7 @@ def error_to_plain(error: MmxError) -> dict[str, Any]:
 
 
 def error_of(plain: dict[str, Any]) -> MmxError:
-    """The error that ``error_to_plain`` took apart, of the same class."""
+    """The error that ``error_to_plain`` wrote, of the same class."""
     message, hint, exit_code = str(plain.get("message", "")), str(plain.get("hint", "")), plain.get("exit_code")
     if code := str(plain.get("code", "")):
         return Rejected(code, message, hint)
