@@ -27,7 +27,21 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted(linked - set(sources)):
         if path.is_file() and path.is_relative_to(ROOT):
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    files.append(File.generated(config, "options.md", content=_options()))
     return files
+
+
+def _options() -> str:
+    """A page with the help of every command, as the installed mmx prints it."""
+    from click.testing import CliRunner
+
+    from mmx.cli.main import ENTRIES, mmx
+
+    parts = []
+    for name in ENTRIES:
+        text = CliRunner().invoke(mmx, [name, "--help"], terminal_width=110).output
+        parts.append(f"## mmx {name}\n\n```text\n{text}```\n")
+    return "# Every option\n\n" + "\n".join(parts)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

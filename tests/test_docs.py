@@ -18,3 +18,5 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     reference = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
     assert "mmx.runtime.predictor.Predictor.predict" in reference
+    options = (tmp_path / "site" / "options" / "index.html").read_text(encoding="utf-8")
+    assert "--min-confidence" in options and "MMX_PREDICT_BACKEND" in options
