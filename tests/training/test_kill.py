@@ -23,9 +23,11 @@ def kill_inside_a_later_epoch(started: list[str], state: Path) -> None:
     """Start a training and kill it as soon as its state is one from inside the second epoch or a later one."""
     running = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not state.exists() or not inside_a_later_epoch(read(state)):
+        seen = written = None
+        while written == seen or not inside_a_later_epoch(read(state)):
             assert running.poll() is None, "it ended before it could be killed"
-            time.sleep(0.001)
+            time.sleep(0.005)
+            seen, written = written, state.stat().st_mtime_ns if state.exists() else None
     finally:
         running.kill()
     assert running.wait() == -signal.SIGKILL
