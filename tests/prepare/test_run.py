@@ -94,7 +94,7 @@ def test_by_session_no_speaker_is_tested_that_was_trained_on(tmp_path, iemocap, 
     [
         (["iemocap", "{empty}"], 5, "holds no Session1"),
         (["mosei", "{empty}"], 5, "holds no Transcript/Combined"),
-        (["iemocap", "{empty}/nowhere"], 5, "is no folder"),
+        (["iemocap", "{empty}/nowhere"], 2, "does not exist"),
         (["mosei", "{empty}", "--split", "session"], 2, "for IEMOCAP"),
         (["iemocap", "{empty}", "--splits", "{empty}"], 5, "train_split.txt is missing"),
     ],
