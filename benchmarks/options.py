@@ -31,7 +31,7 @@ class Options:
     Attributes:
         dataset: iemocap | mosei. systems: registry names. backends, peers: what runs them.
         scenarios: of ``SCENARIOS``. scope: model (tensors to logits) | pipeline (video files to labels).
-        samples: utterances of the set, None: as many as fit in ``minutes``. passes: timed visits of each.
+        samples: utterances of the set, None: as many as fit in ``minutes``. passes: timed runs of each.
         threads: CPU threads, one measurement for each.
         minutes: what the run may take, roughly; 0: no limit.
         data: processed data set; None: synthetic. checkpoints: trained weights by system; others are seeded.

@@ -128,7 +128,7 @@ class WholeProgram:
 
 @dataclass(frozen=True)
 class WorkloadInfo:
-    """What was run: data set, where it came from, utterances in it, its seconds of media, and timed visits of each."""
+    """What was run: data set, where it came from, utterances in it, its seconds of media, and timed runs of each."""
 
     dataset: str
     source: str
@@ -215,14 +215,14 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """An earlier report's workload and rows, as plain data.
 
     Raises:
-        BadDataError: it is no report of this version.
+        BadDataError: it is not a report of this version.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise BadDataError(f"{path} is no bench report: {e}", "make one with mmx bench ... --out FILE.json") from e
+        raise BadDataError(f"{path} is not a bench report: {e}", "make one with mmx bench ... --out FILE.json") from e
     if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
-        raise BadDataError(f"{path} is no bench report of version {SCHEMA_VERSION}", "make one with this mmx")
+        raise BadDataError(f"{path} is not a bench report of version {SCHEMA_VERSION}", "make one with this mmx")
     rows, workload = data.get("rows"), data.get("workload")
     if not isinstance(rows, list) or not isinstance(workload, dict) or not all(isinstance(r, dict) for r in rows):
         raise BadDataError(f"{path} is a damaged bench report: it has no rows", "make it again")

@@ -59,7 +59,7 @@ def read_ranges(path: Path) -> Ranges:
     """Read what ``Ranges.write`` wrote.
 
     Raises:
-        BadDataError: it is no record.
+        BadDataError: it is not a record.
     """
     again = "--fresh measures again"
     try:
@@ -70,7 +70,7 @@ def read_ranges(path: Path) -> Ranges:
         raise BadDataError(f"{path} has schema_version {raw.get('schema_version')!r:.80}", again)
     record: Ranges = from_plain(Ranges, raw, str(path))
     if any(limit < 0 for limit in record.limits.values()):
-        raise BadDataError(f"{path}: a limit is no magnitude", again)
+        raise BadDataError(f"{path}: a limit is not a magnitude", again)
     return record
 
 

@@ -32,7 +32,7 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
     try:
         return tuple(dict.fromkeys(int(part) for part in value.split(",")))
     except ValueError:
-        raise UsageError(f"{param.opts[0]} {value} is no list of numbers", f"{param.opts[0]} 1 or 1,4") from None
+        raise UsageError(f"{param.opts[0]} {value} is not a list of numbers", f"{param.opts[0]} 1 or 1,4") from None
 
 
 def checkpoints(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
@@ -64,7 +64,7 @@ def percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     except ValueError:
         found = -1
     if not 0 <= found < 100:
-        raise UsageError(f"{param.opts[0]} {value} is no percentage from 0 to 99", f"{param.opts[0]} 5%")
+        raise UsageError(f"{param.opts[0]} {value} is not a percentage from 0 to 99", f"{param.opts[0]} 5%")
     return found
 
 

@@ -34,7 +34,7 @@ class Bytes(click.ParamType[int]):
             return value
         found = re.fullmatch(r"(\d+)([kmg]?)(i?b)?", value.strip().lower())
         if not found:
-            self.fail(f"{value!r} is no size; write 512M or 2G", param, ctx)
+            self.fail(f"{value!r} is not a size; write 512M or 2G", param, ctx)
         return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[found[2]]
 
 

@@ -39,7 +39,7 @@ def read_config(path: Path, commands: Sequence[str]) -> Config:
 
     Raises:
         UsageError: it does not exist, or has a table that is no command's.
-        BadDataError: it cannot be read, or is no TOML.
+        BadDataError: it cannot be read, or is not TOML.
     """
     if not path.exists():
         raise UsageError(f"{path} does not exist", "name a settings file with --config")
@@ -47,12 +47,12 @@ def read_config(path: Path, commands: Sequence[str]) -> Config:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
-            raise BadDataError(f"{path} is larger than 1 MB", "it is no settings file")
+            raise BadDataError(f"{path} is larger than 1 MB", "it is not a settings file")
         content = tomllib.loads(text.decode("utf-8"))
     except OSError as e:
         raise BadDataError(f"{path} cannot be read: {e.strerror}", "mend or remove it") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise BadDataError(f"{path} is no TOML: {e}", "mend or remove it") from e
+        raise BadDataError(f"{path} is not TOML: {e}", "mend or remove it") from e
     for name, value in content.items():
         if isinstance(value, dict) and name not in commands:
             raise UsageError(f"{path}: [{name}] is no command of mmx{_meant(name, commands)}", "mmx --help lists them")

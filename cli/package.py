@@ -43,7 +43,7 @@ def package(
     if triton is None and docker is None:
         raise UsageError("nothing was asked for", "mmx package ckpt.mmx --triton DIR, or --docker DIR")
     if not (name.isascii() and name.replace("_", "").replace("-", "").isalnum()):
-        raise UsageError(f"--name {name!r} is no name for a model", "letters, digits, _ and -")
+        raise UsageError(f"--name {name!r} is not a name for a model", "letters, digits, _ and -")
     from mmx.runtime.bundle import Bundle
     from mmx.serving.packaging.docker import write_docker
     from mmx.serving.packaging.triton import write_repository

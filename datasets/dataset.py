@@ -102,7 +102,7 @@ def parse_map(text: str) -> dict[str, str]:
     """
     pairs = [part.split("=") for part in text.split(",") if part.strip()]
     if not pairs or any(len(pair) != 2 or not pair[0].strip() for pair in pairs):
-        raise UsageError(f"{text!r} is no mapping of labels", "--map happy=joy,exc=joy,neu=")
+        raise UsageError(f"{text!r} is not a mapping of labels", "--map happy=joy,exc=joy,neu=")
     return {old.strip(): new.strip() for old, new in pairs}
 
 

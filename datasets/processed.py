@@ -100,7 +100,7 @@ def _read_split(path: Path) -> list[str]:
             lines = file.read(_SPLIT_LIMIT).split()
     except (OSError, UnicodeDecodeError) as e:
         raise BadDataError(
-            f"{path} can't be read: {getattr(e, 'strerror', None) or 'it is no text'}",
+            f"{path} can't be read: {getattr(e, 'strerror', None) or 'it is not text'}",
             "--data takes the folder that holds *_RAW_PROCESSED and *_SPLIT",
         ) from e
     for name in lines:

@@ -81,7 +81,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """A picture as RGB [height, width, 3].
 
     Raises:
-        BadDataError: it is no picture, or a huge one.
+        BadDataError: it is not a picture, or a huge one.
     """
     try:
         if path.stat().st_size > LARGEST_IMAGE_BYTES:

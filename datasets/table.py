@@ -139,7 +139,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             for row in reader:
                 yield reader.line_num, {str(key).strip(): value for key, value in row.items()}
         except csv.Error as e:
-            raise BadDataError(f"{path} is no table: {e}", "CSV with a heading") from e
+            raise BadDataError(f"{path} is not a table: {e}", "CSV with a heading") from e
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -153,7 +153,7 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as e:
-        raise BadDataError(f"{path} is no Parquet file: {e}".split("\n")[0]) from e
+        raise BadDataError(f"{path} is not a Parquet file: {e}".split("\n")[0]) from e
 
 
 def _columns(path: Path, row: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:

@@ -38,7 +38,7 @@ class Timings:
 
     Attributes:
         seconds: float64 [samples, passes].
-        first_sight: float64 [samples], the untimed visits (empty where there were none).
+        first_sight: float64 [samples], the untimed runs (empty where there were none).
         logits: float32 [samples, labels], of the last pass.
     """
 
@@ -77,12 +77,12 @@ def interleave(
 ) -> dict[str, Timings]:
     """Time every contender on every sample, batch 1.
 
-    The order turns round at every visit of a sample (A B C, C B A, A B C...), so that over two visits every contender
-    has the same mean position in time: the ratio of two of them does not depend on a steady drift of the machine.
+    The order alternates (A B C, C B A, A B C...), so that over two runs every contender has the same mean position in
+    time: the ratio of two of them does not depend on a steady drift of the machine's speed.
 
     Args:
         contenders: warmed up. samples: one maker for each sample; it is made once, used by all, and dropped.
-        passes: timed visits of each sample, at least 1.
+        passes: timed runs of each sample, at least 1.
         costs: seconds a run takes, by key (from ``warm_up``).
         progress: called with the number of samples done.
     """
@@ -90,7 +90,7 @@ def interleave(
     seconds = {c.key: np.zeros((count, passes)) for c in contenders}
     first = {c.key: np.zeros(count) for c in contenders if costs[c.key] < SHAPE_WARM_UP_BELOW_S}
     logits: dict[str, list[NDArray[np.float32]]] = {c.key: [] for c in contenders}
-    visits = 0
+    turns = 0
     for i, make in enumerate(samples):
         sample = [make()]
         for contender in contenders:
@@ -98,11 +98,11 @@ def interleave(
                 first[contender.key][i], _ = timed(contender, sample)
         gc.collect()
         for turn in range(passes):
-            for contender in contenders if visits % 2 == 0 else reversed(contenders):
+            for contender in contenders if turns % 2 == 0 else reversed(contenders):
                 seconds[contender.key][i, turn], answer = timed(contender, sample)
                 if turn == passes - 1:
                     logits[contender.key].append(answer[0])
-            visits += 1
+            turns += 1
         if progress:
             progress(i + 1)
     return {c.key: Timings(seconds[c.key], first.get(c.key, np.zeros(0)), np.stack(logits[c.key])) for c in contenders}

@@ -69,7 +69,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def write_manifest(folder: Path, manifest: Manifest, checkpoint: Path) -> None:
-    """Write manifest.json: the last file, without which the folder is no bundle.
+    """Write manifest.json: the last file, without which the folder is not a bundle.
 
     Raises:
         BadDataError: the checkpoint has names or numbers that no reader of the bundle would take.

@@ -32,7 +32,7 @@ def _check(config: Any, depths: tuple[int, ...] = (), width: int = 0, heads: tup
     """Reject sizes that cannot be built.
 
     Raises:
-        BadDataError: a size that is no positive number, a stack that is too deep, heads that do not divide the width.
+        BadDataError: a size that is not positive, a stack that is too deep, heads that do not divide the width.
     """
     name = type(config).__name__
     for field in fields(config):

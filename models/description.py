@@ -48,7 +48,7 @@ def _labels(path: Path, text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise BadDataError(f"{path} is no JSON: {e!s:.200}", "write one label a line, or a JSON list") from e
+        raise BadDataError(f"{path} is not JSON: {e!s:.200}", "write one label a line, or a JSON list") from e
     found = content if isinstance(content, dict) else {"labels": content}
     if "labels" not in found or set(found) - {"labels", "thresholds"}:
         raise BadDataError(
@@ -68,4 +68,4 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise BadDataError(f"{path} is no text in UTF-8", "save it as UTF-8") from e
+        raise BadDataError(f"{path} is not text in UTF-8", "save it as UTF-8") from e

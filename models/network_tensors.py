@@ -147,10 +147,10 @@ def _checked(path: Path, state: Mapping[Any, Any], notes: list[str]) -> Tensors:
         raise BadDataError(f"{path} holds no tensors", CONVERT)
     for name, value in state.items():
         if not isinstance(name, str):
-            raise BadDataError(f"{path} is no state dict: a key is a {type(name).__name__}, not a name", CONVERT)
+            raise BadDataError(f"{path} is not a state dict: a key is a {type(name).__name__}, not a name", CONVERT)
         if not isinstance(value, Tensor):
             kind = type(value).__name__
-            raise BadDataError(f"{path} is no state dict: {ascii(name)[:80]} is a {kind}, not a tensor", CONVERT)
+            raise BadDataError(f"{path} is not a state dict: {ascii(name)[:80]} is a {kind}, not a tensor", CONVERT)
         _check_tensor(path, name, value)
     tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
     if wrappers := {match[1] for name in state for match in _WRAPPERS.finditer(name)}:
@@ -162,7 +162,7 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
     """Plain, dense, on the CPU, and with the bytes that its shape needs (an expanded one can claim terabytes)."""
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
     if not plain or tensor.device.type != "cpu":
-        raise BadDataError(f"{path}: {ascii(name)[:80]} is no plain dense tensor", CONVERT)
+        raise BadDataError(f"{path}: {ascii(name)[:80]} is not a plain dense tensor", CONVERT)
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise BadDataError(f"{path}: {ascii(name)[:80]} declares {tuple(tensor.shape)}, more than the file holds of it")
 

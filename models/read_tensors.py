@@ -96,7 +96,7 @@ def _check_kind(path: Path) -> str:
             f"{path} is a checkpoint in torch.save's old format with pickle protocol {head[1]}, which mmx cannot read"
         )
         raise BadDataError(problem, CONVERT)
-    raise BadDataError(f"{path} is no PyTorch checkpoint{_guess(path, head)}", "give a file made by torch.save")
+    raise BadDataError(f"{path} is not a PyTorch checkpoint{_guess(path, head)}", "give a file made by torch.save")
 
 
 def _guess(path: Path, head: bytes) -> str:
@@ -132,7 +132,7 @@ def _check_records(path: Path, records: list[zipfile.ZipInfo]) -> None:
     if "constants.pkl" in names:
         raise BadDataError(f"{path} is a TorchScript program, not a state dict", CONVERT)
     if "data.pkl" not in names:
-        raise BadDataError(f"{path} is a zip archive but no PyTorch checkpoint", "give a file made by torch.save")
+        raise BadDataError(f"{path} is a zip archive but not a PyTorch checkpoint", "give a file made by torch.save")
     declared = sum(record.file_size for record in records)
     if any(record.compress_type != zipfile.ZIP_STORED for record in records) or declared > path.stat().st_size:
         raise BadDataError(f"{path} has compressed or overlapping records, which torch.save never writes")

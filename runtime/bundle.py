@@ -295,7 +295,7 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Each entry under ``folder`` that is no folder, and its mode; links are not followed, variants not entered."""
+    """Each entry under ``folder`` that is not a folder, and its mode; links are not followed, variants not entered."""
     folders = [folder]
     while folders:
         for path in sorted(folders.pop().iterdir()):

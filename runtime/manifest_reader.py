@@ -96,7 +96,7 @@ def check_manifest(manifest: Manifest, where: Path) -> None:
     text = manifest.config.get("text")
     sizes = [(name, text[name]) for name in TEXT_SIZES if name in text] if isinstance(text, dict) else []
     for name, value in sizes:
-        need(_is_size(value), f"config: text: {name} is no size")
+        need(_is_size(value), f"config: text: {name} is not a size")
 
 
 def is_inside(name: str) -> bool:

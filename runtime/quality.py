@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmx.runtime.manifest import QualitySpec
 
 FRAME_S = 0.025
-SHORTEST_S = 0.5  # of sound that can be told to be noise
+SHORTEST_S = 0.5  # of sound that can be called noise
 VOICE_HZ = (300, 3400)
 STEADY_DB = 1.0  # noise varies by less
 CLIPPED = 0.999  # of full scale

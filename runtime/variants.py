@@ -116,7 +116,7 @@ def read_variant(path: Path) -> Variant:
         FileNotFoundError: it is gone.
     """
     if not stat.S_ISDIR(path.lstat().st_mode):
-        raise BadDataError(f"{path} is no folder", _AGAIN)
+        raise BadDataError(f"{path} is not a folder", _AGAIN)
     try:
         record = read_record(path / RECORD)
     except FileNotFoundError as e:
@@ -187,7 +187,7 @@ def _check_listing(path: Path, record: Record) -> None:
     present = set()
     for entry in path.iterdir():
         if not stat.S_ISREG(entry.lstat().st_mode):
-            raise BadDataError(f"{entry} is no plain file", _AGAIN)
+            raise BadDataError(f"{entry} is not a plain file", _AGAIN)
         present.add(entry.name)
     if absent := sorted(set(record.files) - present):
         raise BadDataError(f"{path / absent[0]} is missing", _AGAIN)

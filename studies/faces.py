@@ -68,7 +68,7 @@ class Result:
 def measure(
     detector: FaceDetector, mtcnn: Any, video: Path, interval: float, count: int, passes: int, threads: int
 ) -> Result:
-    """Run both on up to ``count`` frames of a video, one each ``interval`` seconds, after one untimed visit each.
+    """Run both on up to ``count`` frames of a video, one each ``interval`` seconds, after one untimed run each.
 
     Frames are timed in groups of ``threads``, so that mmx has one for each.
     """
@@ -152,7 +152,7 @@ def _fast_nms(boxes: Any, scores: Any, threshold: float) -> Any:
 @click.option("--interval", default=0.5, show_default=True, help="Seconds between frames.")
 @click.option("--frames", "count", default=40, show_default=True, help="Frames of each video, at most.")
 @click.option("--threads", multiple=True, default=(1,), show_default=True, help="Of each; may be repeated.")
-@click.option("--passes", default=4, show_default=True, help="Timed visits of each frame.")
+@click.option("--passes", default=4, show_default=True, help="Timed runs of each frame.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here, too.")
 def main(
     videos: tuple[Path, ...], interval: float, count: int, threads: tuple[int, ...], passes: int, out: Path | None

@@ -199,7 +199,7 @@ def visual_logits(predictor: Predictor | None, crops: Sequence[FaceCrop]) -> NDA
 @click.command()
 @click.argument("videos", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--frames", "count", default=20, show_default=True, help="Frames of each video, at most.")
-@click.option("--passes", default=3, show_default=True, help="Timed visits of each video.")
+@click.option("--passes", default=3, show_default=True, help="Timed runs of each video.")
 @click.option("--bundle", type=click.Path(exists=True, path_type=Path), help="Whose visual logits to compare.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here, too.")
 def main(videos: tuple[Path, ...], count: int, passes: int, bundle: Path | None, out: Path | None) -> None:

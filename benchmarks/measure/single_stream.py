@@ -72,7 +72,7 @@ def measure(
 
 
 def affordable(costs: Sequence[float], passes: int, seconds: float) -> int:
-    """How many samples of average length fit in ``seconds``, their untimed visits included; within limits."""
+    """How many samples of average length fit in ``seconds``, their untimed runs included; within limits."""
     each = sum(cost * (passes + (cost < SHAPE_WARM_UP_BELOW_S)) for cost in costs)
     return int(min(MOST, max(FEWEST, seconds / each)))
 

@@ -30,7 +30,7 @@ def earlier_rows(old_file: Path, dataset: str) -> list[dict[str, Any]]:
     """The rows of an earlier run on ``dataset``.
 
     Raises:
-        BadDataError: the file is no report. UsageError: it is of another data set.
+        BadDataError: the file is not a report. UsageError: it is of another data set.
     """
     workload, rows = read_rows(old_file)
     if workload.get("dataset") != dataset:
@@ -42,7 +42,7 @@ def compare_reports(old_file: Path, new: Report, limit_percent: float) -> Compar
     """Compare the rows that both runs have a speed for.
 
     Raises:
-        BadDataError: the file is no report. UsageError: the runs have nothing in common.
+        BadDataError: the file is not a report. UsageError: the runs have nothing in common.
     """
     old_rows = earlier_rows(old_file, new.workload.dataset)
     old = {_key(row): row for row in old_rows if row.get("status") == OK}

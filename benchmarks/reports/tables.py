@@ -163,7 +163,7 @@ def _contenders(report: Report, threads: int) -> Table:
         ),
         rows,
         (
-            f"Interleaved: {report.workload.passes} timed visit(s) of each sample, the order reversed at every visit. "
+            f"Interleaved: {report.workload.passes} timed run(s) of each sample, in alternating order. "
             "Nothing is clipped.",
             "Parity: max|logits - PyTorch| / max|PyTorch|, and for less than fp32 the largest change of a probability.",
             "new shape: median of a first run of a shape, for contenders quick enough to be given one untimed.",

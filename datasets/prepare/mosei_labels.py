@@ -88,7 +88,7 @@ def read_tables(paths: Iterable[Path], plan: Plan) -> Labels:
                 except ValueError:
                     plan.leave_out(f"{path.name} line {rows.line_num}", f"not a rating: {','.join(values)[:60]!r}")
         except (BadDataError, csv.Error) as e:
-            plan.leave_out(path.name, getattr(e, "message", f"{path.name} is no table: {e}"))
+            plan.leave_out(path.name, getattr(e, "message", f"{path.name} is not a table: {e}"))
     return Labels({name: tuple(int(value > 0) for value in total) for name, total in sums.items()})
 
 
@@ -131,7 +131,7 @@ def read_csd(path: Path) -> Mapping[str, Any]:
                 ]
             return timed
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as e:
-        raise BadDataError(f"{path} is no CMU_MOSEI_Labels.csd: {e}") from e
+        raise BadDataError(f"{path} is not a CMU_MOSEI_Labels.csd: {e}") from e
 
 
 def timed_labels(timed: Mapping[str, Any]) -> Labels:

@@ -91,7 +91,7 @@ def plan_release(release: Path, options: Options) -> Plan:
     if options.split_by == "session" and options.dataset != "iemocap":
         raise UsageError("--split session is for IEMOCAP", "MOSEI is always split by video")
     if not release.is_dir():
-        raise BadDataError(f"{release} is no folder", "name the folder of the unpacked release")
+        raise BadDataError(f"{release} is not a folder", "name the folder of the unpacked release")
     if options.dataset == "iemocap":
         return iemocap.read_release(release, options.compat)
     root = mosei.find_root(release)

@@ -16,11 +16,11 @@ def read_text(path: Path) -> str:
     """The text of a file, without a byte order mark.
 
     Raises:
-        BadDataError: it cannot be read, is larger than 64 MB, or is no text.
+        BadDataError: it cannot be read, is larger than 64 MB, or is not text.
     """
     try:
         if not path.is_file():
-            raise BadDataError(f"{path} is missing" if not path.exists() else f"{path} is no file")
+            raise BadDataError(f"{path} is missing" if not path.exists() else f"{path} is not a file")
         with path.open("rb") as file:
             data = file.read(LIMIT_BYTES + 1)
     except OSError as e:
@@ -28,7 +28,7 @@ def read_text(path: Path) -> str:
     if len(data) > LIMIT_BYTES:
         raise BadDataError(f"{path} is larger than {LIMIT_BYTES >> 20} MB")
     if b"\0" in data:
-        raise BadDataError(f"{path} is no text")
+        raise BadDataError(f"{path} is not text")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

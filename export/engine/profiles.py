@@ -64,7 +64,7 @@ def read_profiles(path: Path, inputs: Sequence[TensorSpec], manifest: Manifest |
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         plans = {
             str(name): {str(axis): (int(a), int(b), int(c)) for axis, (a, b, c) in axes.items()}
             for name, axes in raw.items()

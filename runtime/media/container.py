@@ -53,7 +53,7 @@ class MediaInfo:
 
     Attributes:
         name: the path as given, or what stands for it.
-        duration: seconds from the file's start to the end of the chosen tracks; None where the header does not tell, or
+        duration: seconds from the file's start to the end of the chosen tracks; None where the header has none, or
             FFmpeg could only guess it.
         width, height: pixels as stored, on its side where the file says that the frames are to be turned.
         fps: frames per second, None where unknown. sample_rate: Hz. channels: of the audio track; 0 without one.

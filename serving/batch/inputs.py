@@ -220,7 +220,7 @@ def _rows(rows: Iterable[dict[str, Any]], given: str) -> Iterator[Task]:
     for number, row in enumerate(rows, 1):
         values = {name: row.get(name) or None for name in COLUMNS}
         if any(value is not None and not isinstance(value, str) for value in values.values()) or not values["path"]:
-            raise BadDataError(f"{shown(given)}: row {number} has no path, or one that is no text", _list_hint(".csv"))
+            raise BadDataError(f"{shown(given)}: row {number} has no path, or one that is not text", _list_hint(".csv"))
         if values["text"] and values["transcript"]:
             raise BadDataError(
                 f"{shown(given)}: row {number} has both a text and a transcript", "leave one of them empty"

@@ -62,7 +62,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/v1/predict",
-        summary="Tell the emotions in a video, or in one sample of tensors",
+        summary="Predict the emotions in a video, or in one sample of tensors",
         response_class=Response,
         responses=openapi.rejections(*openapi.REJECTIONS),
         openapi_extra=openapi.predict_operation(),
@@ -75,7 +75,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
         return Answering(service, deadline)
 
     @app.head("/v1/model", include_in_schema=False)
-    @app.get("/v1/model", summary="What answers here", responses=openapi.rejections(401, 403))
+    @app.get("/v1/model", summary="The model and its limits", responses=openapi.rejections(401, 403))
     async def model(request: Request) -> ModelInfo:
         service.check_key(request.headers.get("authorization", ""))
         return model_info(service)
@@ -90,7 +90,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return Status(status="ok")
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", summary="Whether a request would be taken now", responses=openapi.rejections(503))
+    @app.get("/readyz", summary="Whether requests are accepted now", responses=openapi.rejections(503))
     async def readyz() -> Status:
         service.check_ready()
         return Status(status="ready")

@@ -47,7 +47,7 @@ def serve(settings: Settings, on_listening: Callable[[Service, str], None]) -> N
     """
     try:
         asyncio.run(_serve(settings, on_listening))
-    except asyncio.CancelledError as e:  # told to end before it had begun to serve
+    except asyncio.CancelledError as e:  # stopped before it had begun to serve
         raise SystemExit(128 + signal.SIGTERM) from e
 
 
@@ -93,7 +93,7 @@ class DrainingServer(uvicorn.Server):
     """uvicorn with a way out that loses nobody.
 
     On the first signal new requests get 503 and those at hand go on; after ``notice_s`` the port closes; after
-    ``drain_s`` whoever is still waiting is told so. A second signal cuts them off at once.
+    ``drain_s`` the requests that are left get an error. A second signal cuts them off at once.
     """
 
     def __init__(self, service: Service) -> None:

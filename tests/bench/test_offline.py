@@ -1,4 +1,4 @@
-"""Offline: every sample once per batch size and visit, wrong batches left out, ratios that follow from the times."""
+"""Offline: every sample once per batch size and repeat, wrong batches left out, ratios that follow from the times."""
 
 import numpy as np
 import pytest

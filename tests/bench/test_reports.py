@@ -134,7 +134,7 @@ def test_compare_finds_what_became_slower_and_nothing_else(make_report, tmp_path
 def test_compare_rejects_what_it_cant_compare(make_report, tmp_path):
     file = tmp_path / "old.json"
     file.write_text("[]")
-    with pytest.raises(BadDataError, match="no bench report"):
+    with pytest.raises(BadDataError, match="not a bench report"):
         compare_reports(file, make_report(), 5.0)
     file.write_text(make_report(dataset="mosei").to_json())
     with pytest.raises(UsageError, match="mosei"):

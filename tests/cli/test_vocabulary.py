@@ -271,7 +271,7 @@ def test_the_environment_and_the_config_file(folder, monkeypatch, capsys) -> Non
         ("[predict]\nbackend = ['openvino']\n", "[predict] backend = ['openvino']: it takes one value", 2),
         ("[predict]\nbackend = 'cupy'\n", "[predict] backend = 'cupy'", 2),
         ("loud = true\n", "has no option 'loud'", 2),
-        ("[predict\n", "is no TOML", 5),
+        ("[predict\n", "is not TOML", 5),
         ("a" * (1 << 20) + "=1", "larger than 1 MB", 5),
     ],
 )

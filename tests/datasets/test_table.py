@@ -121,7 +121,7 @@ def test_labels_are_merged_renamed_and_dropped(folder) -> None:
         found.mapped({"hapy": "joy"})
     with pytest.raises(UsageError, match="drops every label"):
         found.mapped(dict.fromkeys(found.labels, ""))
-    with pytest.raises(UsageError, match="no mapping of labels"):
+    with pytest.raises(UsageError, match="not a mapping of labels"):
         parse_map("happy")
 
 

@@ -130,7 +130,7 @@ def relist(bundle: Path) -> None:
         (link_out, "spiece.model is a symbolic link"),
         (link_a_folder_out, "faces is a symbolic link"),
         (link_the_manifest_out, "manifest.json is not a plain file"),
-        (make_a_pipe, "model.onnx is no plain file"),
+        (make_a_pipe, "model.onnx is not a plain file"),
         (truncate_the_graph, "model.onnx is not an ONNX file"),
         (weights_outside, r"weights in '\.\./outside\.bin'"),
         (weights_in_an_unlisted_file, r"weights in 'weights\.bin'"),

@@ -229,7 +229,7 @@ def edit(record: Path, **fields: Any) -> None:
         (lambda folder: edit(folder / "record.json", graph="../model.onnx"), "no graph"),
         (lambda folder: (folder / "model.int8.onnx").unlink(), "model.int8.onnx is missing"),
         (lambda folder: (folder / "extra").write_text("?"), "extra is not in its record.json"),
-        (lambda folder: (folder / "link").symlink_to("/etc/passwd"), "no plain file"),
+        (lambda folder: (folder / "link").symlink_to("/etc/passwd"), "not a plain file"),
     ],
 )
 def test_what_cannot_be_used_is_passed_over_and_says_why(bundle: Bundle, damage: Any, reason: str) -> None:

@@ -255,7 +255,7 @@ def test_code_in_a_pickle_is_not_run(path, modern, monkeypatch, tmp_path):
     torch.save({"state_dict": Evil()}, path, _use_new_zipfile_serialization=modern)
     rejected(path, r"pickled Python objects \(posix.mkdir")
     path.write_bytes(pickle.dumps(Evil()))
-    rejected(path, "no PyTorch checkpoint but a pickle")
+    rejected(path, "not a PyTorch checkpoint but a pickle")
     assert not (tmp_path / "evil-was-run").exists()
 
 
@@ -289,11 +289,11 @@ def test_flipped_bytes_in_the_pickle_never_escape(state, path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"epoch,loss\n1,0.5\n", "no PyTorch checkpoint but a text file"),
-        (b"\x08\x0a\x12\x07pytorch\x1a\x06", "no PyTorch checkpoint but an ONNX graph"),
-        (b'\x40\x00\x00\x00\x00\x00\x00\x00{"__metadata__"', "no PyTorch checkpoint but looks like safetensors"),
+        (b"epoch,loss\n1,0.5\n", "not a PyTorch checkpoint but a text file"),
+        (b"\x08\x0a\x12\x07pytorch\x1a\x06", "not a PyTorch checkpoint but an ONNX graph"),
+        (b'\x40\x00\x00\x00\x00\x00\x00\x00{"__metadata__"', "not a PyTorch checkpoint but looks like safetensors"),
         (b'\x10\x00\x00\x00\x00\x00\x00\x00{"V.0.weight":' + bytes(40), "truncated or damaged"),
-        (bytes(range(256)) * 4, "no PyTorch checkpoint"),
+        (bytes(range(256)) * 4, "not a PyTorch checkpoint"),
     ],
 )
 def test_other_files(path, content, says):
@@ -307,7 +307,7 @@ def test_no_file_directory_and_other_zips(path):
     rejected(path.parent, "is not a file")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "hello")
-    rejected(path, "a zip archive but no PyTorch checkpoint")
+    rejected(path, "a zip archive but not a PyTorch checkpoint")
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
     rejected(path, "a TorchScript program")
 
@@ -327,9 +327,9 @@ def test_tensors_that_claim_more_than_they_are(state, path):
     torch.save({**state, key: torch.zeros(1).expand(10**7, 10**7)}, path)
     rejected(path, r"declares \(10000000, 10000000\)")
     torch.save({**state, key: torch.zeros(3, 3).to_sparse()}, path)
-    rejected(path, "no plain dense tensor")
+    rejected(path, "not a plain dense tensor")
     torch.save({**state, key: torch.zeros(3, 3, device="meta")}, path)
-    rejected(path, "no plain dense tensor")
+    rejected(path, "not a plain dense tensor")
 
 
 @pytest.mark.parametrize(

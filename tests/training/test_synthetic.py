@@ -70,7 +70,7 @@ def test_clips_are_media_files_with_sound_and_picture(drawn: Path) -> None:
 
 
 def test_the_ceilings_are_those_of_an_ideal_observer() -> None:
-    """Draw 20000 utterances' evidence and let Bayes' rule decide: the exact sums agree within the draw's error."""
+    """Draw 20000 utterances and let Bayes' rule decide: the exact sums agree within the draw's error."""
     random = np.random.default_rng(0)
     chances = cue_chances()
     np.testing.assert_allclose(chances.sum(axis=1), 1)
@@ -83,8 +83,8 @@ def test_the_ceilings_are_those_of_an_ideal_observer() -> None:
         for modality, fidelity in FIDELITY.items():
             shown = EMOTIONS.index(expressed(EMOTIONS[target], modality, random))
             seen[modality] = np.where(np.arange(6) == shown, fidelity, (1 - fidelity) / 5)
-        for name, evidence in {"text": words, **seen, "all": words * seen["visual"] * seen["audio"]}.items():
-            right[name] += int(evidence.argmax() == target)
+        for name, likelihood in {"text": words, **seen, "all": words * seen["visual"] * seen["audio"]}.items():
+            right[name] += int(likelihood.argmax() == target)
     exact = ideal()
     for name, hits in right.items():
         assert hits / count == pytest.approx(getattr(exact, name), abs=0.011), name
