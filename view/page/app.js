@@ -80,10 +80,10 @@ async function ask() {
       shown.add(line);
       say(`${answers.length} segments so far …`);
     }
-    if (!whole) throw new Error("the answer broke off");
+    if (!whole) throw new Error("the response was cut off");
     say(`Done: ${answers.length} segments.`);
   } catch (error) {
-    const why = running.signal.aborted ? "Cancelled" : `That did not work: ${error.message}`;
+    const why = running.signal.aborted ? "Cancelled" : `Error: ${error.message}`;
     say(answers.length ? `${why} (after ${answers.length} segments)` : why, !running.signal.aborted);
   } finally {
     running = null;
