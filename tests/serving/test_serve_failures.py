@@ -22,7 +22,7 @@ import av
 import httpx
 import numpy as np
 import pytest
-from conftest import running
+from real_server import running
 from waiting import PATIENCE_S, until
 
 
