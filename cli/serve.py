@@ -206,16 +206,19 @@ def _api_key(file: Path | None) -> str | None:
 
 @contextmanager
 def _log_to_stderr() -> Iterator[None]:
-    """Requests, and what goes wrong, as lines on stderr."""
+    """Requests, and what goes wrong, as lines with their time on stderr; -q leaves the requests out."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("mmx")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
+    before, level = logger.handlers[:], logger.level
+    logger.handlers[:] = [handler]  # in place of the lines without a time that other commands print
+    if level == logging.WARNING:
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.handlers[:] = before
+        logger.setLevel(level)
 
 
 def _say(service: Service, url: str) -> None:

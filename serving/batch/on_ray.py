@@ -28,6 +28,7 @@ from mmx.runtime.packing import length, rows, split
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.probabilities import Certainty
+from mmx.runtime.types import Tracks
 from mmx.runtime.workers.blocking import Workers
 from mmx.runtime.workers.scratch import Scratch
 from mmx.runtime.workers.task import Limits, Task
@@ -264,12 +265,14 @@ def _dataset(workers: RayWorkers, tasks: Sequence[Asked]) -> Any:
 def task_row(asked: Asked) -> str:
     """A task as it goes to a reader."""
     task = asked.task
-    return json.dumps([asked.key, str(task.path), task.text, task.transcript, task.window, task.name], default=str)
+    tracks = [task.tracks.video, task.tracks.audio]
+    row = [asked.key, str(task.path), task.text, task.transcript, task.window, tracks, task.name]
+    return json.dumps(row, default=str)
 
 
 def _asked(row: str) -> Asked:
-    key, path, text, transcript, window, name = json.loads(row)
-    return Asked(key, Task(path, text, transcript, window, name))
+    key, path, text, transcript, window, tracks, name = json.loads(row)
+    return Asked(key, Task(path, text, transcript, window, Tracks(*tracks), name))
 
 
 def _join(ray: Any, address: str | None) -> None:

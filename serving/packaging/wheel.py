@@ -35,7 +35,7 @@ def write_wheel(folder: Path) -> Path:
     info = f"mmx-{mmx.version}.dist-info"
     files = {f"mmx/{package}/{name}": content for package in PACKAGES for name, content in _files(package).items()}
     files |= {
-        f"{info}/METADATA": str(mmx.metadata).encode(),
+        f"{info}/METADATA": (mmx.read_text("METADATA") or mmx.read_text("PKG-INFO") or "").encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: mmx package\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": (mmx.read_text("entry_points.txt") or "").encode(),
     }

@@ -266,7 +266,7 @@ def test_a_key_is_asked_for_where_there_is_one(start: Any, tone: Path, tmp_path:
     ("options", "words"),
     [
         (["--port", "{taken}"], "cannot listen"),
-        (["--backend", "tpu"], "no backend 'tpu'"),
+        (["--backend", "tpu"], "'tpu' is not one of"),
     ],
 )
 def test_a_server_that_cannot_start_says_why(tiny_bundle: Path, options: list[str], words: str, capsys) -> None:
