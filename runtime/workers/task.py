@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, MissingPath, MmxError, UsageError
 from mmx.runtime.media.transcript import Transcript
 from mmx.runtime.types import DEFAULT_TRACKS, Tracks
 
-_BY_EXIT_CODE = {kind.exit_code: kind for kind in (UsageError, EnvironmentMissing, BadDataError)}
+_KINDS = {kind.__name__: kind for kind in (UsageError, EnvironmentMissing, BadDataError, MissingPath)}
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,13 @@ class Rejected(BadDataError):
 def error_to_plain(error: MmxError) -> dict[str, Any]:
     """An error as JSON has it."""
     code = error.code if isinstance(error, Rejected) else ""
-    return {"code": code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    kind = next((each.__name__ for each in type(error).__mro__ if each.__name__ in _KINDS), "")
+    return {"class": kind, "code": code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
 
 
 def error_of(plain: dict[str, Any]) -> MmxError:
     """The error that ``error_to_plain`` wrote, of the same class."""
-    message, hint, exit_code = str(plain.get("message", "")), str(plain.get("hint", "")), plain.get("exit_code")
+    message, hint, kind = (str(plain.get(name, "")) for name in ("message", "hint", "class"))
     if code := str(plain.get("code", "")):
         return Rejected(code, message, hint)
-    if exit_code in _BY_EXIT_CODE:
-        return _BY_EXIT_CODE[exit_code](message, hint)
-    return MmxError(message, hint)
+    return _KINDS.get(kind, MmxError)(message, hint)

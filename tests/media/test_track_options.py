@@ -16,12 +16,12 @@ from mmx.cli.main import main, mmx
 
 @pytest.fixture(scope="module")
 def two_sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds: a silent track, then one with a tone."""
+    """Two seconds: a track with a low tone, then one with a high tone."""
     path = tmp_path_factory.mktemp("tracks") / "two.mkv"
-    tone = (8000 * np.sin(np.arange(32000) * 2 * np.pi * 440 / 16000)).astype("<i2")
+    low, high = ((8000 * np.sin(np.arange(32000) * 2 * np.pi * f / 16000)).astype("<i2") for f in (200, 900))
     with av.open(path, "w") as out:
         streams = [out.add_stream("pcm_s16le", rate=16000, layout="mono") for _ in range(2)]
-        for stream, samples in zip(streams, (np.zeros_like(tone), tone), strict=True):
+        for stream, samples in zip(streams, (low, high), strict=True):
             frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
             out.mux([*stream.encode(frame), *stream.encode(None)])
