@@ -16,7 +16,8 @@ import click
 
 from mmx.cli import config
 from mmx.cli.command import output_options
-from mmx.runtime.errors import MmxError, missing_extra
+from mmx.runtime.errors import EnvironmentMissing, MmxError, missing_extra
+from mmx.runtime.files import NO_ROOM
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (``sys.argv`` when None) and return the exit code.
 
     A sub-command returns None or its own exit code. An ``MmxError`` exits with its own code, a mistyped command line
-    with 2, Ctrl-C with 130; any other exception is a bug and keeps its traceback.
+    with 2, a disk that is full with 4, Ctrl-C with 130; any other exception is a bug and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -213,6 +214,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         error = missing_extra(package, EXTRA_OF[package])
         print_error(error.message, error.hint)
         return error.exit_code
+    except OSError as e:
+        if e.errno not in NO_ROOM and "No usable temporary directory" not in str(e):
+            raise
+        what = f"{e.filename} cannot be written" if e.filename else "a temporary file cannot be written"
+        print_error(f"{what}: {e.strerror}", "free some space, or let TMPDIR name a folder that has some")
+        return EnvironmentMissing.exit_code
     return code if isinstance(code, int) else 0
 
 

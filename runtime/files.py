@@ -15,7 +15,7 @@ from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
 
 UNFINISHED = ".tmp-"  # in the name of what is still being written, or was when its writer was killed
 OTHER_PLACE = "choose another place"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def write_error(path: Path, error: Exception, hint: str = OTHER_PLACE) -> MmxErr
         hint: what to do where it is not the disk that is full.
     """
     number = getattr(error, "errno", None)
-    if number in _NO_ROOM:
+    if number in NO_ROOM:
         return EnvironmentMissing(f"{path} cannot be written: {os.strerror(number)}", "free some space")
     reason = getattr(error, "strerror", None) or error
     return UsageError(f"{path} cannot be written: {reason}", hint)
