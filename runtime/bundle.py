@@ -285,7 +285,7 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
     for path, mode in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if not stat.S_ISREG(mode):
-            kind = "a symbolic link" if stat.S_ISLNK(mode) else "no plain file"
+            kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a plain file"
             raise BadDataError(f"{path} is {kind}; a bundle holds plain files", _AGAIN)
         if name != MANIFEST and name not in manifest.files:
             raise BadDataError(f"{path} is not in the manifest", f"remove it, or {_AGAIN}")
