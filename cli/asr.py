@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -43,22 +45,30 @@ def pull(name: str, yes: bool) -> None:
 
     try:
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.utils import filter_repo_objects
     except ImportError as e:
         raise missing_extra("huggingface_hub", "asr") from e
     repository = repository_of(name)
-    try:
+    with _download_errors(repository):
         info = HfApi().model_info(repository, files_metadata=True)
-        size = sum(file.size or 0 for file in info.siblings or [])
-        licence = getattr(info.card_data, "license", None) or "not stated"
-        click.echo(f"{repository} at {info.sha}: {size / 1e6:.0f} MB, licence: {licence}")
-        if not yes:
-            click.confirm("Download it?", abort=True)
-        folder = snapshot_download(repository, revision=info.sha, allow_patterns=FILES)
-        snapshot_download(repository, allow_patterns=FILES)  # the same files under the name main, where --asr looks
-    except (HfHubHTTPError, OSError, ValueError) as e:
-        reason = str(e).splitlines()[0]
+    wanted = filter_repo_objects(info.siblings or [], allow_patterns=FILES, key=lambda file: file.rfilename)
+    size = sum(file.size or 0 for file in wanted)
+    licence = getattr(info.card_data, "license", None) or "not stated"
+    click.echo(f"{repository} at {info.sha}: {size / 1e6:.0f} MB, licence: {licence}")
+    if not yes:
+        click.confirm("Download it?", abort=True)
+    with _download_errors(repository):
+        folder = snapshot_download(repository, allow_patterns=FILES)
+    click.echo(f"{folder}\nmmx predict ... --asr {name}")
+
+
+@contextmanager
+def _download_errors(repository: str) -> Iterator[None]:
+    """One line for whatever the Hub's client and its HTTP library raise: they have no base class in common."""
+    try:
+        yield
+    except Exception as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise EnvironmentMissing(
             f"{repository} cannot be downloaded: {reason}", "check its name and the network"
         ) from e
-    click.echo(f"{folder}\nmmx predict ... --asr {name}")

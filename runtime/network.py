@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.backends import Backend, open_backend
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.closing import Closing
 from mmx.runtime.errors import BackendFailed, BadDataError, MmxError, UsageError, as_error
 from mmx.runtime.fusion import fuse, fuse_batch
 from mmx.runtime.packing import INPUTS, inputs_for
@@ -28,7 +28,7 @@ Outputs = dict[str, NDArray[np.float32]]
 """The graph's outputs by name, float32: [samples, labels], or [labels] of one sample."""
 
 
-class Network:
+class Network(Closing):
     """A bundle on a backend, which it closes. Thread-safe; as many calls run at once as the backend has streams.
 
     Attributes: ``bundle``, ``backend``.
@@ -205,14 +205,6 @@ class Network:
     def close(self) -> None:
         """Free the backend's memory."""
         self.backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def _ran(self) -> str:  # no path: a server's clients read it

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from mmx.runtime.backends import Backend
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.closing import Closing
 from mmx.runtime.errors import MmxError, UsageError
 from mmx.runtime.media.arrays import MediaArrays
 from mmx.runtime.media.source import MediaInput, name_of
@@ -28,7 +28,7 @@ Media = MediaInput | MediaArrays
 MAX_ROWS = 512  # tower rows in one batch; one utterance of 120 s has 540
 
 
-class Predictor:
+class Predictor(Closing):
     """A bundle that is ready to run.
 
     Args:
@@ -138,14 +138,6 @@ class Predictor:
         """Free the memory of the network."""
         if self._network.exception() is None:  # which waits for it to be loaded
             self._network.result().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _predict_all(
         self,

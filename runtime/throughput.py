@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.closing import Closing
 from mmx.runtime.errors import UsageError
 from mmx.runtime.machine import usable_cores
 from mmx.runtime.network import Network, require_media
@@ -30,7 +29,7 @@ MAX_ROWS = 256  # tower rows in one batch: about a dozen utterances
 BATCH_SIZE = 32
 
 
-class Pipeline:
+class Pipeline(Closing):
     """A bundle that is ready to run on many files.
 
     Args:
@@ -106,11 +105,3 @@ class Pipeline:
         """End the workers and free the memory of the network."""
         self._workers.close()
         self.network.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

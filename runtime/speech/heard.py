@@ -55,17 +55,18 @@ class Heard:
         """Take the file's sound: parts with the number of their first sample, float32 at 16 kHz. Reads nothing yet."""
         self._words = self._transcriber.words(sound)
 
-    def spans(self, length: float | None) -> Iterator[Span]:
-        """The file's segments: utterances, and long stretches without any. ``length``: of the file, in seconds."""
+    def spans(self, length: float) -> Iterator[Span]:
+        """The file's segments: utterances, and long stretches without any. ``length``: of the file in seconds, or 0."""
         end, spoken = 0.0, False
         for span in utterances(self._all()):
             if span.start - end >= SILENCE_S:
                 yield from _parts(end, span.start)
             yield span
             end, spoken = span.end, True
-        rest = math.inf if length is None else length - end
-        if rest >= SILENCE_S or not spoken:
-            yield from _parts(end, length) if length else [Span(end, end + LONGEST_SILENCE_S)] * (not spoken)
+        if length > end and (length - end >= SILENCE_S or not spoken):
+            yield from _parts(end, length)
+        elif not spoken:  # its packets have no times; a segment is cut at the end of the media
+            yield Span(0.0, LONGEST_SILENCE_S)
 
     def words_in(self, span: Span) -> tuple[Word, ...]:
         """The words whose middle lies in a span; spans are asked for in the order they end."""

@@ -93,29 +93,34 @@ class Transcriber:
 
     def _stretches(self, sound: Iterable[tuple[int, Sound]]) -> Iterator[_Stretch]:
         """The stretches of speech, none much longer than a window. What ends a buffer may go on in the next."""
-        buffer, start = np.empty(0, np.float32), 0
+        parts: list[Sound] = []
+        start = end = 0
         for index, part in sound:
-            if index != start + len(buffer):  # a hole in the track
-                yield from self._found(buffer, start)
-                buffer, start = np.empty(0, np.float32), index
-            buffer = np.concatenate([buffer, part])
-            if len(buffer) >= self._window:
-                found = list(self._found(buffer, start))
-                end = start + len(buffer)
+            if index != end:  # a hole in the track
+                yield from self._found(parts, start)
+                parts, start = [], index
+            parts.append(part)
+            end = index + len(part)
+            if end - start >= self._window:
+                found = self._found(parts, start)
+                rest = end
                 if found and found[-1].start > start and found[-1].start + len(found[-1].sound) >= end:
-                    end = found.pop().start  # it may go on
+                    rest = found.pop().start  # it may go on
                 yield from found
-                buffer, start = buffer[end - start :], end
-        yield from self._found(buffer, start)
+                parts, start = [np.concatenate(parts)[rest - start :]], rest
+        yield from self._found(parts, start)
 
-    def _found(self, buffer: Sound, start: int) -> Iterator[_Stretch]:
+    def _found(self, parts: list[Sound], start: int) -> list[_Stretch]:
         """The stretches in a buffer, each with what is around it, but nothing of its neighbours'."""
+        buffer = np.concatenate(parts) if parts else np.empty(0, np.float32)
         found = self._find_speech(buffer)
+        stretches = []
         room = int(ROOM_S * SAMPLE_RATE)
         edges = [0, *((a[1] + b[0]) // 2 for a, b in pairwise(found)), len(buffer)]
         for (first, last), left, right in zip(found, edges, edges[1:], strict=False):
             left, right = max(first - room, left), min(last + room, right)
-            yield _Stretch(start + left, buffer[left:right].copy(), first - left, last - left)
+            stretches.append(_Stretch(start + left, buffer[left:right].copy(), first - left, last - left))
+        return stretches
 
     def _recognise(self, stretches: list[_Stretch]) -> Iterator[Word]:
         """Recognise stretches in one window; times are the file's."""

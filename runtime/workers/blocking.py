@@ -11,10 +11,10 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.closing import Closing
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.speech.find import resolve
 from mmx.runtime.workers.pool import Pool
@@ -24,7 +24,7 @@ from mmx.runtime.workers.worker import WorkerSettings
 T = TypeVar("T")
 
 
-class Workers:
+class Workers(Closing):
     """Worker processes, started at once and in the background; they end with ``close``, or with this process.
 
     Args:
@@ -76,14 +76,6 @@ class Workers:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -12,16 +12,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from mmx.runtime.closing import Closing
 from mmx.runtime.errors import EnvironmentMissing
 
 PREFIX = "mmx-"
 LOCK = ".lock"
 
 
-class Scratch:
+class Scratch(Closing):
     """A folder of this process alone, in the system's temporary folder.
 
     Args:
@@ -74,14 +73,6 @@ class Scratch:
             yield path
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def sweep(parent: Path) -> None:

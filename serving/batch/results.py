@@ -17,10 +17,10 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.closing import Closing
 from mmx.runtime.errors import MmxError, UsageError
 from mmx.runtime.prediction import SCHEMA_VERSION as PREDICTION_VERSION
 from mmx.runtime.prediction import Prediction
@@ -60,7 +60,7 @@ class Done:
     exit_code: int = 0
 
 
-class Results(ABC):
+class Results(Closing, ABC):
     """Where this process alone adds records.
 
     Attributes: ``path``; ``done``: what is there, by the task's key.
@@ -80,14 +80,6 @@ class Results(ABC):
     @abstractmethod
     def close(self) -> None:
         """Write what is waiting, and let others write there."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def made_with(
