@@ -83,9 +83,9 @@ def network_tensors(path: Path, content: Mapping[Any, Any], weights: Weights = "
 
 def _networks(state: Tensors) -> tuple[dict[str, Tensors], Tensors]:
     """The tensors of each network by the prefix of their names, and those that stand under none."""
-    found = {match[1] for match in map(_NETWORK.match, state) if match} or {""}
+    found = dict.fromkeys(match[1] for match in map(_NETWORK.match, state) if match) or {"": None}
     prefixes = sorted(found, key=len, reverse=True)
-    networks: dict[str, Tensors] = {prefix: {} for prefix in reversed(prefixes)}
+    networks: dict[str, Tensors] = {prefix: {} for prefix in found}
     others: Tensors = {}
     for name, tensor in state.items():
         prefix = next((p for p in prefixes if name.startswith(p)), None)
