@@ -37,7 +37,8 @@ class PcmTrack(Track):
     def __iter__(self) -> Iterator[NDArray[np.int16]]:
         resampler: av.AudioResampler | None = None
         channels = 0
-        for frame in self._decode():
+        decoded = (frame for packet in self._file.packets(self._stream) for frame in self._decoded(packet))
+        for frame in decoded:
             if not frame.samples:
                 continue
             check_rate(frame.sample_rate, self.name)

@@ -103,16 +103,15 @@ class Track:
         """The packets, each with what to do with it."""
         return ((packet, How.DECODE) for packet in self._file.packets(self._stream))
 
-    def _decode(self) -> Iterator[Any]:
-        """The stream's frames; what cannot be decoded is counted and passed over."""
-        for packet, how in self._planned():
-            self._damaged += packet is None or packet.is_corrupt
-            if how is How.DROP:
-                continue
-            for frame in self._frames(packet, how):
-                self.decoded += 1
-                self._damaged += bool(frame.is_corrupt)
-                yield frame
+    def _decoded(self, packet: Packet | None, how: How = How.DECODE) -> Iterator[Any]:
+        """The frames that come out for a packet; what cannot be decoded is counted and passed over."""
+        self._damaged += packet is None or packet.is_corrupt
+        if how is How.DROP:
+            return
+        for frame in self._frames(packet, how):
+            self.decoded += 1
+            self._damaged += bool(frame.is_corrupt)
+            yield frame
 
     def _frames(self, packet: Packet | None, how: How) -> list[Any]:
         """What the decoder gives for a packet (None: what it still holds)."""
@@ -163,19 +162,26 @@ class VideoTrack(Track):
         self._step = float(1 / rate) if rate and rate * SLOWEST_STEP_S >= 1 else 1 / 25
         self._tone_map = ToneMap() if hdr == "map" else None
         self.hdr = False
+        self._last: float | None = None  # the time of the last frame
         self._stamps = {"pts": (-math.inf, 0), "dts": (-math.inf, 0)}  # the last of each kind, and its faults so far
 
     def __iter__(self) -> Iterator[tuple[float, VideoFrame]]:
-        last: float | None = None
-        for frame in self._decode():
+        for packet, how in self._planned():
+            yield from self.take(packet, how)
+
+    def take(self, packet: Packet | None, how: How = How.DECODE) -> Iterator[tuple[float, VideoFrame]]:
+        """The frames that come out for a packet, each with its time; None: the file breaks off here."""
+        for frame in self._decoded(packet, how):
             check_size(frame.width, frame.height, self.name)
             self.hdr = self.hdr or is_hdr(frame)
+            last = self._last
             earliest, follows = (-math.inf, 0.0) if last is None else (last, last + self._step)
-            last = self._clock.read(self._stamp(frame), frame.time_base, earliest, follows)
-            self.end = last + (self._shown_s(frame) or self._step)
+            time = self._clock.read(self._stamp(frame), frame.time_base, earliest, follows)
+            self._last = time
+            self.end = time + (self._shown_s(frame) or self._step)
             if self._foresight:
-                self._foresight.came_out(last)
-            yield last, frame
+                self._foresight.came_out(time)
+            yield time, frame
 
     def rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The frame as a viewer sees it: uint8 RGB [height, width, 3]."""
@@ -224,40 +230,53 @@ class SoundTrack(Track):
         self.sample_rate: int = sample_rate or self._stream.rate or 0
         check_rate(self.sample_rate, self.name)
         self._mixer = Mixer(mix)
+        self._run: _Run | None = None
+        self._expected = self._drift = 0.0  # where the next frame begins by the timestamps; how far the samples are off
+        self._next_index: int | None = None
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        next_index: int | None = None
-        for place, piece in self._pieces():
-            index = place if next_index is None else max(place, next_index)
+        for packet in self._file.packets(self._stream):
+            yield from self.take(packet)
+        yield from self.flush()
+
+    def take(self, packet: Packet | None) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The samples that come out for a packet, each piece with the index of its first; None: the file breaks off."""
+        for frame in self._decoded(packet):
+            if frame.samples:
+                yield from self._placed(*self._pieces(frame))
+
+    def flush(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """What is still in the resampler, at the end."""
+        if self._run:
+            yield from self._placed(self._run.flush())
+
+    def _placed(self, *pieces: tuple[int, NDArray[np.float32]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The pieces without what lies before the end of the one before."""
+        for place, piece in pieces:
+            index = place if self._next_index is None else max(place, self._next_index)
             samples = piece[index - place :]
             if len(samples):
-                next_index = index + len(samples)
-                self.end = next_index / self.sample_rate
+                self._next_index = index + len(samples)
+                self.end = self._next_index / self.sample_rate
                 yield index, samples
 
-    def _pieces(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """As ``__iter__``; a piece may begin before the end of the one before it."""
-        run: _Run | None = None
-        expected = drift = 0.0  # where the next frame begins by the timestamps, and how far that is from the samples
-        for frame in self._decode():
-            if not frame.samples:
-                continue
-            check_rate(frame.sample_rate, self.name)
-            time = self._clock.read(frame.pts, frame.time_base, expected - JITTER_S if run else -math.inf, expected)
-            seconds = frame.samples / frame.sample_rate
-            hole = run is not None and time > expected + JITTER_S
-            if run:
-                drift += (time - run.end - drift) * min(1.0, seconds / DRIFT_OVER_S)
-            if run is None or hole or abs(drift) > DRIFT_S or run.rate != frame.sample_rate:
-                start = time if run is None or hole else run.end + drift
-                if run:
-                    self._holes += hole
-                    yield run.flush()
-                run, drift = _Run(start, frame.sample_rate, self.sample_rate), 0.0
-            expected = time + seconds
-            yield run.feed(self._mono(frame))
+    def _pieces(self, frame: AudioFrame) -> list[tuple[int, NDArray[np.float32]]]:
+        """What comes out for a frame; a piece may begin before the end of the one before it."""
+        check_rate(frame.sample_rate, self.name)
+        run, expected, pieces = self._run, self._expected, []
+        time = self._clock.read(frame.pts, frame.time_base, expected - JITTER_S if run else -math.inf, expected)
+        seconds = frame.samples / frame.sample_rate
+        hole = run is not None and time > expected + JITTER_S
         if run:
-            yield run.flush()
+            self._drift += (time - run.end - self._drift) * min(1.0, seconds / DRIFT_OVER_S)
+        if run is None or hole or abs(self._drift) > DRIFT_S or run.rate != frame.sample_rate:
+            start = time if run is None or hole else run.end + self._drift
+            if run:
+                self._holes += hole
+                pieces.append(run.flush())
+            run, self._drift = _Run(start, frame.sample_rate, self.sample_rate), 0.0
+        self._run, self._expected = run, time + seconds
+        return [*pieces, run.feed(self._mono(frame))]
 
     def _mono(self, frame: AudioFrame) -> NDArray[np.float32]:
         try:
