@@ -54,6 +54,8 @@ def render(prediction: Prediction) -> str:
         lines.append(f"  emotions: {', '.join(prediction.labels) or 'none over its threshold'}")
     lines.append(f"  faces: {prediction.faces_found} of {prediction.frames_seen} frames")
     lines += [f"  {modality} left out: {why}" for modality, why in prediction.left_out.items()]
+    if prediction.tracks:
+        lines.append(f"  {prediction.tracks} (--video-track, --audio-track)")
     if prediction.flags:
         lines.append(f"  flags: {', '.join(prediction.flags)}")
     lines.append("  ms: " + "  ".join(f"{stage} {ms:.1f}" for stage, ms in prediction.timings_ms.items()))

@@ -200,6 +200,8 @@ class Network(Closing):
             thresholds=fused.thresholds,
             uncertain=doubt,
             quality=segment.quality,
+            video_tracks=segment.video_tracks,
+            audio_tracks=segment.audio_tracks,
         )
 
     def close(self) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from mmx.runtime.errors import BadDataError, missing_extra
 from mmx.runtime.from_json import from_plain
@@ -86,6 +86,8 @@ class Prediction:
     recogniser: str | None = described("The speech model that was used; null if there was none.", default=None)
     language: str | None = described("What is spoken (ISO 639-1); null if that is not known.", default=None)
     language_probability: float | None = described("How sure that is, 0..1; 1 if it was given.", default=None)
+    video_tracks: int = described("Video tracks of the file, cover pictures not counted; one is read.", default=0)
+    audio_tracks: int = described("Audio tracks of the file; one is read.", default=0)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values, with ``schema_version`` first. ``from_dict`` gives the prediction back."""
@@ -120,6 +122,32 @@ class Prediction:
         """
         plain = self.to_dict()
         return dict(_flat("", {name: plain[name] for name in plain if name not in _lists_of_objects()}))
+
+    @classmethod
+    def flat_columns(
+        cls, labels: Sequence[str], modalities: Sequence[str], keys: Mapping[str, Sequence[str]]
+    ) -> list[str]:
+        """The names that ``to_flat`` can give, for a table whose columns must be known beforehand.
+
+        Args:
+            labels, modalities: of the bundle. keys: of the fields that hold other names, by field.
+        """
+        pairs = [f"{modality}.{label}" for modality in modalities for label in labels]
+        inner = {ByLabel: labels, ByModality: pairs}
+        keys = {"left_out": modalities, **keys}
+        columns: list[str] = []
+        for name, kind in get_type_hints(cls, include_extras=True).items():
+            if name not in _lists_of_objects():
+                names = inner.get(kind, keys.get(name))
+                columns += [name] if names is None else [f"{name}.{key}" for key in names]
+        return columns
+
+    @property
+    def tracks(self) -> str | None:
+        """How many tracks the file has, in words, where there was a choice; None where there was not."""
+        counts = [(self.video_tracks, "video"), (self.audio_tracks, "audio")]
+        several = [f"{count} {kind}" for count, kind in counts if count > 1]
+        return f"{' and '.join(several)} tracks in the file; one of each is read" if several else None
 
     def __repr__(self) -> str:
         ranked = sorted(self.probabilities.items(), key=lambda each: -each[1])

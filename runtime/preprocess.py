@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.media.arrays import MediaArrays
+from mmx.runtime.media.container import MediaInfo
 from mmx.runtime.media.faces import Face, FaceDetector
 from mmx.runtime.media.mel import mel_pieces
 from mmx.runtime.media.reader import Frame, SegmentEnd, open_input, read_segments
@@ -48,6 +49,7 @@ class Segment:
         flags: quality flags. quality: numbers by name (``runtime.quality``).
         timings_ms: milliseconds by stage (decode, faces, mel, text).
         words, recogniser, language: of recognised text.
+        video_tracks, audio_tracks: how many the file has to choose from.
     """
 
     file: str
@@ -62,6 +64,8 @@ class Segment:
     words: tuple[Word, ...] = ()
     recogniser: str | None = None
     language: Language | None = None
+    video_tracks: int = 0
+    audio_tracks: int = 0
 
 
 @dataclass
@@ -77,11 +81,10 @@ class _Faces:
 
 @dataclass(frozen=True)
 class _Source:
-    """One file: its tracks, what is said in it (untimed, in timed cues, or not known), how it is cut, its flags."""
+    """One file: its header, what is said in it (untimed, in timed cues, or not known), how it is cut, its flags."""
 
     file: str
-    has_video: bool
-    has_audio: bool
+    info: MediaInfo
     said: str | Sequence[Span] | None
     windowed: bool
     flags: tuple[str, ...]
@@ -164,7 +167,7 @@ class Preprocessor:
         system = self._bundle.manifest.modalities
         listening = said is None and "text" in system and opened.info.has_audio
         heard = self._listener() if listening else None
-        source = _Source(opened.name, opened.info.has_video, opened.info.has_audio, said, windowed, flags, heard)
+        source = _Source(opened.name, opened.info, said, windowed, flags, heard)
         events = read_segments(
             opened,
             cues,
@@ -236,7 +239,7 @@ class Preprocessor:
             pieces = pieces[:0]
             absent["audio"] = sound.nothing
         elif not len(pieces):
-            absent["audio"] = "no sound in this segment" if source.has_audio else "no audio track"
+            absent["audio"] = "no sound in this segment" if source.info.has_audio else "no audio track"
 
         started = perf_counter()
         token_ids = None
@@ -260,7 +263,7 @@ class Preprocessor:
             crops = crops if self._spec.compat == "upstream" else []
         if not crops:
             seen = f"no face in {end.frames} frames" if end.frames else "no frame in this segment"
-            absent["visual"] = seen if source.has_video else "no video track"
+            absent["visual"] = seen if source.info.has_video else "no video track"
 
         picture = of_faces(faces.found, faces.sizes, end.frames)
         return Segment(
@@ -276,6 +279,8 @@ class Preprocessor:
             words=tuple(word for word in words if word.text),
             recogniser=heard.recogniser if heard else None,
             language=heard.language if heard else None,
+            video_tracks=source.info.video_tracks,
+            audio_tracks=source.info.audio_tracks,
         )
 
     def _listener(self) -> Heard | None:

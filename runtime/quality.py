@@ -23,6 +23,10 @@ CLIPPED = 0.999  # of full scale
 CLIPPED_SHARE = 0.01  # of samples, from which on it is flagged
 SMALL_PX, DARK = 48, 40.0  # a face under the crop's own size, and under this mean of 0..255
 
+NUMBERS = (
+    *("sound_dbfs", "sound_clipped", "sound_variation_db", "sound_flatness"),
+    *("face_share", "face_pixels", "face_brightness", "face_sharpness"),
+)
 Numbers = dict[str, float]
 
 

@@ -16,6 +16,8 @@ from typing import Any
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.files import write_bytes, write_error
 from mmx.runtime.manifest import Manifest
+from mmx.runtime.prediction import Prediction
+from mmx.runtime.quality import NUMBERS
 from mmx.serving.batch.results import Done, Record, Results, check_made_with, lock
 
 Found = Generator[tuple[str, Done, bytes], None, bool]  # key, what is done, the record as it was written
@@ -155,17 +157,8 @@ class Csv:
 
     def __init__(self, manifest: Manifest) -> None:
         labels, modalities = manifest.labels, manifest.modalities
-        by_label = [f"{what}.{label}" for what in ("probabilities", "logits") for label in labels]
-        by_modality = [
-            f"{what}.{modality}.{label}"
-            for what in ("modality_logits", "contributions")
-            for modality in modalities
-            for label in labels
-        ]
-        known = ["start", "end", "labels", *by_label, *by_modality, "modalities"]
-        known += [f"left_out.{modality}" for modality in modalities]
-        known += ["faces_found", "frames_seen", "text", "flags", *(f"timings_ms.{stage}" for stage in STAGES)]
-        self._columns = [*PLACE, *known, *FAULT]
+        columns = Prediction.flat_columns(labels, modalities, {"timings_ms": STAGES, "quality": NUMBERS})
+        self._columns = [*PLACE, *(name for name in columns if name not in PLACE), *FAULT]
 
     def header(self) -> bytes:
         """The row of names."""

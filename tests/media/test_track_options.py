@@ -39,6 +39,14 @@ def test_the_chosen_track_is_read(tiny_bundle: Path, two_sounds: Path, how: list
     first, second = (predicted(tiny_bundle, two_sounds, "--audio-track", n, *how) for n in "01")
     assert first["modality_logits"]["audio"] != second["modality_logits"]["audio"]
     assert predicted(tiny_bundle, two_sounds, *how)["logits"] == first["logits"]  # nobody marked another as default
+    assert all((answer["video_tracks"], answer["audio_tracks"]) == (0, 2) for answer in (first, second))
+
+
+def test_the_number_of_tracks_is_printed_where_there_is_a_choice(
+    tiny_bundle: Path, two_sounds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(tiny_bundle), str(two_sounds), "--audio-track", "1"]) == 0
+    assert "  2 audio tracks in the file; one of each is read (--video-track" in capsys.readouterr().out
 
 
 def test_a_track_that_is_not_there_is_one_line(

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from mmx.cli.main import main
-from mmx.runtime import Bundle, Predictor
+from mmx.runtime import Bundle, Prediction, Predictor
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 
 pytest.importorskip("pyarrow", reason="pip install 'mmx[batch]'")
@@ -259,6 +259,8 @@ def test_csv_and_json_lines_hold_what_parquet_holds(media: Path, tiny_bundle: Pa
             assert float(one[f"probabilities.{label}"]) == pytest.approx(value, abs=1e-5)
             assert prediction["probabilities"][label] == pytest.approx(value, abs=1e-5)
         assert one["labels"] == ";".join(row["labels"])
+        assert set(Prediction.from_dict(prediction).to_flat()) - {"schema_version"} <= set(one)
+        assert one["audio_tracks"] == ("0" if row["file"].endswith("black.mp4") else "1")
 
 
 def test_the_filter_of_the_docs_gives_rows_without_an_error(tiny_bundle: Path, media: Path, tmp_path: Path) -> None:

@@ -226,6 +226,8 @@ class View {
     }
     this.detail.append(table);
     if (segment.frames_seen) this.detail.append(element("p", "soft", `Faces: in ${segment.faces_found} of ${segment.frames_seen} frames`));
+    const several = ["video", "audio"].filter((kind) => segment[`${kind}_tracks`] > 1);
+    if (several.length) this.detail.append(element("p", "soft", `Tracks in the file: ${several.map((kind) => `${segment[`${kind}_tracks`]} ${kind}`).join(", ")}; one of each is read`));
     for (const [modality, why] of Object.entries(segment.left_out)) this.detail.append(element("p", "soft", `${modality} left out: ${why}`));
     if (segment.flags.length) this.detail.append(element("p", "warn", segment.flags.join(", ")));
   }
