@@ -64,6 +64,7 @@ def describe(
                 "bytes": checkpoint.path.stat().st_size,
                 "notes": list(checkpoint.notes),
                 "assumptions": checkpoint.assumptions,
+                "untrained": checkpoint.untrained,
             },
             "thresholds": "default" if set(checkpoint.thresholds) == {0.5} else "checkpoint",
             "counts": {

@@ -40,6 +40,7 @@ class Checkpoint:
         notes: what was dropped, converted or assumed, one sentence each.
         assumptions: what neither the file nor its tensors show, by path in the config (``text.heads``), with the value
             that was assumed. Another value would give other answers from the same weights.
+        untrained: whether the weights show no training: it has BatchNorms, and none has ever seen a batch.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     assumptions: dict[str, Any] = field(default_factory=dict)
     compat: str = "default"
+    untrained: bool = False
 
 
 def load_checkpoint(
@@ -116,7 +118,14 @@ def load_checkpoint(
         notes=tuple(notes),
         compat=_compat(path, extra.get("compat")),
         assumptions=assumptions,
+        untrained=_is_untrained(tensors),
     )
+
+
+def _is_untrained(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether each BatchNorm still counts no batch; False where none counts."""
+    counts = [tensor for name, tensor in tensors.items() if name.endswith(".num_batches_tracked")]
+    return bool(counts) and not any(bool(count.any()) for count in counts)
 
 
 def _drop_fusion_weights(tensors: dict[str, Tensor], kept: list[int], columns: int) -> None:

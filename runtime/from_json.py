@@ -87,10 +87,19 @@ def parse_object(content: bytes, where: str, hint: str = "") -> dict[str, Any]:
     Raises:
         BadDataError: it is none, or nested or large beyond use.
     """
+    return _parse(content, where, hint, dict, "object")
+
+
+def parse_list(content: bytes, where: str, hint: str = "") -> list[Any]:
+    """The JSON list in some bytes. Raises as ``parse_object`` does."""
+    return _parse(content, where, hint, list, "list")
+
+
+def _parse(content: bytes, where: str, hint: str, kind: type, name: str) -> Any:
     try:
         value = json.loads(content.decode("utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError(f"it holds no object but {type(value).__name__}")
+        if not isinstance(value, kind):
+            raise ValueError(f"it holds no {name} but {type(value).__name__}")
         _check_plain(value)
     except (ValueError, RecursionError) as e:
         raise BadDataError(f"{where} is not readable JSON: {str(e)[:200]}", hint) from e

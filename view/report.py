@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from mmx.runtime.files import write_text
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.prediction import Prediction
+from mmx.view.model import describe_model
 
 EMBED_BYTES = 24 * 2**20  # of all media together: a page of this size still opens at once
+SCRIPTS = ("flags.js", "basics.js", "timeline.js", "detail.js", "words.js", "view.js")  # of the page, in order
 PAGE, STANDALONE = (files("mmx.view") / name for name in ("page", "standalone"))
 
 
@@ -28,16 +29,6 @@ class FileAnswers:
     path: Path
     predictions: Sequence[Prediction]
     error: str | None = None
-
-
-def describe_model(manifest: Manifest) -> dict[str, Any]:
-    """What the view must know of a bundle: labels in order, their thresholds, and a line of description."""
-    return {
-        "labels": list(manifest.labels),
-        "thresholds": dict(zip(manifest.labels, manifest.thresholds, strict=True)),
-        "modalities": list(manifest.modalities),
-        "description": f"{manifest.system}, labels of {manifest.dataset}",
-    }
 
 
 def write_report(out: Path, manifest: Manifest, answers: Sequence[FileAnswers]) -> None:
@@ -54,8 +45,9 @@ def write_report(out: Path, manifest: Manifest, answers: Sequence[FileAnswers]) 
         shown.append({"name": each.path.name, "media": media, "segments": segments, "error": each.error})
     report = {"model": describe_model(manifest), "files": shown}
     html = (STANDALONE / "report.html").read_text(encoding="utf-8")
-    for part in (PAGE / "view.css", PAGE / "view.js", STANDALONE / "report.js"):
-        html = html.replace(f"/*{{{part.name}}}*/", part.read_text(encoding="utf-8"))
+    scripts = [PAGE / name for name in SCRIPTS] + [STANDALONE / "report.js"]
+    html = html.replace("/*{view.css}*/", (PAGE / "view.css").read_text(encoding="utf-8"))
+    html = html.replace("/*{scripts}*/", "\n".join(part.read_text(encoding="utf-8") for part in scripts))
     write_text(out, html.replace("{report}", _json_in_script(report)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmx.runtime.prediction import Word
 
-__all__ = ["SAMPLE_RATE", "Language", "Recogniser", "Word"]
+__all__ = ["SAMPLE_RATE", "Language", "Recogniser", "Word", "model_name"]
 
 SAMPLE_RATE = 16000
 """Hz: what recognisers take, and what mmx decodes sound to."""
@@ -49,3 +50,11 @@ class Recogniser(Protocol):
     def close(self) -> None:
         """Give the model's memory back."""
         ...
+
+
+def model_name(folder: Path | str) -> str:
+    """What results call a model: the name of its folder, or of its repository where that is in the Hub's cache."""
+    folder = Path(folder)
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.errors import BadDataError, missing_extra
-from mmx.runtime.speech.recogniser import SAMPLE_RATE, Language, Word
+from mmx.runtime.speech.recogniser import SAMPLE_RATE, Language, Word, model_name
 
 TAIL_S = 1.0
 """Silence after the sound. Without it the decoder goes on and repeats itself."""
@@ -69,7 +69,7 @@ class WhisperRecogniser:
             )
         except (RuntimeError, ValueError) as e:
             raise BadDataError(f"{folder} cannot be loaded: {e}", "download the model again") from e
-        self.name = f"whisper:{folder.name}"
+        self.name = f"whisper:{model_name(folder)}"
         self.detects_language: bool = self._model.model.is_multilingual
 
     def detect_language(self, sound: NDArray[np.float32]) -> Language:

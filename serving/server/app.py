@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
@@ -22,6 +23,7 @@ from mmx.serving.server.answering import Answering, reject
 from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.schemas import Capacity, ModelInfo, Status
 from mmx.serving.server.service import Service
+from mmx.view.model import describe_model
 
 PAGE = Path(str(files("mmx.view"))) / "page"  # index.html and what it needs, served at /
 ALLOWED_HEADERS = ("accept", "authorization", "content-type")
@@ -43,6 +45,7 @@ def make_app(service: Service) -> FastAPI:
     _add_health(app, service)
     for file in sorted(PAGE.iterdir()):
         _add_file(app, "/" if file.name == "index.html" else f"/{file.name}", file)
+    _add_example(app)
 
     app.add_middleware(HostCheck, names=(service.settings.host, *service.settings.allowed_hosts))
     app.add_middleware(AccessLog, paths=[getattr(route, "path", "") for route in app.routes])
@@ -116,6 +119,30 @@ def _add_file(app: FastAPI, path: str, file: Path) -> None:
     app.add_route(path, send, methods=["GET", "HEAD"], include_in_schema=False)
 
 
+def _add_example(app: FastAPI) -> None:
+    """The page's example, made when it is first asked for."""
+    making = asyncio.Lock()
+    made: list[bytes | str] = []
+
+    def add(path: str, kind: str, part: int) -> None:
+        async def send(_: Request) -> Response:
+            async with making:
+                if not made:
+                    made.extend(await asyncio.to_thread(_example))
+            return Response(made[part], headers={"content-type": kind})
+
+        app.add_route(path, send, methods=["GET"], include_in_schema=False)
+
+    add("/example.mp4", "video/mp4", 0)
+    add("/example.vtt", "text/vtt; charset=utf-8", 1)
+
+
+def _example() -> tuple[bytes, str]:
+    from mmx.training.synthetic.example import example  # half a second to import, and most servers never need it
+
+    return example()
+
+
 def _add_errors(app: FastAPI) -> None:
     """Every error has the same body."""
 
@@ -142,18 +169,16 @@ def model_info(service: Service) -> ModelInfo:
     made_with = manifest.provenance.get("versions", {})
     tensors = service.tensor_limits
     return ModelInfo(
-        description=f"{manifest.system}, labels of {manifest.dataset}",
+        **describe_model(manifest),
         system=manifest.system,
         form=manifest.form,
         dataset=manifest.dataset,
-        labels=list(manifest.labels),
-        thresholds=dict(zip(manifest.labels, manifest.thresholds, strict=True)),
-        modalities=list(manifest.modalities),
         fusion_weights=manifest.fusion_weights,
         preprocessing=asdict(manifest.preprocessing),
         backend={"name": backend.name, "precision": backend.precision, "device": backend.device, "why": backend.why},
         versions={"mmx": version("mmx"), **{f"made_with_{name}": str(number) for name, number in made_with.items()}},
         graph_sha256=manifest.files[manifest.graphs["fp32"].file],
+        recogniser=service.engine.recogniser,
         limits=Capacity(
             upload_bytes=limits.upload_bytes,
             media_s=limits.media_s,

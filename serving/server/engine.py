@@ -16,6 +16,7 @@ from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.speech.find import resolve
+from mmx.runtime.speech.recogniser import model_name
 from mmx.runtime.types import Sample, Span
 from mmx.runtime.workers.pool import Pool
 from mmx.runtime.workers.task import Limits, Task
@@ -34,7 +35,8 @@ Step = tuple[Segment, asyncio.Future[Row] | None] | Exception | None
 class Engine:
     """A bundle that answers many requests at once.
 
-    Attributes: ``network``, ``bundle``, ``backend``, ``workers``, ``batcher``.
+    Attributes: ``network``, ``bundle``, ``backend``, ``workers``, ``batcher``; ``recogniser``: the name of the speech
+    model, None where there is none.
 
     Raises:
         MmxError: see ``Network``.
@@ -55,7 +57,9 @@ class Engine:
         )
         self.backend = self.network.backend
         self._metrics = metrics
-        self.workers = Pool(_worker_settings(settings, self.bundle), settings.workers, metrics.replaced)
+        asr = resolve(settings.asr)
+        self.recogniser = None if asr in ("auto", "none") else model_name(asr)
+        self.workers = Pool(_worker_settings(settings, self.bundle, asr), settings.workers, metrics.replaced)
         self.batcher = Batcher(
             self.network,
             self.backend.streams,
@@ -145,7 +149,7 @@ class Engine:
         return self.network.prediction(segment, row.outputs, row.network_ms)
 
 
-def _worker_settings(settings: Settings, bundle: Bundle) -> WorkerSettings:
+def _worker_settings(settings: Settings, bundle: Bundle, asr: str) -> WorkerSettings:
     limits = settings.limits
     own = Limits(
         memory=limits.worker_bytes,
@@ -154,6 +158,4 @@ def _worker_settings(settings: Settings, bundle: Bundle) -> WorkerSettings:
         media_s=limits.media_s,
         pixels=limits.media_pixels,
     )
-    return WorkerSettings(
-        bundle, settings.faces, settings.worker_threads, own, resolve(settings.asr), settings.language
-    )
+    return WorkerSettings(bundle, settings.faces, settings.worker_threads, own, asr, settings.language)

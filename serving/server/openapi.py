@@ -61,6 +61,12 @@ def predict_operation() -> dict[str, Any]:
                 "format": "binary",
                 "description": "SubRip or WebVTT (each cue is one segment), or plain text. Not together with text.",
             },
+            "segments": {
+                "type": "string",
+                "contentMediaType": JSON,
+                "description": "Predict these segments and no others: a JSON list of {start, end, text}, in seconds; "
+                "text may be null. Not together with text, transcript or window.",
+            },
             "window": {
                 "type": "string",
                 "description": "Seconds of a segment, or 'utterance'.",

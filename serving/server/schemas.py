@@ -84,4 +84,6 @@ class ModelInfo(Schema):
     backend: dict[str, str] = Field(description="name, precision, device, and why this one.")
     versions: dict[str, str] = Field(description="This server's mmx, and those the bundle was made with.")
     graph_sha256: str
+    warnings: list[str] = Field(description="Why its answers must not be believed, for people; mostly empty.")
+    recogniser: str | None = Field(description="The speech model for files without a transcript; null: none.")
     limits: Capacity

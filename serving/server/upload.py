@@ -15,6 +15,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from mmx.runtime.errors import BadDataError
+from mmx.runtime.from_json import from_plain, parse_list
+from mmx.runtime.types import Span
 from mmx.runtime.workers.task import Task
 from mmx.serving.server.off_loop import on_disk
 from mmx.serving.server.rejection import Rejection
@@ -22,8 +25,9 @@ from mmx.serving.server.settings import Limits
 from mmx.serving.server.uploads import Upload
 
 MULTIPART = "multipart/form-data"
-PARTS = ("video", "text", "transcript", "window")
+PARTS = ("video", "text", "transcript", "segments", "window")
 DISCARD_S = 5.0  # how long the rest of a rejected body is read, so that the client gets to read the rejection
+SAID = ("text", "transcript", "segments")  # at most one of these
 WINDOW_BYTES = 32
 WRITE_BYTES = 256 * 1024  # of a video, before they go to the disk
 
@@ -129,7 +133,12 @@ class _Form:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._folder = folder
-        self._most = {"text": limits.text_bytes, "transcript": limits.transcript_bytes, "window": WINDOW_BYTES}
+        self._most = {
+            "text": limits.text_bytes,
+            "transcript": limits.transcript_bytes,
+            "segments": limits.transcript_bytes,
+            "window": WINDOW_BYTES,
+        }
         self._name = ""
         self._header = (b"", b"")
         self._disposition = b""
@@ -200,20 +209,23 @@ class _Form:
             raise _broken("it ends early")
         if not self._video_bytes:
             raise _broken("there is no part video, or it is empty")
-        text = self._short.get("text")
-        transcript = self._short.get("transcript")
-        if text is not None and transcript is not None:
-            raise _broken("text and a transcript were both given")
+        text, transcript, segments = (self._short.get(name) for name in SAID)
+        if sum(part is not None for part in (text, transcript, segments)) > 1:
+            raise _broken(f"more than one of {', '.join(SAID)} was given")
+        window = _window(self._short.get("window"))
+        if segments is not None and window is not None:
+            raise _broken("segments and a window were both given")
         name = None
         if transcript is not None:
             name = f"transcript.{transcript_kind(bytes(transcript))}"
             self._files[name] = [bytes(transcript)]
         said = text.decode("utf-8", "replace") if text is not None else None
+        spans = _spans(bytes(segments)) if segments is not None else None
         return Task(
             self._folder / "video",
             said,
-            self._folder / name if name else None,
-            _window(self._short.get("window")),
+            self._folder / name if name else spans,
+            window,
             name="video",
             transcript_name=name,
         )
@@ -226,6 +238,21 @@ def transcript_kind(data: bytes) -> str:
     if words.startswith("WEBVTT"):
         return "vtt"
     return "srt" if "-->" in words else "txt"
+
+
+def _spans(data: bytes) -> list[Span]:
+    """The part ``segments``: stretches of the file, each with what is said in it."""
+    try:
+        given = parse_list(data, "segments")
+        spans = [from_plain(Span, each, f"segment {number}") for number, each in enumerate(given, 1)]
+    except BadDataError as e:
+        raise _broken(e.message) from e
+    if not spans:
+        raise _broken("segments is empty")
+    for number, span in enumerate(spans, 1):
+        if not 0 <= span.start < span.end:
+            raise _broken(f"segment {number} does not end after it starts, at 0 or later")
+    return spans
 
 
 def _window(value: bytearray | None) -> float | None:

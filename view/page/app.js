@@ -1,155 +1,219 @@
-// The server's page: choose or record a video, send it, show each segment's answer as it comes.
+// The server's page: choose a video, send it, show each segment's answer as it comes, correct the words and send again.
 "use strict";
 
-const CAMERA_S = 60; // a recording stops by itself
+const EXAMPLE = "example.mp4";
+const PLAIN_WINDOW = "2"; // what a video without words is cut into, unless the user says otherwise
 const at = (id) => document.getElementById(id);
-let chosen = null; // the File or Blob to send
+let chosen = null; // {file: File or Blob, name, duration: seconds or null}
 let model = null;
-let answers = [];
+let shown = null; // the View of the answers
 let running = null; // the AbortController of the request under way
+let cutByUser = false;
 
 function say(text, bad = false) {
   at("status").textContent = text;
   at("status").classList.toggle("warn", bad);
 }
 
-function headers() {
-  return at("key").value ? { Authorization: `Bearer ${at("key").value}` } : {};
-}
-
-async function problem(response) {
-  const reported = await response.json().then((body) => body.error, () => null);
-  if (response.status === 401) at("locked").hidden = false;
-  return reported ? `${reported.message}${reported.hint ? `; ${reported.hint}` : ""}` : `the server answered ${response.status}`;
-}
-
 async function loadModel() {
-  const response = await fetch("v1/model", { headers: headers() });
-  if (!response.ok) throw new Error(await problem(response));
+  const key = at("key").value;
+  const response = await fetch("v1/model", { headers: key ? { Authorization: `Bearer ${key}` } : {} });
+  if (response.status === 401) at("locked").hidden = false;
+  if (!response.ok) throw new Error(problem(response.status, await response.text()));
   model = await response.json();
-  at("model").textContent = model.description;
+  const { upload_bytes, media_s, media_pixels } = model.limits;
+  at("model").textContent = `Model: ${model.description}, on ${model.backend.name} (${model.backend.precision}).`;
+  at("limits").textContent =
+    `MP4, MOV, MKV, WebM, AVI and other video; WAV, MP3, M4A, FLAC and other sound. At most ${Math.floor(upload_bytes / 2 ** 20)} MB, ` +
+    `${media_s < 120 ? `${media_s} s` : `${Math.floor(media_s / 60)} minutes`} and ${(media_pixels / 1e6).toFixed(1)} megapixels. It is sent to this server only, and deleted after the response.`;
+  at("hears").textContent = model.recogniser
+    ? `(left empty, it is recognised by ${model.recogniser})`
+    : "(left empty, the answer goes without words: this server recognises no speech)";
+  at("warnings").replaceChildren(...model.warnings.map((each) => element("p", "banner", each)));
+  suggestCut();
+}
+
+// With words, utterances are what the model was made for.
+function suggestCut() {
+  if (!cutByUser) at("window").value = at("transcript").value.trim() || model?.recogniser ? "utterance" : PLAIN_WINDOW;
+}
+
+function giveWords(text) {
+  at("transcript").value = text;
+  at("said").open = Boolean(text);
+  suggestCut();
 }
 
 function choose(file, name) {
-  chosen = file;
-  at("chosen").textContent = `${name} (${(file.size / 2 ** 20).toFixed(1)} MB)`;
+  chosen = { file, name, duration: null };
+  describeChosen();
   at("go").disabled = false;
-  say("");
+  const most = model?.limits.upload_bytes;
+  if (most && file.size > most) say(`${name} is larger than this server takes (${Math.floor(most / 2 ** 20)} MB).`, true);
+  else say("");
+  const video = document.createElement("video"); // for its length, if this browser can play it
+  const mine = chosen;
+  video.addEventListener("loadedmetadata", () => {
+    URL.revokeObjectURL(video.src);
+    if (!Number.isFinite(video.duration)) return;
+    mine.duration = video.duration;
+    if (chosen !== mine) return;
+    describeChosen();
+    if (model && video.duration > model.limits.media_s) say(`${name} is longer than this server takes (${clock(model.limits.media_s, 0)}).`, true);
+  });
+  video.addEventListener("error", () => URL.revokeObjectURL(video.src));
+  video.preload = "metadata";
+  video.src = URL.createObjectURL(file);
 }
 
-async function* lines(response) {
-  const decoder = new TextDecoder();
-  let rest = "";
-  for (const reader = response.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
-    rest += decoder.decode(value ?? new Uint8Array(), { stream: !done });
-    const parts = rest.split("\n");
-    rest = parts.pop();
-    for (const part of parts) if (part) yield JSON.parse(part);
-    if (done) return;
+function describeChosen() {
+  const { file, name, duration } = chosen;
+  at("chosen").textContent = `${name} (${(file.size / 2 ** 20).toFixed(1)} MB${duration ? `, ${clock(duration)}` : ""})`;
+}
+
+async function chooseAll(files) {
+  for (const file of files) {
+    if (/\.(srt|vtt|txt)$/i.test(file.name)) giveWords(await file.text());
+    else choose(file, file.name);
   }
 }
 
-function form() {
+async function loadExample() {
+  const [clip, words] = await Promise.all([EXAMPLE, "example.vtt"].map((path) => fetch(path)));
+  if (!clip.ok || !words.ok) throw new Error("the example cannot be had");
+  giveWords(await words.text());
+  choose(new Blob([await clip.arrayBuffer()], { type: "video/mp4" }), EXAMPLE);
+  say("A drawn face and a synthesised voice, made by this server.");
+  at("go").focus();
+}
+
+function form(parts) {
   const made = new FormData();
-  const transcript = at("transcript").value.trim();
-  if (transcript) made.append("transcript", new Blob([transcript]), "transcript");
-  made.append("window", at("window").value);
-  made.append("video", chosen, "video");
+  for (const [name, value] of Object.entries(parts)) made.append(name, value);
+  made.append("video", chosen.file, "video"); // last: the server may reject the rest before it takes the video
   return made;
 }
 
-async function ask() {
+// Send the chosen video with these parts. Returns whether the answer is whole.
+async function ask(parts, onPrediction) {
   running = new AbortController();
-  answers = [];
-  let whole = false;
+  busy(true);
+  let count = 0;
   try {
     if (!model) await loadModel();
-    say("Sending the video …");
-    const response = await fetch("v1/predict", {
-      method: "POST", body: form(), signal: running.signal, headers: { ...headers(), Accept: "application/x-ndjson" },
+    say(`Sending ${chosen.name} …`);
+    await predict(form(parts), at("key").value, running.signal, {
+      sent(share) {
+        at("progress").value = share;
+        say(share < 1 ? `Sending ${chosen.name}: ${percent(share)}` : "Reading the video …");
+        if (share === 1) at("progress").removeAttribute("value");
+      },
+      prediction(segment) {
+        count += 1;
+        onPrediction(segment);
+        const whole = chosen.duration;
+        if (whole) at("progress").value = Math.min(1, segment.end / whole);
+        say(`${segments(count)}, up to ${clock(segment.end)}${whole ? ` of ${clock(whole)}` : ""} …`);
+      },
     });
-    if (!response.ok) throw new Error(await problem(response));
-    at("view").hidden = false;
-    const shown = new View(at("view"), model);
-    shown.setMedia(URL.createObjectURL(chosen));
-    for await (const line of lines(response)) {
-      if (line.error) throw new Error(line.error.message);
-      if (typeof line.end === "object") { whole = true; break; } // a segment has its end in seconds there
-      answers.push(line);
-      shown.add(line);
-      say(`${answers.length} segments so far …`);
-    }
-    if (!whole) throw new Error("the response was cut off");
-    say(`Done: ${answers.length} segments.`);
+    say(`Done: ${segments(count)}.`);
+    return true;
   } catch (error) {
+    if (error.status === 401) at("locked").hidden = false;
     const why = running.signal.aborted ? "Cancelled" : `Error: ${error.message}`;
-    say(answers.length ? `${why} (after ${answers.length} segments)` : why, !running.signal.aborted);
+    say(count ? `${why} (after ${segments(count)})` : why, !running.signal.aborted);
+    return false;
   } finally {
     running = null;
-    at("after").hidden = answers.length === 0;
+    busy(false);
   }
+}
+
+const segments = (count) => (count === 1 ? "1 segment" : `${count} segments`);
+
+async function askFirst() {
+  const words = at("transcript").value.trim();
+  const parts = { window: at("window").value, ...(words && { transcript: new Blob([words]) }) };
+  shown = null;
+  const whole = await ask(parts, (segment) => {
+    if (!shown) openView();
+    shown.add(segment);
+    summarise();
+  });
+  if (!shown) return;
+  if (whole) shown.finish();
+}
+
+function openView() {
+  at("ask").hidden = true;
+  at("answers").hidden = false;
+  at("title").textContent = chosen.name;
+  shown = new View(at("view"), model, {
+    label: "Predict again",
+    hint: "The video is sent again with these words; the server keeps nothing.",
+    run: askAgain,
+  });
+  shown.setMedia(URL.createObjectURL(chosen.file), chosen.name);
+  at("title").focus();
+}
+
+// Only the segments whose words were corrected are asked for.
+async function askAgain(corrections) {
+  const view = shown;
+  const asked = corrections.map(({ segment, text }) => ({ start: segment.start, end: segment.end, text }));
+  const same = (a, b) => a.start === b.start && a.end === b.end;
+  await ask({ segments: JSON.stringify(asked) }, (answer) => {
+    const old = corrections.find(({ segment }) => same(segment, answer))?.segment;
+    if (!old) return;
+    const partly = (flag) => flag === "transcript_covers_part" && !old.flags.includes(flag); // it is this request that asks for parts
+    view.replace(old, { ...answer, flags: answer.flags.filter((flag) => !partly(flag)) });
+    summarise();
+  });
+}
+
+function summarise() {
+  const counts = new Map();
+  for (const label of shown.segments.flatMap((each) => each.labels)) counts.set(label, (counts.get(label) ?? 0) + 1);
+  const most = [...counts].sort((a, b) => b[1] - a[1]).map(([label, count]) => `${label} in ${count}`);
+  at("summary").textContent = `${segments(shown.segments.length)}: ${most.join(", ") || "no emotion over its threshold"}.`;
 }
 
 function busy(is) {
   at("progress").hidden = at("cancel").hidden = !is;
   at("go").disabled = is || !chosen;
   at("go").setAttribute("aria-busy", String(is));
+  at("after").hidden = at("another").hidden = is || !shown;
 }
 
-at("ask").addEventListener("submit", async (event) => {
+at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  busy(true);
-  await ask();
-  busy(false);
+  if (!running) askFirst();
 });
 at("cancel").addEventListener("click", () => running?.abort());
-at("save").addEventListener("click", () => download("emotions.json", answers));
-at("file").addEventListener("change", () => at("file").files[0] && choose(at("file").files[0], at("file").files[0].name));
+at("another").addEventListener("click", () => {
+  at("answers").hidden = at("another").hidden = true;
+  shown?.media.pause();
+  at("ask").hidden = false;
+  giveWords("");
+  say("");
+  at("file").value = "";
+  at("file").focus();
+});
+at("save").addEventListener("click", () =>
+  downloadJson(`${stem(chosen.name)}.json`, shown.segments.map((each) => ({ ...each, file: chosen.name }))));
+at("subtitles").addEventListener("click", () => download(`${stem(chosen.name)}.vtt`, "text/vtt", webvtt(shown.words.cues())));
+at("file").addEventListener("change", () => chooseAll(at("file").files));
+at("example").addEventListener("click", () => loadExample().catch((error) => say(error.message, true)));
+at("window").addEventListener("change", () => { cutByUser = true; });
+at("transcript").addEventListener("input", suggestCut);
+at("key").addEventListener("change", () => loadModel().then(() => say(""), (error) => say(error.message, true)));
 
 const drop = at("drop");
 for (const name of ["dragover", "dragleave", "drop"])
   drop.addEventListener(name, (event) => {
     event.preventDefault();
     drop.classList.toggle("over", name === "dragover");
-    if (name === "drop" && event.dataTransfer.files[0]) choose(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
+    if (name === "drop") chooseAll(event.dataTransfer.files);
   });
-
-async function record() {
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640 }, audio: true });
-  } catch (error) {
-    say(`The camera cannot be used: ${error.message}`, true);
-    return;
-  }
-  const recorder = new MediaRecorder(stream);
-  const parts = [];
-  const view = new View(at("view"), model ?? { labels: [], thresholds: {} });
-  at("view").hidden = false;
-  view.media.srcObject = stream;
-  view.media.muted = true;
-  view.media.play();
-  const limit = setTimeout(() => recorder.stop(), 1000 * CAMERA_S);
-  recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
-  recorder.addEventListener("stop", () => {
-    clearTimeout(limit);
-    stream.getTracks().forEach((track) => track.stop());
-    at("stop").hidden = true;
-    at("camera").hidden = false;
-    at("view").hidden = true;
-    choose(new Blob(parts, { type: recorder.mimeType }), "your recording");
-    at("go").focus();
-  });
-  recorder.start();
-  at("stop").onclick = () => recorder.stop();
-  at("stop").hidden = false;
-  at("camera").hidden = true;
-  at("stop").focus();
-  say(`Recording, ${CAMERA_S} s at most …`);
-}
-
-at("camera").addEventListener("click", record);
-at("camera").hidden = !(navigator.mediaDevices && window.MediaRecorder);
 
 loadModel().catch((error) => say(error.message, at("locked").hidden));

@@ -2,20 +2,34 @@
 "use strict";
 
 const report = JSON.parse(document.getElementById("report").textContent);
-document.getElementById("model").textContent = report.model.description;
+const at = (id) => document.getElementById(id);
+let file = null;
+let view = null;
 
-function showFile(file) {
-  const view = new View(document.getElementById("view"), report.model);
-  view.setMedia(file.media);
-  file.segments.forEach((segment) => view.add(segment));
-  const error = document.getElementById("error");
-  error.hidden = !file.error;
-  error.textContent = file.error ?? "";
+function saveWords() {
+  download(`${stem(file.name)}.vtt`, "text/vtt", webvtt(view.words.cues()));
 }
 
-const which = document.getElementById("which");
-report.files.forEach((file, i) => which.append(new Option(file.name, i)));
-which.addEventListener("change", () => showFile(report.files[which.value]));
-document.getElementById("choice").hidden = report.files.length < 2;
-document.getElementById("save").addEventListener("click", () => download("emotions.json", report.files.flatMap((file) => file.segments)));
+function showFile(chosen) {
+  file = chosen;
+  at("title").textContent = file.name;
+  view = new View(at("view"), report.model, {
+    label: "Download the corrected words",
+    hint: `Then: mmx predict BUNDLE ${file.name} --transcript ${stem(file.name)}.vtt --html OUT.html`,
+    run: saveWords,
+  });
+  view.setMedia(file.media, file.name);
+  file.segments.forEach((segment) => view.add(segment));
+  view.finish();
+  at("error").hidden = !file.error;
+  at("error").textContent = file.error ?? "";
+}
+
+at("model").textContent = report.model.description;
+at("warnings").replaceChildren(...report.model.warnings.map((each) => element("p", "banner", each)));
+report.files.forEach((each, i) => at("which").append(new Option(each.name, i)));
+at("which").addEventListener("change", () => showFile(report.files[at("which").value]));
+at("choice").hidden = report.files.length < 2;
+at("save").addEventListener("click", () => downloadJson("emotions.json", report.files.flatMap((each) => each.segments)));
+at("subtitles").addEventListener("click", saveWords);
 showFile(report.files[0]);
