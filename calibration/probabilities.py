@@ -7,24 +7,25 @@ of themselves, or not sure enough, in another way with each set.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from mmx.calibration.calibrate import Data
+from mmx.datasets.samples import Utterances
 from mmx.evaluation.reliability import BINS, brier_scores, calibration_errors, confidence_for, most_probable
+from mmx.evaluation.trust import ModalityLogits, subsets
 from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.fusion import sigmoid
-from mmx.runtime.network import Network
-from mmx.runtime.packing import split
 from mmx.runtime.probabilities import ErrorLimit, LabelFit, Reliability, SubsetFit, subset_name
 from mmx.runtime.records import ProbabilitiesRecord
+from mmx.training.evaluate import BundleRunner
+from mmx.training.trust import Tick, modality_logits
 
 Floats = NDArray[np.float64]
 Targets = NDArray[np.int64]
@@ -35,43 +36,17 @@ FOLDS = 5
 PRIOR = np.array([1.0, 1 / 3])  # one over the deviation of log scale and shift that is expected before any data
 ERRORS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
-Progress = Callable[[int, int], None]
+
+def run(bundle: Bundle, data: Utterances, tick: Tick | None = None, threads: int | None = None) -> ModalityLogits:
+    """The FP32 graph's logits on labelled data."""
+    runner = BundleRunner(bundle, "onnxruntime", "fp32", threads)
+    try:
+        return modality_logits(runner, data, tick)
+    finally:
+        runner.close()
 
 
-@dataclass(frozen=True)
-class Logits:
-    """Of validation data: float32 [samples, labels] by modality, which samples have it, bool [samples], and targets."""
-
-    by_modality: Mapping[str, NDArray[np.float32]]
-    present: Mapping[str, NDArray[np.bool_]]
-    targets: Targets
-
-
-def run(bundle: Bundle, data: Data, progress: Progress | None = None, threads: int | None = None) -> Logits:
-    """The FP32 graph's logits on labelled data. Raises BadDataError where the data has no labels."""
-    if data.targets is None:
-        raise BadDataError("the data has no labels of this bundle", "give the data that it was trained on")
-    modalities = bundle.manifest.modalities
-    rows: dict[str, list[NDArray[np.float32]]] = {modality: [] for modality in modalities}
-    present: dict[str, list[bool]] = {modality: [] for modality in modalities}
-    done = 0
-    with Network.open(bundle, "onnxruntime", threads=threads) as network:
-        for group in split(data[i] for i in range(len(data))):
-            outputs = network.logits(group)
-            for modality in modalities:
-                rows[modality].append(outputs[f"logits_{modality}"])
-                present[modality] += [modality in sample.modalities for sample in group]
-            done += len(group)
-            if progress:
-                progress(done, len(data))
-    return Logits(
-        {modality: np.concatenate(parts) for modality, parts in rows.items()},
-        {modality: np.array(each) for modality, each in present.items()},
-        data.targets,
-    )
-
-
-def fit_subsets(logits: Logits, weights: Mapping[str, float], labels: Sequence[str]) -> dict[str, SubsetFit]:
+def fit_subsets(logits: ModalityLogits, weights: Mapping[str, float], labels: Sequence[str]) -> dict[str, SubsetFit]:
     """A fit for each set of modalities that at least ``FEWEST_SAMPLES`` samples have.
 
     Args:
@@ -81,14 +56,10 @@ def fit_subsets(logits: Logits, weights: Mapping[str, float], labels: Sequence[s
         BadDataError: there are too few samples for any.
     """
     fits = {}
-    for size in range(len(weights), 0, -1):
-        for chosen in combinations(weights, size):
-            there = np.all([logits.present[modality] for modality in chosen], axis=0)
-            if there.sum() < FEWEST_SAMPLES:
-                continue
-            parts = [weights[m] * logits.by_modality[m][there].astype(np.float64) for m in chosen]
-            fused = np.sum(parts, axis=0)
-            fits[subset_name(chosen, tuple(weights))] = fit_subset(fused, logits.targets[there], labels)
+    for chosen in subsets(tuple(weights)):
+        part = logits.only(chosen)
+        if len(part.targets) >= FEWEST_SAMPLES:
+            fits[subset_name(chosen, tuple(weights))] = fit_subset(part.fused(weights), part.targets, labels)
     if not fits:
         raise BadDataError(f"fewer than {FEWEST_SAMPLES} validation samples are too few to calibrate on")
     return fits

@@ -151,7 +151,7 @@ def _calibrate_probabilities(path: Path, data: Path, dataset: str | None, cache:
     bundle = Bundle.open(path)
     with Progress(quiet_elsewhere=True) as shown:
         (valid,), _ = _splits(bundle, data, cache, dataset, {"valid": None}, synth=False)
-        logits = run(bundle, valid, partial(shown.update, "scoring"))
+        logits = run(bundle, valid, shown.update)
     fits = fit_subsets(logits, bundle.manifest.fusion_weights, bundle.manifest.labels)
     add_probabilities(bundle, valid, fits, started)
     click.echo(f"{bundle.path}: probabilities calibrated on {len(valid)} validation samples")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from mmx.cli.command import Renamed, command, note
+from mmx.cli.eval_trust import CHARTS, draw, render_faults, render_sets
 from mmx.cli.options import shared
-from mmx.cli.paths import InPath
+from mmx.cli.paths import InPath, OutFile
 from mmx.runtime.errors import UsageError
 from mmx.runtime.to_json import to_json
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mmx.datasets.dataset import DataSet
     from mmx.runtime.bundle import Bundle
     from mmx.training.evaluate import Evaluation, Row
+    from mmx.training.trust import Trusted
 
 SCHEMA_VERSION = 1
 CALIBRATION_SAMPLES = 128
@@ -45,6 +47,15 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
     "--variants", is_flag=True, help="Also make FP16 and INT8 graphs, in a copy of the bundle, and score them."
 )
 @click.option("--speed/--no-speed", default=True, show_default=True, help="Also time 24 utterances, one at a time.")
+@click.option(
+    "--corrupt",
+    metavar="LIST",
+    help="Also score under faults: noise:SNR, babble:SNR, reverb, codec, blur, dark, lowres, asr-errors:WER, or all "
+    "(docs/trust.md).",
+)
+@shared("--max-error", help="The stated error whose coverage is measured.  [default: 0.1]")
+@click.option("--chart", type=OutFile(*CHARTS), help="Draw the faults, or how reliable probabilities are.")
+@shared("--seed", help="Of the faults.")
 @shared("--samples", help="Only this many of the split's utterances, from the first on.")
 @shared(
     "--compat",
@@ -62,6 +73,10 @@ def eval(
     choose_thresholds: bool,
     variants: bool,
     speed: bool,
+    corrupt: str | None,
+    max_error: float | None,
+    chart: Path | None,
+    seed: int,
     samples: int | None,
     compat: str | None,
     mapping: str | None,
@@ -70,13 +85,17 @@ def eval(
 ) -> None:
     """Score CKPT (ckpt.pt) or BUNDLE (ckpt.mmx) on a data set; what lies beside it under the other name is scored too.
 
-    Thresholds are those in the checkpoint, which mmx train chose on the validation split; never the test split's.
+    Thresholds are those in the checkpoint, which mmx train chose on the validation split; never the test split's. What
+    probabilities are worth is measured for each set of modalities.
     """
+    from mmx.datasets.corruptions import parse_corruptions
     from mmx.datasets.dataset import find_dataset, parse_map
     from mmx.runtime.backends import NAMES
     from mmx.training.evaluate import evaluate, open_both
+    from mmx.training.trust import STATED_ERROR, measure_trust
     from mmx.view.terminal import Progress
 
+    corruptions = parse_corruptions(corrupt) if corrupt is not None else ()
     found = find_dataset(dataset, data) if dataset else find_dataset(data)
     found = found.mapped(parse_map(mapping)) if mapping else found
     checkpoint, bundle = open_both(path)
@@ -97,7 +116,22 @@ def eval(
             cache=cache,
             tick=shown.update,
         )
-    click.echo(as_json_text(result) if as_json else render(result))
+        trusted = measure_trust(
+            checkpoint,
+            bundle,
+            found,
+            split=split,
+            corruptions=corruptions,
+            max_error=STATED_ERROR if max_error is None else max_error,
+            samples=samples,
+            compat=compat,
+            cache=cache,
+            seed=seed,
+            tick=shown.update,
+        )
+    if chart:
+        draw(trusted, chart)
+    click.echo(as_json_text(result, trusted) if as_json else render(result, trusted))
 
 
 @contextmanager
@@ -123,17 +157,17 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
         yield made
 
 
-def as_json_text(result: Evaluation) -> str:
+def as_json_text(result: Evaluation, trusted: Trusted) -> str:
     """The evaluation as one JSON object; never NaN."""
-    content = {"schema_version": SCHEMA_VERSION, **asdict(result)}
+    content = {"schema_version": SCHEMA_VERSION, **asdict(result), "probabilities": asdict(trusted)}
     for row, plain in zip(result.rows, content["rows"], strict=True):
         if row.card is not None:
             plain["mean"] = {metric: row.card.mean(metric) for metric, _ in COLUMNS}
     return to_json(content)
 
 
-def render(result: Evaluation) -> str:
-    """The table of ways to run it, and the first one's labels."""
+def render(result: Evaluation, trusted: Trusted) -> str:
+    """The table of ways to run it, the first one's labels, sets of modalities, and faults."""
     from mmx.view.terminal import text_table
 
     first = result.rows[0]
@@ -154,6 +188,9 @@ def render(result: Evaluation) -> str:
     lines += ["", "Errors and flips: against the first row.", *(f"note: {note}" for note in result.notes)]
     if timed:
         lines.append("ms: median of one utterance of 24, shortest to longest; single-threaded, interleaved.")
+    lines += ["", render_sets(trusted)]
+    if trusted.faults:
+        lines += ["", render_faults(trusted)]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -27,6 +28,15 @@ UPSTREAM_CROP = 360  # pixels
 IMAGE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "jpeg_pipe,image2"}
 
 
+@dataclass(frozen=True)
+class Media:
+    """What is on disk of one utterance: frames uint8 [height, width, 3], and mono sound, float32 at ``rate`` Hz."""
+
+    frames: list[NDArray[np.uint8]]
+    sound: NDArray[np.float32]
+    rate: int
+
+
 def read_utterance(
     item: Item | Clip, spec: Preprocessing, tokenizer: Tokenizer | None, detector: FaceDetector
 ) -> Sample:
@@ -35,16 +45,26 @@ def read_utterance(
     Raises:
         BadDataError: a picture or the sound of it is damaged. EnvironmentMissing: ``compat: upstream`` without Pillow.
     """
-    upstream = spec.compat == "upstream"
-    frames, parts = _of_clip(item, spec) if isinstance(item, Clip) else _of_item(item, spec, upstream)
-    no_face = "upstream" if upstream else spec.video.no_face
-    crops = [crop.pixels for crop in detector.extract(frames, no_face)] if frames else []
-    pixels = [crop for crop in crops if crop is not None]
+    media = read_media(item, spec)
     return Sample(
         token_ids=None if tokenizer is None else tokenizer.encode(item.text)[0],
-        faces=np.stack(pixels) if pixels else np.empty((0, *FACE_SHAPE), np.float32),
-        pieces=mel_pieces(np.concatenate([part.sound for part in parts]), spec.mel, parts[0].sample_rate),
+        faces=faces_of(media.frames, spec, detector),
+        pieces=mel_pieces(media.sound, spec.mel, media.rate),
     )
+
+
+def read_media(item: Item | Clip, spec: Preprocessing) -> Media:
+    """The frames that are taken of an utterance, and its sound. Raises: see ``read_utterance``."""
+    frames, parts = _of_clip(item, spec) if isinstance(item, Clip) else _of_item(item, spec, spec.compat == "upstream")
+    return Media(frames, np.concatenate([part.sound for part in parts]), parts[0].sample_rate)
+
+
+def faces_of(frames: list[NDArray[np.uint8]], spec: Preprocessing, detector: FaceDetector) -> NDArray[np.float32]:
+    """The faces in frames, float32 [faces, 3, 48, 48]."""
+    no_face = "upstream" if spec.compat == "upstream" else spec.video.no_face
+    crops = [crop.pixels for crop in detector.extract(frames, no_face)] if frames else []
+    pixels = [crop for crop in crops if crop is not None]
+    return np.stack(pixels) if pixels else np.empty((0, *FACE_SHAPE), np.float32)
 
 
 def _of_item(item: Item, spec: Preprocessing, upstream: bool) -> tuple[list[NDArray[np.uint8]], list[SegmentEnd]]:

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class Utterances:
         tokenizer: of the checkpoint; None: samples have no text.
         cache: a folder; None: in the user's cache folder for mmx.
 
-    Attributes: ``items``; ``targets``: int64 [utterances, labels].
+    Attributes: ``items``; ``targets``: int64 [utterances, labels]; ``spec``, ``tokenizer``: of the samples.
     """
 
     def __init__(
@@ -51,12 +52,11 @@ class Utterances:
     ) -> None:
         self.items = list(items)
         self.targets = np.array([item.target for item in items], np.int64)
-        self._spec, self._tokenizer, self._face_nets = preprocessing, tokenizer, face_nets
+        self.spec, self.tokenizer, self._face_nets = preprocessing, tokenizer, face_nets
         self._folder = cache or user_cache("samples")
         spec = {name: part for name, part in asdict(preprocessing).items() if name not in ("text", "quality")}
         nets = {name: sha256_of(path) for name, path in face_nets.items()}
         self._key = json.dumps([_CACHE_VERSION, spec, nets], sort_keys=True)
-        self._detector: FaceDetector | None = None
         self._hashes: dict[Path, str] = {}
         self._held: dict[int, Sample] = {}
         self._room = HELD_BYTES
@@ -77,12 +77,15 @@ class Utterances:
         path = self._folder / f"{self._digest(item)}.npz"
         arrays = _read(path)
         if arrays is None:
-            if self._detector is None:
-                self._detector = FaceDetector(self._face_nets, self._spec.faces)
-            sample = read_utterance(item, self._spec, self._tokenizer, self._detector)
+            sample = read_utterance(item, self.spec, self.tokenizer, self.detector)
             arrays = (sample.faces, sample.pieces)
             _write(path, arrays)
-        return Sample(None if self._tokenizer is None else self._tokenizer.encode(item.text)[0], *arrays)
+        return Sample(None if self.tokenizer is None else self.tokenizer.encode(item.text)[0], *arrays)
+
+    @cached_property
+    def detector(self) -> FaceDetector:
+        """What finds the faces; loaded when the first are looked for."""
+        return FaceDetector(self._face_nets, self.spec.faces)
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Preprocess what is not in the cache yet."""
@@ -102,7 +105,7 @@ class Utterances:
         if isinstance(item, Clip):
             files, span = [item.path], f"{item.start} {item.end}"
         else:
-            files, span = [*item.chosen(self._spec), item.audio], ""
+            files, span = [*item.chosen(self.spec), item.audio], ""
         hashes = [self._hash(path) for path in files]
         return hashlib.sha256(f"{self._key}{hashes}{span}".encode()).hexdigest()[:40]
 

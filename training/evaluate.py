@@ -78,14 +78,17 @@ class TorchRunner:
         if set(modalities) != set(self._module.modalities):
             self._module.keep(modalities)
         weights = self._module.weighted_fusion.weight[0].tolist()
-        self._weights = dict(zip(self._module.modalities, weights, strict=True))
+        self.weights: dict[str, float] = dict(zip(self._module.modalities, weights, strict=True))
+
+    def parts(self, samples: Sequence[Sample]) -> dict[str, Logits]:
+        """Logits [samples, labels] by modality."""
+        with torch.no_grad():
+            outputs = self._module(**tensors(samples, torch.device("cpu")))[1:]
+        return {name: output.numpy() for name, output in zip(self.weights, outputs, strict=True)}
 
     def run(self, samples: Sequence[Sample]) -> Logits:
         """Fused logits [samples, labels]."""
-        with torch.no_grad():
-            outputs = self._module(**tensors(samples, torch.device("cpu")))[1:]
-        logits = {name: output.numpy() for name, output in zip(self._weights, outputs, strict=True)}
-        return fuse_batch(logits, samples, self._weights)
+        return fuse_batch(self.parts(samples), samples, self.weights)
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -97,6 +100,12 @@ class BundleRunner:
     def __init__(self, bundle: Bundle, backend: str, precision: str, threads: int | None) -> None:
         self.key = f"{backend} {precision}"
         self._network = Network.open(bundle, backend, precision, threads=threads)
+        self.weights = bundle.manifest.fusion_weights
+
+    def parts(self, samples: Sequence[Sample]) -> dict[str, Logits]:
+        """Logits [samples, labels] by modality."""
+        outputs = self._network.logits(samples)
+        return {name: outputs[f"logits_{name}"] for name in self.weights}
 
     def run(self, samples: Sequence[Sample]) -> Logits:
         """Fused logits [samples, labels]."""

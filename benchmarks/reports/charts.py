@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 WIDTH_IN, ROW_IN, LINES_IN, AROUND_IN = 11.0, 0.28, 3.4, 1.1
+PANELS = 4  # in a row
 SERIES = ("#8a94a6", "#d9822b", "#1f6feb", "#2a9d70", "#a855c7")
 INK, SOFT, RULE = "#1d2430", "#667085", "#e4e7ec"
 VARIABLES = {INK: "--ink", SOFT: "--soft", RULE: "--rule"} | {colour: f"--c{i}" for i, colour in enumerate(SERIES)}
@@ -126,6 +127,30 @@ def lines(series: Sequence[Line], x_axis: str, y_axis: str, *, log_x: bool = Fal
     axes.set(xlabel=x_axis, ylabel=y_axis)
     axes.grid(axis="y")
     _legend(axes)
+    return figure
+
+
+def panels(series: Sequence[Sequence[Line]], titles: Sequence[str], x_axes: Sequence[str], y_axis: str) -> Figure:
+    """Charts of lines side by side, four in a row, with one vertical axis from 0 to 1."""
+    rows = -(-len(series) // PANELS)
+    columns = min(len(series), PANELS)
+    with matplotlib.rc_context(STYLE):
+        size = (WIDTH_IN * max(columns, 2) / PANELS, LINES_IN * rows)
+        figure = Figure(figsize=size, layout="constrained", facecolor="white")
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(series):
+            axes.set_visible(False)
+            continue
+        for line in series[place]:
+            x, y = zip(*line.points, strict=True)
+            axes.plot(x, y, "o-", color=SERIES[line.series % len(SERIES)], markersize=3, label=line.label)
+        axes.set(title=titles[place], xlabel=x_axes[place], ylim=(0, 1))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y")
+    grid[0, 0].set_ylabel(y_axis)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, labelcolor=SOFT)
     return figure
 
 

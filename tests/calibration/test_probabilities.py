@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from mmx.calibration.probabilities import Logits, add_probabilities, fit_subset, fit_subsets
+from mmx.calibration.probabilities import add_probabilities, fit_subset, fit_subsets
 from mmx.cli.main import main
 from mmx.evaluation.reliability import calibration_errors
+from mmx.evaluation.trust import ModalityLogits
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.fusion import fuse, sigmoid
@@ -74,14 +75,14 @@ def test_each_set_of_modalities_has_its_own_fit() -> None:
     few = present.copy()
     few[10:] = False
     parts = {"text": 4 * logits, "audio": logits / 2, "visual": logits}
-    given = Logits(
+    given = ModalityLogits(
         {m: x.astype(np.float32) for m, x in parts.items()}, dict.fromkeys(parts, present) | {"visual": few}, targets
     )
     fits = fit_subsets(given, {"text": 0.5, "visual": 1.0, "audio": 2.0}, LABELS)
     assert set(fits) == {"text+audio", "text", "audio"}  # ten samples with a face are too few
     assert fits["text"].labels["c"].scale == pytest.approx(fits["audio"].labels["c"].scale / 2, rel=0.1)
     with pytest.raises(BadDataError, match="too few"):
-        fit_subsets(Logits(given.by_modality, dict.fromkeys(parts, few), targets), {"text": 1.0}, LABELS)
+        fit_subsets(ModalityLogits(given.by_modality, dict.fromkeys(parts, few), targets), {"text": 1.0}, LABELS)
 
 
 class Held:

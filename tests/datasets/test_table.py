@@ -145,7 +145,7 @@ def test_two_stretches_of_a_file_are_two_samples_of_the_cache(folder) -> None:
     rows = ["a.wav,0,1,x,train", "a.wav,1,3,y,train"]
     items = find_dataset(write(folder / "clips.csv", "file,start,end,label,split", *rows)).items("train")
     made = Utterances(items, Preprocessing(), {}, None, cache=folder / "cache")
-    made._detector = NoFaces()  # type: ignore[assignment]
+    made.detector = NoFaces()  # type: ignore[assignment]
     assert [len(made[0].pieces), len(made[1].pieces)] == [3, 6]
 
 
