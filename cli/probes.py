@@ -6,8 +6,10 @@ import ctypes
 import importlib
 import importlib.metadata
 import io
+import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -149,6 +151,37 @@ def _sentencepiece() -> Iterator[Finding]:
     yield Finding("sentencepiece", "ok", f"{sentencepiece.__version__}, trained and encoded")
 
 
+def _speech() -> Iterator[Finding]:
+    """Load the model that --asr auto takes, find no voice in noise, and have the model listen to a hum."""
+    from mmx.runtime.speech.find import VARIABLE, automatic, find_recogniser
+    from mmx.runtime.speech.recogniser import SAMPLE_RATE
+    from mmx.runtime.speech.voice import speech
+
+    chosen, variable = automatic(), f" ({VARIABLE})" if os.environ.get(VARIABLE) else ""
+    if chosen == "none":
+        yield Finding("speech", "missing", f"{VARIABLE} is none: no speech is recognised", f"unset {VARIABLE}")
+        return
+    _package("faster_whisper", "pip install 'mmx[asr]'")
+    if chosen is None:
+        raise Missing(
+            "no multilingual Whisper in the Hub's cache: --asr auto leaves the text out", "mmx asr pull small"
+        )
+    noise = 0.01 * np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE).astype(np.float32)
+    if found := speech(noise):
+        raise RuntimeError(f"voice activity detection hears {len(found)} voices in noise")
+    began = time.perf_counter()
+    recogniser = find_recogniser(chosen)
+    assert recogniser is not None
+    loaded = time.perf_counter()
+    hum = 0.1 * np.sin(np.arange(2 * SAMPLE_RATE, dtype=np.float32) * (2 * np.pi * 150 / SAMPLE_RATE))
+    if recogniser.detects_language:
+        recogniser.detect_language(hum)
+    recogniser.recognise(hum, "en")
+    took = f"loaded in {loaded - began:.1f} s, heard 2 s of sound in {time.perf_counter() - loaded:.1f} s"
+    language = "" if recogniser.detects_language else "; it cannot detect the language, so it is used with --language"
+    yield Finding("speech", "ok", f"{recogniser.name}{variable}, {took}{language}")
+
+
 def _torch() -> Iterator[Finding]:
     torch = _package("torch", "pip install 'mmx[export]'")
     _check_product((torch.tensor(tiny_onnx.X) @ torch.tensor(tiny_onnx.X)).numpy())
@@ -246,6 +279,7 @@ PROBES: dict[str, Callable[[], Iterator[Finding]]] = {
     "sentencepiece": _sentencepiece,
     "cpu": _cpu,
     "openvino": _openvino,
+    "speech": _speech,
     "torch": _torch,
     "onnx": _onnx,
     "face nets": _face_nets,

