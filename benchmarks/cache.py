@@ -1,18 +1,24 @@
-"""The bench's folder in the user's cache: bundles of seeded systems and generated clips, under keys."""
+"""The bench's folder in the user's cache: bundles of seeded systems and generated clips, under keys.
+
+Several checkouts and environments share it, each with keys of its own.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import time
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mmx.runtime.machine import user_cache
 
-# What a bundle's graph follows from: the code that builds and exports it, and the exporters it goes through.
-CODE = ("mmx.models", "mmx.export", "mmx.export.folding")
-PACKAGES = ("torch", "onnx", "onnxscript")
+# What bundles and peers' graphs follow from: the code that builds and exports them, and the packages they go through.
+CODE = ("mmx.models", "mmx.export", "mmx.export.folding", "mmx.runtime", "mmx.benchmarks.contenders")
+PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy", "sentencepiece")
+UNUSED_S = 30 * 24 * 3600  # after which a folder goes
 
 
 def bench_folder() -> Path:
@@ -22,7 +28,7 @@ def bench_folder() -> Path:
 
 def weights_key(*parts: str) -> str:
     """12 hexadecimal digits that change with ``parts``, the code behind a bundle, and the packages that export it."""
-    digest = hashlib.sha256("\0".join([*parts, *(f"{name} {version(name)}" for name in PACKAGES)]).encode())
+    digest = hashlib.sha256("\0".join([*parts, *(f"{name} {_version(name)}" for name in PACKAGES)]).encode())
     for package in CODE:
         for root in import_module(package).__path__:
             for source in sorted(Path(root).glob("*.py")):
@@ -31,11 +37,22 @@ def weights_key(*parts: str) -> str:
 
 
 def keyed_folder(name: str, key: str) -> Path:
-    """``<cache>/<name>-<key>``. Folders of the same name with another key are out of date and go away."""
+    """``<cache>/<name>-<key>``, noted as used now. Folders of that name that nothing used for a month go away."""
     parent = bench_folder()
     wanted = parent / f"{name}-{key}"
+    if wanted.is_dir():
+        os.utime(wanted)
     for path in parent.glob(f"{name}-*"):
         suffix = path.name.removeprefix(f"{name}-")
-        if path != wanted and len(suffix) == len(key) and path.is_dir() and not path.is_symlink():
+        if path == wanted or len(suffix) != len(key) or path.is_symlink() or not path.is_dir():
+            continue
+        if time.time() - path.stat().st_mtime > UNUSED_S:
             shutil.rmtree(path, ignore_errors=True)
     return wanted
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

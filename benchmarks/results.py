@@ -44,12 +44,13 @@ class Offline:
 
 @dataclass(frozen=True)
 class Server:
-    """Poisson arrivals at one worker without batching: the highest rate whose p99 latency stays under a bound.
+    """Poisson arrivals at one worker without batching: a rate at which 99 % are answered within a bound.
 
     Attributes:
-        bound_ms: the bound. rate: arrivals a second that were played and kept it (0: none did).
+        bound_ms: the bound. rate: arrivals a second at which a play showed it with 95 % confidence (0: none did).
         simulated_rate: what a simulated queue with the measured service times promised.
-        arrivals, p99_ms: of the last rate that was played, waiting included.
+        arrivals, late, p99_ms: of the last play: how many, how many of them over the bound, waiting included.
+        needed_s: seconds that a play of the next rate would have taken, where the time was up (0: it was not).
     """
 
     bound_ms: float
@@ -57,6 +58,8 @@ class Server:
     simulated_rate: float
     arrivals: int = 0
     p99_ms: float = 0.0
+    late: int = 0
+    needed_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Row:
         set_seconds: seconds for the whole set. realtime: seconds of media for each second of work.
         vs_baseline: how many times less time than V2EM upstream-style the set takes. vs_own: than this system
             upstream-style. median_vs_baseline: how many times faster than V2EM upstream-style a sample is, the median.
+        in_order_seconds, in_order_vs_baseline, in_order_vs_own: as set_seconds, vs_baseline, vs_own, with each
+            utterance run once in the set's own order, so that a shape is new to the contender when it first comes.
         points: for each sample its duration in seconds and its milliseconds.
     """
 
@@ -94,6 +99,9 @@ class Row:
     vs_baseline: Ratio | None = None
     vs_own: Ratio | None = None
     median_vs_baseline: Ratio | None = None
+    in_order_seconds: float | None = None
+    in_order_vs_baseline: Ratio | None = None
+    in_order_vs_own: Ratio | None = None
     points: tuple[tuple[float, float], ...] = ()
 
     @property
@@ -128,13 +136,14 @@ class WholeProgram:
 
 @dataclass(frozen=True)
 class WorkloadInfo:
-    """What was run: data set, where it came from, utterances in it, its seconds of media, and timed runs of each."""
+    """What was run: data set, its source, utterances in it, their seconds of media, timed runs of each, preset."""
 
     dataset: str
     source: str
     total: int
     media_seconds: float
     passes: int
+    preset: str = "full"
 
 
 @dataclass(frozen=True)
@@ -211,8 +220,8 @@ def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """An earlier report's workload and rows, as plain data.
+def read_report(path: Path) -> dict[str, Any]:
+    """An earlier report as plain data: its ``workload`` is a dict and its ``rows`` a list of dicts.
 
     Raises:
         BadDataError: it is not a report of this version.
@@ -226,4 +235,4 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     rows, workload = data.get("rows"), data.get("workload")
     if not isinstance(rows, list) or not isinstance(workload, dict) or not all(isinstance(r, dict) for r in rows):
         raise BadDataError(f"{path} is a damaged bench report: it has no rows", "make it again")
-    return workload, rows
+    return data

@@ -57,7 +57,9 @@ def run(options: Options, command: str, show: Display) -> Report:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         scope=options.scope,
         environment=environment,
-        workload=WorkloadInfo(options.dataset, whole.source, whole.total, whole.seconds, options.passes),
+        workload=WorkloadInfo(
+            options.dataset, whole.source, whole.total, whole.seconds, options.passes, options.preset
+        ),
         notes=_notes(options, whole, [prepared.system for prepared in systems]),
         rows=tuple(sorted(rounds.rows, key=lambda row: (row.threads, options.systems.index(row.system)))),
         offline=rounds.offline,

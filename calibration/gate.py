@@ -233,7 +233,7 @@ def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Samp
         affordable = int(SPEED_S / ((passes + 1) * sum(costs.values())))
         places = np.linspace(0, len(samples) - 1, min(len(samples), max(FEWEST_TIMED, affordable))).round().astype(int)
         makers: list[Callable[[], Sample]] = [lambda s=samples[i]: s for i in places]  # type: ignore[misc]
-        timed = interleave(graphs, makers, passes, costs)
+        timed = interleave(graphs, makers, passes)
     return Speed({key: result.seconds for key, result in timed.items()})
 
 

@@ -170,7 +170,7 @@ def bench(
 
     Without --data the workload is synthetic: as many utterances as the real test set, of the same lengths.
     """
-    from mmx.benchmarks.reports.compare import compare_reports, earlier_rows
+    from mmx.benchmarks.reports.compare import comparable, compare_reports
     from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
     from mmx.datasets.dataset import find_dataset
@@ -200,7 +200,7 @@ def bench(
     if data:
         find_dataset(dataset, data)  # before minutes of exporting
     if compare:
-        earlier_rows(compare, dataset)
+        comparable(compare, dataset, scope, options.preset, data is not None)
     terminal = Progress()
     if first:
         terminal.say(f"{first[0]} runs as well: {', '.join(scenarios)} needs its times")

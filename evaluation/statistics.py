@@ -104,6 +104,14 @@ def total_speedup(slow: ArrayLike, fast: ArrayLike, weights: Sequence[int]) -> R
     return Ratio(ratio, ratio / reach, ratio * reach)
 
 
+def late_allowed(count: int, share: float = 0.01) -> int:
+    """How many of ``count`` answers may be late if at most ``share`` of all are to be late, with 95 % confidence.
+
+    The one-sided Clopper-Pearson bound, as in MLPerf's early stopping. -1: so few answers show nothing (298 for 1 %).
+    """
+    return int(stats.binom.ppf(1 - CONFIDENCE, count, share)) - 1
+
+
 def chained(first: Ratio, second: Ratio) -> Ratio:
     """The product of two ratios measured apart: A over B, B over C. Their intervals add up as independent errors do."""
     median = first.median * second.median

@@ -11,9 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# A contender quicker than this sees each sample once untimed before its timed run: an engine may prepare itself for a
-# shape it meets for the first time. For slower ones that is lost in the run and would double the bench's time.
-SHAPE_WARM_UP_BELOW_S = 0.5
 STABLE_WITHIN = 0.1
 WARM_UP_RUNS = (2, 8)  # at least, at most
 WARM_UP_S = 20.0
@@ -38,7 +35,7 @@ class Timings:
 
     Attributes:
         seconds: float64 [samples, passes].
-        first_sight: float64 [samples], the untimed runs (empty where there were none).
+        first_sight: float64 [samples], the run before those, in which an engine may prepare itself for a new shape.
         logits: float32 [samples, labels], of the last pass.
     """
 
@@ -72,40 +69,34 @@ def interleave(
     contenders: Sequence[Contender],
     samples: Sequence[Callable[[], Any]],
     passes: int,
-    costs: dict[str, float],
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Timings]:
-    """Time every contender on every sample, batch 1.
+    """Time every contender on every sample, batch 1: a first visit, then ``passes`` more.
 
     The order alternates (A B C, C B A, A B C...), so that over two runs every contender has the same mean position in
     time: the ratio of two of them does not depend on a steady drift of the machine's speed.
 
     Args:
         contenders: warmed up. samples: one maker for each sample; it is made once, used by all, and dropped.
-        passes: timed runs of each sample, at least 1.
-        costs: seconds a run takes, by key (from ``warm_up``).
+        passes: runs of each sample after the first, at least 1.
         progress: called with the number of samples done.
     """
     count = len(samples)
-    seconds = {c.key: np.zeros((count, passes)) for c in contenders}
-    first = {c.key: np.zeros(count) for c in contenders if costs[c.key] < SHAPE_WARM_UP_BELOW_S}
+    seconds = {c.key: np.zeros((count, 1 + passes)) for c in contenders}
     logits: dict[str, list[NDArray[np.float32]]] = {c.key: [] for c in contenders}
-    turns = 0
     for i, make in enumerate(samples):
         sample = [make()]
-        for contender in contenders:
-            if contender.key in first:
-                first[contender.key][i], _ = timed(contender, sample)
         gc.collect()
-        for turn in range(passes):
-            for contender in contenders if turns % 2 == 0 else reversed(contenders):
-                seconds[contender.key][i, turn], answer = timed(contender, sample)
-                if turn == passes - 1:
+        for visit in range(1 + passes):
+            # The first visits alternate among themselves, as the later ones do.
+            turn = i if visit == 0 else i * passes + visit - 1
+            for contender in contenders if turn % 2 == 0 else reversed(contenders):
+                seconds[contender.key][i, visit], answer = timed(contender, sample)
+                if visit == passes:
                     logits[contender.key].append(answer[0])
-            turns += 1
         if progress:
             progress(i + 1)
-    return {c.key: Timings(seconds[c.key], first.get(c.key, np.zeros(0)), np.stack(logits[c.key])) for c in contenders}
+    return {key: Timings(each[:, 1:], each[:, 0], np.stack(logits[key])) for key, each in seconds.items()}
 
 
 def clock(work: Callable[[], object]) -> float:

@@ -182,8 +182,9 @@ def _time(
     """Single-stream latencies, interleaved, then throughput by batch size."""
     if not contenders:
         return
-    costs = {contender.key: warm_up(contender, samples[0]) for contender in contenders}
-    timings = interleave(contenders, [lambda s=sample: s for sample in samples], passes, costs)  # type: ignore[misc]
+    for contender in contenders:
+        warm_up(contender, samples[0])
+    timings = interleave(contenders, [lambda s=sample: s for sample in samples], passes)  # type: ignore[misc]
     for contender in contenders:
         seen = latency(timings[contender.key].seconds)
         detail = f"p50 {seen.p50:.2f} ms, p99 {seen.p99:.2f} ms"

@@ -122,8 +122,9 @@ def _rows(bundle: Bundle, tested: Data) -> tuple[Row, ...]:
             runner.key: np.concatenate([runner.run([tested[i]]) for i in range(len(tested))]) for runner in runners
         }
         few: list[Callable[[], Sample]] = [lambda s=sample: s for sample in _some(tested)]  # type: ignore[misc]
-        costs = {runner.key: warm_up(runner, few[0]()) for runner in runners}
-        timed = interleave(runners, few, PASSES, costs)
+        for runner in runners:
+            warm_up(runner, few[0]())
+        timed = interleave(runners, few, PASSES)
     finally:
         for runner in runners:
             runner.close()

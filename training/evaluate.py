@@ -264,10 +264,11 @@ def _time(
     runners: Sequence[Contender], samples: Sequence[Sample], tick: Callable[[str, int, int], None] | None
 ) -> dict[str, float]:
     """Median milliseconds of one utterance, by runner."""
-    costs = {runner.key: warm_up(runner, samples[0]) for runner in runners}
+    for runner in runners:
+        warm_up(runner, samples[0])
     makers: list[Callable[[], Sample]] = [lambda s=sample: s for sample in samples]  # type: ignore[misc]
     say = None if tick is None else lambda done: tick("timing", done, len(samples))
-    timed = interleave(runners, makers, SPEED_PASSES, costs, say)
+    timed = interleave(runners, makers, SPEED_PASSES, say)
     return {key: float(np.median(result.seconds)) * 1000 for key, result in timed.items()}
 
 

@@ -39,7 +39,7 @@ from mmx.runtime.types import Sample
 OFFLINE_S = 18.0
 FEWEST_BATCHED = 4
 SIDE_BY_SIDE_S, SIDE_BY_SIDE_REPEATS, FEWEST_FILES = 20.0, 2, 6
-SERVER_S = 8.0
+SERVER_S, SERVER_UNLIMITED_S = 40.0, 600.0  # for the plays of one system; where --minutes sets no limit
 WHOLE_PROGRAM_SAMPLES, OF_A_PEER = 12, 4
 RESIDUAL_ROUNDS = 12
 PROFILE_RUNS, BATCHED_RUNS = 5, 1
@@ -104,10 +104,13 @@ def files_side_by_side(contender: MmxPipeline, row: Row, measured: Measured, sou
     )
 
 
-def server_of(contender: Contender, samples: Sequence[Sample], measured: Measured, bound_ms: float) -> Server:
-    """Highest Poisson rate under the bound, with the service times that ``measured`` saw."""
+def server_of(
+    contender: Contender, samples: Sequence[Sample], measured: Measured, bound_ms: float, unlimited: bool
+) -> Server:
+    """A Poisson rate that keeps the bound, from the service times that ``measured`` saw."""
     service = measured.timings[contender.key].seconds.mean(axis=1)
-    return server(contender, samples, service, measured.workload.weights, bound_ms, SERVER_S)
+    seconds = SERVER_UNLIMITED_S if unlimited else SERVER_S
+    return server(contender, samples, service, measured.workload.weights, bound_ms, seconds)
 
 
 def whole_programs(keys: Sequence[str], systems: Sequence[Prepared], dataset: str) -> list[WholeProgram]:

@@ -169,7 +169,9 @@ class Rounds:
         if name in FULLY_COMPARED and "server" in options.scenarios:
             samples = [source.make(utterance.index) for utterance in measured.workload.utterances]
             self._show.say(f"server: {best.key}")
-            self.server[best.key] = extras.server_of(by_key[best.key], samples, measured, options.bound_ms)
+            self.server[best.key] = extras.server_of(
+                by_key[best.key], samples, measured, options.bound_ms, unlimited=not options.minutes
+            )
         if source.targets is not None and name in options.checkpoints:
             progress = partial(self._show.update, f"scoring {name}", total=len(source.workload.utterances))
             self.scores[name] = extras.scores_of(by_key[best.key], prepared, source, progress)

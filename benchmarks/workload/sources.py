@@ -67,7 +67,7 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
         return Utterance(index, seconds, len(item.chosen(spec)), pieces, len(item.text.split()), tokens)
 
     utterances = tuple(size(index, item) for index, item in enumerate(items))
-    work = Workload(dataset, "processed data set", utterances, (1,) * len(items), len(items))
+    work = Workload.whole(dataset, "processed data set", utterances)
     return Source(
         work,
         lambda index: read_utterance(items[index], spec, tokenizer, detector),

@@ -8,7 +8,7 @@ time does not depend on it, but how far reduced precision moves its answers does
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,11 @@ class Utterance:
     words: int
     tokens: int
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What an engine may prepare itself for."""
+        return self.faces, self.pieces, self.tokens
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -47,6 +52,7 @@ class Workload:
         dataset: iemocap | mosei.
         source: ``synthetic``, or the folder the data came from.
         utterances: the ones to run. weights: how many of the set each stands for; they sum to ``total``.
+        new_shapes: how many of those have a shape (faces, pieces, tokens) that none before them in the set has.
         total: utterances in the whole set.
     """
 
@@ -54,7 +60,19 @@ class Workload:
     source: str
     utterances: tuple[Utterance, ...]
     weights: tuple[int, ...]
+    new_shapes: tuple[int, ...]
     total: int
+
+    @classmethod
+    def whole(cls, dataset: str, source: str, utterances: Sequence[Utterance]) -> Workload:
+        """All utterances of a set, in its order."""
+        seen: set[tuple[int, int, int]] = set()
+        new = []
+        for each in utterances:
+            new.append(int(each.shape not in seen))
+            seen.add(each.shape)
+        count = len(utterances)
+        return cls(dataset, source, tuple(utterances), (1,) * count, tuple(new), count)
 
     @property
     def is_subset(self) -> bool:
@@ -88,7 +106,7 @@ def synthetic(dataset: str) -> Workload:
         _utterance(i, float(duration), int(spoken))
         for i, (duration, spoken) in enumerate(zip(durations, words, strict=True))
     )
-    return Workload(dataset, "synthetic", utterances, (1,) * count, count)
+    return Workload.whole(dataset, "synthetic", utterances)
 
 
 def utterance_of(duration: float) -> Utterance:
@@ -128,18 +146,19 @@ def stratified(workload: Workload, samples: int) -> Workload:
     if samples >= len(workload.utterances):
         return workload
     durations = np.array([u.duration for u in workload.utterances])
-    weights = np.array(workload.weights)
+    weights, new = np.array(workload.weights), np.array(workload.new_shapes)
     shares = np.array_split(np.argsort(durations, kind="stable"), samples)
-    chosen: dict[int, int] = {}
+    chosen: dict[int, tuple[int, int]] = {}
     for share in shares:
         nearest = share[np.argmin(np.abs(durations[share] - durations[share].mean()))]
-        chosen[int(nearest)] = int(weights[share].sum())
+        chosen[int(nearest)] = int(weights[share].sum()), int(new[share].sum())
     order = sorted(chosen)
     return Workload(
         workload.dataset,
         workload.source,
         tuple(workload.utterances[i] for i in order),
-        tuple(chosen[i] for i in order),
+        tuple(chosen[i][0] for i in order),
+        tuple(chosen[i][1] for i in order),
         workload.total,
     )
 

@@ -53,14 +53,14 @@ def test_a_clip_is_as_long_as_its_utterance(source, seconds):
     assert make_clip(source, folder, utterance).path.stat().st_mtime_ns == written
 
 
-def test_another_source_is_another_folder_and_clears_the_first(source, tmp_path):
+def test_another_source_is_another_folder_beside_the_first(source, tmp_path):
     work = replace(synthetic("iemocap"), utterances=(utterance_of(1.0),), weights=(1,))
     first = clip_folder(source, work)
     make_clip(source, first, utterance_of(1.0))
     other = tmp_path / "other.mp4"
     other.write_bytes(source.read_bytes() + b"\0")
     assert clip_folder(other, work) != first
-    assert not first.exists()
+    assert first.exists()  # another run may be using it
 
 
 def test_the_cap_is_said_before_anything_is_written(source):

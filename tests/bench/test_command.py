@@ -1,10 +1,14 @@
 """The commands as a user gives them: rejections at once, and (slow) whole runs of small systems."""
 
 import json
+import os
+import time
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import pytest
 
+from mmx.benchmarks import cache
 from mmx.benchmarks.cache import keyed_folder, weights_key
 from mmx.cli.main import main
 
@@ -42,15 +46,28 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
 
 def test_the_cache_changes_with_what_a_bundle_depends_on(tmp_path, monkeypatch):
     monkeypatch.setenv("MMX_CACHE", str(tmp_path))
-    assert weights_key("ours", "full") == weights_key("ours", "full") != weights_key("v2em", "full")
-    old = keyed_folder("ours-full", "0" * 12)
-    other = keyed_folder("ours-full-x", "1" * 12)
-    for folder in (old, other):
+    key = weights_key("ours", "full")
+    assert key == weights_key("ours", "full") != weights_key("v2em", "full")
+    for package in ("onnxruntime", "numpy", "openvino"):
+        monkeypatch.setattr(cache, "_version", lambda name, changed=package: "99" if name == changed else version(name))
+        assert weights_key("ours", "full") != key
+    monkeypatch.undo()
+
+
+def test_the_cache_keeps_what_another_checkout_uses_and_drops_what_none_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMX_CACHE", str(tmp_path))
+    mine, others, old, elsewhere = (
+        keyed_folder(*each) for each in (("ours-full", "2" * 12), ("ours-full", "1" * 12), ("ours-full", "0" * 12),
+                                         ("ours-full-x", "3" * 12))
+    )  # fmt: skip
+    assert mine.name == "ours-full-222222222222"
+    for folder in (mine, others, old, elsewhere):
         folder.mkdir(parents=True)
-    new = keyed_folder("ours-full", "2" * 12)
-    assert new.name == "ours-full-222222222222"
-    assert not old.exists()
-    assert other.exists()
+    for folder in (mine, old, elsewhere):
+        os.utime(folder, (0, 0))
+    assert keyed_folder("ours-full", "2" * 12) == mine
+    assert [each.exists() for each in (mine, others, old, elsewhere)] == [True, True, False, True]
+    assert time.time() - mine.stat().st_mtime < cache.UNUSED_S / 2  # used just now
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ from mmx.benchmarks.reports.compare import compare_reports
 from mmx.benchmarks.reports.html import as_html
 from mmx.benchmarks.reports.tables import tables
 from mmx.benchmarks.reports.text import as_markdown, as_text
+from mmx.benchmarks.results import NO_TIME, PARITY_FAILED, UNAVAILABLE
 from mmx.runtime.errors import BadDataError, UsageError
 
 
@@ -131,6 +133,27 @@ def test_compare_finds_what_became_slower_and_nothing_else(make_report, tmp_path
     assert "ours/openvino/bf16" not in everything.slower  # a slower machine is not a slower contender
 
 
+def test_compare_judges_what_mmx_answers_for(make_report, tmp_path):
+    old = tmp_path / "old.json"
+    old.write_text(make_report().to_json())
+    peer = compare_reports(old, make_report({"ours/plain-onnx/fp32": 1.3}), 5.0)
+    assert peer.slower == ()
+    assert "ours/plain-onnx/fp32" in peer.text
+    now = make_report()
+
+    def became(status: str):
+        rows = tuple(replace(row, status=status) if row.key == "ours/openvino/bf16" else row for row in now.rows)
+        return compare_reports(old, replace(now, rows=rows), 5.0)
+
+    for status in (NO_TIME, UNAVAILABLE):
+        assert became(status).slower == ()
+        assert status in became(status).text
+    assert became(PARITY_FAILED).slower == ("ours/openvino/bf16",)
+    elsewhere = replace(now, environment=replace(now.environment, cpu="Another CPU"))
+    assert f"Another machine then ({now.environment.cpu})" in compare_reports(old, elsewhere, 5.0).text
+    assert "Another machine" not in compare_reports(old, now, 5.0).text
+
+
 def test_compare_rejects_what_it_cant_compare(make_report, tmp_path):
     file = tmp_path / "old.json"
     file.write_text("[]")
@@ -139,6 +162,12 @@ def test_compare_rejects_what_it_cant_compare(make_report, tmp_path):
     file.write_text(make_report(dataset="mosei").to_json())
     with pytest.raises(UsageError, match="mosei"):
         compare_reports(file, make_report(), 5.0)
+    file.write_text(make_report().to_json())
+    now = make_report()
+    tiny, real = replace(now.workload, preset="tiny"), replace(now.workload, source="processed data set")
+    for other in (replace(now, scope="pipeline"), replace(now, workload=tiny), replace(now, workload=real)):
+        with pytest.raises(UsageError, match="this run"):
+            compare_reports(file, other, 5.0)
     data = json.loads(make_report().to_json())
     data["rows"] = data["rows"][:1]
     data["rows"][0]["system"] = "other"

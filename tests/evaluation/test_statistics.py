@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from mmx.benchmarks.measure.server import highest_rate, queue_latencies
-from mmx.evaluation.statistics import latency, speedup, total_speedup
+from mmx.evaluation.statistics import late_allowed, latency, speedup, total_speedup
 
 
 def test_nothing_is_clipped():
@@ -82,3 +83,14 @@ def test_highest_rate_of_constant_service_agrees_with_queueing_theory():
     arrivals = np.cumsum(random.exponential(1 / rate, 20000))
     assert np.percentile(queue_latencies(arrivals, np.full(20000, 0.1)), 99) == pytest.approx(0.5, rel=0.3)
     assert highest_rate(service, [1] * 10, bound_s=0.05) == 0.0
+
+
+@pytest.mark.parametrize("count", [1, 298, 299, 472, 473, 1000, 5000])
+def test_late_answers_allowed_against_scipys_own_bound(count):
+    allowed = late_allowed(count)
+
+    def most(late):
+        return binomtest(late, count, alternative="less").proportion_ci(0.95, method="exact").high
+
+    assert allowed == -1 or most(allowed) <= 0.01
+    assert most(allowed + 1) > 0.01
