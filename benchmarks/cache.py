@@ -9,14 +9,14 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mmx.runtime.machine import user_cache
 
-# What bundles and peers' graphs follow from: the code that builds and exports them, and the packages they go through.
-CODE = ("mmx.models", "mmx.export", "mmx.export.folding", "mmx.runtime", "mmx.benchmarks.contenders")
+# What bundles and peers' graphs go through.
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy", "sentencepiece")
 UNUSED_S = 30 * 24 * 3600  # after which a folder goes
 
@@ -26,10 +26,10 @@ def bench_folder() -> Path:
     return user_cache("bench")
 
 
-def weights_key(*parts: str) -> str:
-    """12 hexadecimal digits that change with ``parts``, the code behind a bundle, and the packages that export it."""
+def weights_key(*parts: str, code: Sequence[str]) -> str:
+    """12 hexadecimal digits that change with ``parts``, the ``code`` (names of packages), and what it goes through."""
     digest = hashlib.sha256("\0".join([*parts, *(f"{name} {_version(name)}" for name in PACKAGES)]).encode())
-    for package in CODE:
+    for package in code:
         for root in import_module(package).__path__:
             for source in sorted(Path(root).glob("*.py")):
                 digest.update(source.name.encode() + b"\0" + source.read_bytes())

@@ -29,6 +29,8 @@ from mmx.runtime.machine import usable_cores
 Say = Callable[[str], None]
 AT_ONCE = 2  # an export takes 3 GB
 BUNDLE = "system.mmx"
+# What bundles and peers' graphs follow from.
+CODE = ("mmx.models", "mmx.export", "mmx.export.folding", "mmx.runtime", "mmx.benchmarks.contenders")
 _KINDS = {kind.exit_code: kind for kind in (UsageError, ParityError, EnvironmentMissing, BadDataError)}
 
 
@@ -133,7 +135,8 @@ def make_parts(
 def _folder(system: str, dataset: str, preset: str, checkpoint: Path | None) -> Path:
     """Seeded weights serve every data set; a checkpoint's labels are the data set's."""
     weights = f"{sha256_of(checkpoint)} {dataset}" if checkpoint else f"seed {SEED}"
-    return keyed_folder(f"{system}-{'checkpoint' if checkpoint else preset}", weights_key(system, preset, weights))
+    key = weights_key(system, preset, weights, code=CODE)
+    return keyed_folder(f"{system}-{'checkpoint' if checkpoint else preset}", key)
 
 
 def _make_elsewhere(

@@ -10,6 +10,7 @@ import pytest
 
 from mmx.benchmarks import cache
 from mmx.benchmarks.cache import keyed_folder, weights_key
+from mmx.benchmarks.contenders.prepare import CODE
 from mmx.cli.main import main
 
 
@@ -46,11 +47,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
 
 def test_the_cache_changes_with_what_a_bundle_depends_on(tmp_path, monkeypatch):
     monkeypatch.setenv("MMX_CACHE", str(tmp_path))
-    key = weights_key("ours", "full")
-    assert key == weights_key("ours", "full") != weights_key("v2em", "full")
+    key = weights_key("ours", "full", code=CODE)
+    assert key == weights_key("ours", "full", code=CODE) != weights_key("v2em", "full", code=CODE)
     for package in ("onnxruntime", "numpy", "openvino"):
         monkeypatch.setattr(cache, "_version", lambda name, changed=package: "99" if name == changed else version(name))
-        assert weights_key("ours", "full") != key
+        assert weights_key("ours", "full", code=CODE) != key
     monkeypatch.undo()
 
 
