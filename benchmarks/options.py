@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmx.benchmarks.paper import ABLATION, DATASETS
 from mmx.benchmarks.results import PEERS
@@ -12,6 +13,9 @@ from mmx.models.registry import get_system
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import UsageError
 from mmx.runtime.machine import usable_cores
+
+if TYPE_CHECKING:
+    from mmx.datasets.dataset import DataSet
 
 SCENARIOS = ("single-stream", "offline", "server", "paper")
 PIPELINE_SCENARIOS = SCENARIOS[:2]
@@ -29,12 +33,13 @@ class Options:
     """A run of ``mmx bench``.
 
     Attributes:
-        dataset: iemocap | mosei. systems: registry names. backends, peers: what runs them.
+        dataset: iemocap | mosei, or what ``data`` is called where it is neither.
+        systems: registry names. backends, peers: what runs them.
         scenarios: of ``SCENARIOS``. scope: model (tensors to logits) | pipeline (video files to labels).
         samples: utterances of the set, None: as many as fit in ``minutes``. passes: timed runs of each.
         threads: CPU threads, one measurement for each.
         minutes: what the run may take, roughly; 0: no limit.
-        data: processed data set; None: synthetic. checkpoints: trained weights by system; others are seeded.
+        data: a data set on disk; None: synthetic. checkpoints: trained weights by system; others are seeded.
         bundles: bundles that were made from those checkpoints, by system; the others are exported.
         clip: a video with a face and speech, for the pipeline's clips. bound_ms: of the server scenario.
         preset: config of systems with seeded weights.
@@ -50,12 +55,17 @@ class Options:
     passes: int = 1
     threads: tuple[int, ...] = (1,)
     minutes: float = 8.5
-    data: Path | None = None
+    data: DataSet | None = None
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
     bundles: Mapping[str, Path] = field(default_factory=dict)
     clip: Path | None = None
     bound_ms: float = 500.0
     preset: str = "full"
+
+    @property
+    def published(self) -> str | None:
+        """Which of the paper's data sets it is; None for one's own, whose labels a checkpoint says."""
+        return self.dataset if self.dataset in DATASETS else None
 
     @property
     def essential(self) -> tuple[str, ...]:
@@ -79,7 +89,7 @@ class Options:
         return tuple(together for together in asked if together)
 
     @classmethod
-    def systems_for(cls, scope: str, data: Path | None) -> tuple[str, ...]:
+    def systems_for(cls, scope: str, data: DataSet | None) -> tuple[str, ...]:
         """The systems of a run that names none: from video those compared in full, from a data set those on media."""
         if scope == "pipeline":
             return FULLY_COMPARED
@@ -87,7 +97,8 @@ class Options:
 
     def check(self) -> None:
         """Raise UsageError for what does not exist or does not fit together."""
-        _known("data set", (self.dataset,), DATASETS)
+        if self.data is None:
+            _known("data set", (self.dataset,), DATASETS)
         _known("backend", self.backends, NAMES)
         _known("peer", self.peers, PEERS)
         _known("scenario", self.scenarios, SCENARIOS)

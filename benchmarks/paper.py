@@ -66,3 +66,8 @@ PARAMETERS: dict[str, dict[str, float]] = {
     "v2em": {"visual": 1.81, "audio": 67.25, "text": 11.68},
     "ours": {"visual": 0.73, "audio": 49.89, "text": 11.68},
 }
+
+
+def published(dataset: str, system: str) -> Published | None:
+    """What the paper reports of a system; None on a data set of one's own."""
+    return PUBLISHED.get(dataset, {}).get(system)

@@ -17,7 +17,7 @@ from mmx.benchmarks.options import FULLY_COMPARED, Options
 from mmx.benchmarks.profiling.profile import ENGINES
 from mmx.benchmarks.results import BASELINE, SCHEMA_VERSION, Report, Row, WorkloadInfo, best_rows
 from mmx.benchmarks.workload.clips import clip_folder, make_clip, source_video
-from mmx.benchmarks.workload.sources import Source, processed_source, synthetic_source
+from mmx.benchmarks.workload.sources import Source, data_source, synthetic_source
 from mmx.benchmarks.workload.utterances import Workload, stratified
 from mmx.evaluation.environment import describe, peak_rss_mb
 from mmx.models.registry import get_system
@@ -38,7 +38,7 @@ def run(options: Options, command: str, show: Display) -> Report:
     )
     systems = prepare_all(
         order,
-        options.dataset,
+        options.published,
         show.say,
         options.preset,
         options.checkpoints,
@@ -85,7 +85,8 @@ def _graphs(options: Options) -> dict[str, list[str]]:
 def _source(options: Options, systems: Sequence[Prepared], show: Display) -> Source:
     """The samples: synthetic tensors, clips made from a video, or a real data set's tensors."""
     if options.data is not None:
-        return processed_source(options.data, options.dataset, systems[0].bundle)
+        trained = [each for each in systems if each.checkpoint]
+        return data_source(options.data, (trained or systems)[0].bundle, scored=bool(trained))
     source = synthetic_source(options.dataset)
     if options.scope == "model":
         return source
@@ -166,5 +167,8 @@ def _notes(options: Options, whole: Workload, prepared: Sequence[str]) -> tuple[
         found.append("Seconds for the set are extrapolated from a stratified part of it.")
     if absent := [name for name in options.systems if name not in prepared]:
         found.append(f"Not exported, as time was short: {', '.join(absent)}; run again, or give more --minutes.")
-    found.append("The paper's seconds are of an RTX 4090, video decoding and face detection included: compare ratios.")
+    if options.published:
+        found.append(
+            "The paper's seconds are of an RTX 4090, video decoding and face detection included: compare ratios."
+        )
     return tuple(found)

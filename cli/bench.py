@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -22,9 +23,13 @@ from mmx.benchmarks.results import PEERS, UNAVAILABLE, Report
 from mmx.cli.command import Renamed, command
 from mmx.cli.options import Several, shared
 from mmx.cli.paths import InPath, OutFile
+from mmx.cli.reading import Reading, reads_data, say_wrong_rows
 from mmx.models.registry import SYSTEMS
 from mmx.runtime.backends import MODULES, NAMES
 from mmx.runtime.errors import EnvironmentMissing, MmxError, UsageError
+
+if TYPE_CHECKING:
+    from mmx.datasets.dataset import DataSet
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -77,7 +82,7 @@ RENAMED = (
 
 
 @command(name="bench", renamed=RENAMED)
-@click.argument("dataset", type=click.Choice(DATASETS))
+@click.argument("dataset", type=click.Choice(DATASETS), required=False)
 @click.option(
     "--systems", type=Several(*SYSTEMS), default=(), help=f"Systems to compare.  [default: {','.join(DEFAULT_SYSTEMS)}]"
 )
@@ -116,7 +121,8 @@ RENAMED = (
     show_default=True,
     help="About how long the run may take; 0: no limit.",
 )
-@shared("--data", metavar="DIR", help="A processed data set, in place of synthetic utterances.")
+@shared("--data", help="A data set or a table of clips, in place of synthetic utterances.")
+@reads_data
 @click.option(
     "--checkpoint", "trained", multiple=True, callback=checkpoints, metavar="SYSTEM=FILE", help="Trained weights."
 )
@@ -154,12 +160,13 @@ RENAMED = (
     help="With --compare: exit with 1 if a row is slower by more.",
 )
 def bench(
-    dataset: str,
+    dataset: str | None,
     scope: str,
     systems: tuple[str, ...],
     scenarios: tuple[str, ...],
     trained: dict[str, Path],
     data: Path | None,
+    reading: Reading,
     as_json: bool,
     files: tuple[Path, ...],
     compare: Path | None,
@@ -168,12 +175,12 @@ def bench(
 ) -> None:
     """Compare systems on DATASET as the paper's tables do: upstream-style PyTorch and mmx, measured in turns.
 
-    Without --data the workload is synthetic: as many utterances as the real test set, of the same lengths.
+    Without --data the workload is synthetic: as many utterances as the real test set, of the same lengths. With a data
+    set of your own, name no DATASET: mmx bench --data clips.csv --checkpoint ours=run/ckpt.pt
     """
     from mmx.benchmarks.reports.compare import comparable, compare_reports
     from mmx.benchmarks.reports.text import as_markdown, as_text
     from mmx.benchmarks.run import run
-    from mmx.datasets.dataset import find_dataset
     from mmx.runtime.files import write_text
     from mmx.view.terminal import Progress
 
@@ -187,20 +194,23 @@ def bench(
         raise UsageError("--fail-if-slower needs an earlier run", "--compare old.json --fail-if-slower 5%")
     scenarios = scenarios or (SCENARIOS if scope == "model" else PIPELINE_SCENARIOS)
     first = () if SCENARIOS[0] in scenarios else SCENARIOS[:1]
+    if dataset is None and data is None:
+        raise UsageError("which data set?", f"mmx bench {'|'.join(DATASETS)}, or mmx bench --data TABLE")
+    found = None if data is None else reading.find(dataset or data, data if dataset else None)  # before minutes of work
     options = Options(
-        dataset=dataset,
+        dataset=dataset or _name(found),
         scope=scope,
-        systems=systems or Options.systems_for(scope, data),
+        systems=systems or Options.systems_for(scope, found),
         scenarios=(*first, *scenarios),
         checkpoints=trained,
-        data=data,
+        data=found,
         **asked,  # type: ignore[arg-type]
     )
     options.check()
-    if data:
-        find_dataset(dataset, data)  # before minutes of exporting
+    if found:
+        say_wrong_rows(found)
     if compare:
-        comparable(compare, dataset, scope, options.preset, data is not None)
+        comparable(compare, options.dataset, scope, options.preset, data is not None)
     terminal = Progress()
     if first:
         terminal.say(f"{first[0]} runs as well: {', '.join(scenarios)} needs its times")
@@ -215,6 +225,12 @@ def bench(
         click.echo("\n" + outcome.text, err=as_json)
         if outcome.slower:
             raise MmxError(f"slower than {compare} by more than {fail_if_slower:g} %: {', '.join(outcome.slower)}")
+
+
+def _name(data: DataSet | None) -> str:
+    """What a report calls a data set that has no name of its own: never one of the paper's for other data."""
+    assert data is not None
+    return data.layout if data.layout in DATASETS else f"{data.root.resolve().name} (own)"
 
 
 def _check_asked(report: Report, backends: tuple[str, ...]) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmx.cli.command import Renamed, command
+from mmx.cli.command import Renamed, command, note
 from mmx.cli.command import verbose as asked_for_more
 from mmx.cli.options import shared
 from mmx.cli.paths import BUNDLE, OutFile
+from mmx.cli.reading import Reading, reads_data, say_wrong_rows
 from mmx.runtime.errors import UsageError
 from mmx.runtime.to_json import to_json
 
@@ -69,6 +70,7 @@ ERRORS = ("logit error", "relative", "flips")
     multiple=True,
     help="Layers to leave unquantised, by name ('A.layers.3.*') or operator (Conv); -v lists them (repeat it).",
 )
+@reads_data
 @shared("--cache")
 @shared("--json", "as_json", help="Print what was found as one JSON object.")
 @click.option("--out", type=OutFile(), help="Write that object to this file.")
@@ -88,6 +90,7 @@ def calibrate(
     cache: Path | None,
     as_json: bool,
     out: Path | None,
+    reading: Reading,
 ) -> None:
     """Make BUNDLE's INT8 graph, or calibrate its probabilities (under ckpt.mmx/variants/).
 
@@ -101,7 +104,7 @@ def calibrate(
     if probabilities:
         if data is None or synth or noise:
             raise UsageError("probabilities are calibrated on labelled data", "give --data DIR alone")
-        _calibrate_probabilities(path, data, dataset, cache)
+        _calibrate_probabilities(path, data, dataset, cache, reading)
         return
     if (data is not None) + synth + noise != 1:
         raise UsageError("what to calibrate on?", "give --data DIR, --synth or --noise")
@@ -120,7 +123,8 @@ def calibrate(
             pair, labelled = [Noise(bundle.manifest, samples, 0), Noise(bundle.manifest, NOISE_HELD_OUT, 1)], False
         else:
             folder, own = stack.enter_context(_folder(data, shown))
-            pair, labelled = _splits(bundle, folder, own or cache, dataset, {"train": samples, held_out: None}, synth)
+            wanted = {"train": samples, held_out: None}
+            pair, labelled = _splits(bundle, folder, own or cache, dataset, wanted, synth, reading, shown)
         result = run(
             bundle,
             *pair,
@@ -136,10 +140,12 @@ def calibrate(
     click.echo(to_json(result.to_dict()) if as_json else render(result, asked_for_more()))
     require(result)
     if not as_json:
-        click.echo(f"\nnext:\n  mmx eval {path} --data {data or 'DIR'}\n  mmx build-engine {path} --int8")
+        click.echo(
+            f"\nnext:\n  mmx eval {path} --data {data or 'DIR'}{reading.again}\n  mmx build-engine {path} --int8"
+        )
 
 
-def _calibrate_probabilities(path: Path, data: Path, dataset: str | None, cache: Path | None) -> None:
+def _calibrate_probabilities(path: Path, data: Path, dataset: str | None, cache: Path | None, reading: Reading) -> None:
     """Fit them on the validation split, add them to the bundle, and print what that brought."""
     import time
 
@@ -150,13 +156,13 @@ def _calibrate_probabilities(path: Path, data: Path, dataset: str | None, cache:
     started = time.monotonic()
     bundle = Bundle.open(path)
     with Progress(quiet_elsewhere=True) as shown:
-        (valid,), _ = _splits(bundle, data, cache, dataset, {"valid": None}, synth=False)
+        (valid,), _ = _splits(bundle, data, cache, dataset, {"valid": None}, False, reading, shown)
         logits = run(bundle, valid, shown.update)
     fits = fit_subsets(logits, bundle.manifest.fusion_weights, bundle.manifest.labels)
     add_probabilities(bundle, valid, fits, started)
     click.echo(f"{bundle.path}: probabilities calibrated on {len(valid)} validation samples")
     click.echo(render_fits(fits))
-    click.echo(f"\nnext:\n  mmx eval {path} --data {data}\n  mmx predict {path} FILE --max-error 0.1")
+    click.echo(f"\nnext:\n  mmx eval {path} --data {data}{reading.again}\n  mmx predict {path} FILE --max-error 0.1")
 
 
 def render_fits(fits: Mapping[str, SubsetFit]) -> str:
@@ -183,22 +189,33 @@ def render_fits(fits: Mapping[str, SubsetFit]) -> str:
 
 
 def _splits(
-    bundle: Bundle, folder: Path, cache: Path | None, dataset: str | None, wanted: dict[str, int | None], synth: bool
+    bundle: Bundle,
+    folder: Path,
+    cache: Path | None,
+    dataset: str | None,
+    wanted: dict[str, int | None],
+    synth: bool,
+    reading: Reading,
+    shown: Progress,
 ) -> tuple[list[Utterances], bool]:
     """The splits by name, so many utterances of each, and whether their labels are the bundle's."""
-    from mmx.datasets.dataset import find_dataset
     from mmx.training.evaluate import utterances_for
 
-    found = find_dataset(dataset, folder) if dataset else find_dataset(folder)
+    found = reading.find(dataset or folder, folder if dataset else None)
+    say_wrong_rows(found)
     labelled = set(found.labels) == set(bundle.manifest.labels)
     if not labelled and not synth:
         raise UsageError(
-            f"{bundle.path} predicts {', '.join(bundle.manifest.labels)}; {folder} holds other labels", "--synth"
+            f"{bundle.path} predicts {', '.join(bundle.manifest.labels)}; {folder} holds {', '.join(found.labels)}",
+            "--map OLD=NEW,... makes the data's labels the bundle's; --synth does without",
         )
     splits = [
         utterances_for(bundle, found, split, samples=count, cache=cache, check_labels=labelled)
         for split, count in wanted.items()
     ]
+    for split, mine in zip(wanted, splits, strict=True):
+        for why in mine.prepare(partial(shown.update, f"preparing {split}")):
+            note(f"{folder} {why}")
     return splits, labelled
 
 

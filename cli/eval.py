@@ -16,6 +16,7 @@ from mmx.cli.command import Renamed, command, note
 from mmx.cli.eval_trust import CHARTS, draw, render_faults, render_sets
 from mmx.cli.options import shared
 from mmx.cli.paths import InPath, OutFile
+from mmx.cli.reading import Reading, reads_data, say_wrong_rows
 from mmx.runtime.errors import UsageError
 from mmx.runtime.to_json import to_json
 
@@ -61,7 +62,7 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
     "--compat",
     help="upstream: read the data set as the public loader does.  [default: as the bundle or the checkpoint says]",
 )
-@shared("--map", "mapping")
+@reads_data
 @shared("--cache")
 @shared("--json", "as_json", help="Print one JSON object instead of the tables.")
 def eval(
@@ -79,7 +80,7 @@ def eval(
     seed: int,
     samples: int | None,
     compat: str | None,
-    mapping: str | None,
+    reading: Reading,
     cache: Path | None,
     as_json: bool,
 ) -> None:
@@ -89,18 +90,24 @@ def eval(
     probabilities are worth is measured for each set of modalities.
     """
     from mmx.datasets.corruptions import parse_corruptions
-    from mmx.datasets.dataset import find_dataset, parse_map
+    from mmx.datasets.labels import between
     from mmx.runtime.backends import NAMES
-    from mmx.training.evaluate import evaluate, open_both
+    from mmx.training.evaluate import evaluate, labels_of, open_both
     from mmx.training.trust import STATED_ERROR, measure_trust
     from mmx.view.terminal import Progress
 
     corruptions = parse_corruptions(corrupt) if corrupt is not None else ()
-    found = find_dataset(dataset, data) if dataset else find_dataset(data)
-    found = found.mapped(parse_map(mapping)) if mapping else found
+    found = reading.find(dataset or data, data if dataset else None, mapped=False)
+    say_wrong_rows(found)
     checkpoint, bundle = open_both(path)
     if variants and bundle is None:
         raise UsageError(f"{path} has no bundle to make variants of", f"mmx export {path}")
+    what = bundle or checkpoint
+    assert what is not None
+    mapping, theirs = between(labels_of(what), found.labels, reading.labels())
+    if mapping and (variants or corruptions or chart):
+        raise UsageError("--map of what is predicted goes without --variants, --corrupt and --chart", "map the data's")
+    found = found.mapped(theirs) if theirs else found
     made = with_variants(bundle, found, cache) if variants and bundle else nullcontext(bundle)
     with made as bundle, Progress(quiet_elsewhere=True) as shown:
         result = evaluate(
@@ -113,23 +120,26 @@ def eval(
             speed=speed,
             samples=samples,
             compat=compat,
+            mapping=mapping,
             cache=cache,
             tick=shown.update,
         )
-        trusted = measure_trust(
-            checkpoint,
-            bundle,
-            found,
-            split=split,
-            corruptions=corruptions,
-            max_error=STATED_ERROR if max_error is None else max_error,
-            samples=samples,
-            compat=compat,
-            cache=cache,
-            seed=seed,
-            tick=shown.update,
-        )
-    if chart:
+        trusted = None
+        if not mapping:  # probabilities are of the network's own labels
+            trusted = measure_trust(
+                checkpoint,
+                bundle,
+                found,
+                split=split,
+                corruptions=corruptions,
+                max_error=STATED_ERROR if max_error is None else max_error,
+                samples=samples,
+                compat=compat,
+                cache=cache,
+                seed=seed,
+                tick=shown.update,
+            )
+    if chart and trusted:
         draw(trusted, chart)
     click.echo(as_json_text(result, trusted) if as_json else render(result, trusted))
 
@@ -157,16 +167,20 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
         yield made
 
 
-def as_json_text(result: Evaluation, trusted: Trusted) -> str:
+def as_json_text(result: Evaluation, trusted: Trusted | None) -> str:
     """The evaluation as one JSON object; never NaN."""
-    content = {"schema_version": SCHEMA_VERSION, **asdict(result), "probabilities": asdict(trusted)}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        **asdict(result),
+        "probabilities": asdict(trusted) if trusted else None,
+    }
     for row, plain in zip(result.rows, content["rows"], strict=True):
         if row.card is not None:
             plain["mean"] = {metric: row.card.mean(metric) for metric, _ in COLUMNS}
     return to_json(content)
 
 
-def render(result: Evaluation, trusted: Trusted) -> str:
+def render(result: Evaluation, trusted: Trusted | None) -> str:
     """The table of ways to run it, the first one's labels, sets of modalities, and faults."""
     from mmx.view.terminal import text_table
 
@@ -188,8 +202,9 @@ def render(result: Evaluation, trusted: Trusted) -> str:
     lines += ["", "Errors and flips: against the first row.", *(f"note: {note}" for note in result.notes)]
     if timed:
         lines.append("ms: median of one utterance of 24, shortest to longest; single-threaded, interleaved.")
-    lines += ["", render_sets(trusted)]
-    if trusted.faults:
+    if trusted:
+        lines += ["", render_sets(trusted)]
+    if trusted and trusted.faults:
         lines += ["", render_faults(trusted)]
     return "\n".join(lines)
 

@@ -146,13 +146,19 @@ SHARED: dict[str, dict[str, Any]] = {
     "--threads": {"type": click.IntRange(min=1), "help": "CPU threads of the network.  [default: all cores]"},
     "--batch-size": {"type": click.IntRange(min=1), "help": "Utterances in a batch, at most."},
     "--json": {"is_flag": True, "help": "Print JSON."},
-    "--data": {"type": InPath(), "metavar": "DIR|TABLE", "help": "A processed data set, or a table of clips."},
+    "--data": {
+        "type": InPath(), "metavar": "DIR|TABLE", "help": "A processed data set, or a table or folder of clips.",
+    },
     "--dataset": {"type": click.Choice(DATASETS), "help": "Which data set, where that is not clear."},
     "--compat": {
         "type": click.Choice(["default", "upstream"]),
         "help": "upstream: read media and data sets as the public code does.",
     },
     "--map": {"metavar": "OLD=NEW,...", "help": "Rename or merge labels of the data, or drop them (OLD=)."},
+    "--columns": {
+        "metavar": "KIND=NAME,...", "help": "A table's own names of its columns, such as file=clip,label=emotion.",
+    },
+    "--files": {"metavar": "GLOB", "help": "Where a table's files are looked up by name; of a folder: its clips."},
     "--cache": {"type": click.Path(path_type=Path), "help": "Where preprocessed samples are kept."},
     "--samples": {"type": click.IntRange(min=1), "help": "Samples to use."},
     "--seed": {"type": click.IntRange(min=0), "default": 0, "show_default": True, "help": "Of the random numbers."},

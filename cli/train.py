@@ -11,12 +11,10 @@ import click
 from mmx.cli.command import command, note, say
 from mmx.cli.options import shared
 from mmx.cli.paths import InPath
+from mmx.cli.reading import Reading, reads_data, say_wrong_rows
 
 if TYPE_CHECKING:
-    from mmx.datasets.dataset import DataSet
     from mmx.training.trainer import Epoch
-
-SHOWN_ROWS = 5
 
 
 @command()
@@ -30,7 +28,7 @@ SHOWN_ROWS = 5
 @shared("--tokenizer")
 @click.option("--init", type=InPath(folder=False), help="Start from the tensors of this file that fit.")
 @shared("--compat", default="default", show_default=True, help="upstream: read the data set as the public loader does.")
-@shared("--map", "mapping")
+@reads_data
 @shared("--resume", help="Go on where the training in --out stopped.")
 @click.option(
     "--save-every",
@@ -59,7 +57,7 @@ def train(
     tokenizer: Path | None,
     init: Path | None,
     compat: str,
-    mapping: str | None,
+    reading: Reading,
     resume: bool,
     save_every: int,
     seed: int,
@@ -81,16 +79,14 @@ def train(
     """
     import torch
 
-    from mmx.datasets.dataset import find_dataset, parse_map
     from mmx.training.recipe import recipe_for
     from mmx.training.session import Plan, train_system
     from mmx.view.terminal import Progress
 
     if threads:
         torch.set_num_threads(threads)
-    found = find_dataset(dataset, data)
-    found = found.mapped(parse_map(mapping)) if mapping else found
-    _say_wrong_rows(found)
+    found = reading.find(dataset, data)
+    say_wrong_rows(found)
     given: dict[str, Any] = {
         "epochs": epochs,
         "patience": patience,
@@ -125,16 +121,8 @@ def train(
         f"{trained.checkpoint}: epoch {best.number} of {len(trained.history)}, "
         f"validation F1 {best.f1:.3f}, accuracy {best.accuracy:.3f}"
     )
-    click.echo(f"\nnext:\n  mmx eval {trained.checkpoint} --data {found.root}\n  mmx export {trained.checkpoint}")
-
-
-def _say_wrong_rows(data: DataSet) -> None:
-    """A sample of the table's rows that were left out."""
-    wrong = data.table.wrong if data.table else ()
-    for line, why in wrong[:SHOWN_ROWS]:
-        note(f"{data.root} line {line} is left out: {why}")
-    if len(wrong) > SHOWN_ROWS:
-        note(f"and {len(wrong) - SHOWN_ROWS} more")
+    again = f"--data {found.root}{reading.again}"
+    click.echo(f"\nnext:\n  mmx eval {trained.checkpoint} {again}\n  mmx export {trained.checkpoint}")
 
 
 def _describe(epoch: Epoch) -> str:

@@ -1,4 +1,4 @@
-"""A data set on disk: processed IEMOCAP or MOSEI, found by its name or its folder, or a table of one's own clips."""
+"""A data set on disk: processed IEMOCAP or MOSEI, found by its name or its folder, or one's own clips (``table``)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmx.datasets.folders import holds_clips
+from mmx.datasets.labels import merge
 from mmx.datasets.processed import LABELS, Item, read_processed
-from mmx.datasets.table import SUFFIXES, Clip, Table, read_table
+from mmx.datasets.rows import SUFFIXES
+from mmx.datasets.table import Clip, Table, read_table
 from mmx.runtime.errors import BadDataError, UsageError
 
 SPLITS = ("train", "valid", "test")
@@ -20,7 +23,7 @@ class DataSet:
     """A data set on disk.
 
     Attributes:
-        root: its folder, or the table's file.
+        root: its folder, or the table's file or folder.
         layout: iemocap, mosei or table. name: the layout, ``synthetic`` for what mmx synth made, or the table's name.
         labels: in the order of the items' ``target``. table: what a table holds.
         merged: for each label, the places of those of the set that it stands for (see ``mapped``); empty: as they are.
@@ -55,35 +58,39 @@ class DataSet:
         Raises:
             UsageError: the set has no such label, or none is left.
         """
-        if unknown := sorted(set(mapping) - set(self.labels)):
-            raise UsageError(f"{self.root} has no label {unknown[0]!r}", f"it has {', '.join(self.labels)}")
-        targets = [mapping.get(label, label) for label in self.labels]
-        labels = tuple(dict.fromkeys(target for target in targets if target))
-        if not labels:
-            raise UsageError("--map drops every label", "keep some")
-        groups = tuple(tuple(place for place, t in enumerate(targets) if t == label) for label in labels)
+        labels, groups = merge(self.labels, mapping, str(self.root))
         return replace(self, labels=labels, merged=groups)
 
 
-def find_dataset(what: str | Path, data: Path | None = None) -> DataSet:
-    """The data set that ``iemocap``, ``mosei`` or a folder names.
+def find_dataset(
+    what: str | Path,
+    data: Path | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    files: str | None = None,
+) -> DataSet:
+    """The data set that ``iemocap``, ``mosei``, a folder or a table names.
 
     Args:
         data: the folder, where ``what`` is a name.
+        columns, files: of a table of one's own; see ``read_table``.
 
     Raises:
         UsageError: no folder was named, or it holds no data set or two, or not the one that was named.
+        BadDataError: a table that cannot be read.
     """
     asked = str(what) if str(what) in LABELS else None
     root = data if asked else Path(what)
-    if root is not None and not asked and root.suffix.lower() in SUFFIXES and not root.is_dir():
-        table = read_table(root)
-        return DataSet(root, "table", root.stem[:100], table.labels, table)
     if root is None:
         raise UsageError(f"where is {asked}?", f"mmx train {asked} --data DIR; {_WHERE}")
     if not asked and data is not None:
         raise UsageError(f"{what} and --data {data} both name a folder", "name it once")
     found = [name for name in LABELS if (root / f"{name.upper()}_SPLIT").is_dir()]
+    if not asked and not found and _is_own(root, files):
+        table = read_table(root, columns, files=files)
+        return DataSet(root, "table", (root.stem or root.resolve().name)[:100], table.labels, table)
+    if columns or files:
+        raise UsageError(f"{root} is not a table or a folder of clips", "leave --columns and --files out")
     if asked:
         found = [name for name in found if name == asked]
     if len(found) != 1:
@@ -94,16 +101,12 @@ def find_dataset(what: str | Path, data: Path | None = None) -> DataSet:
     return DataSet(root, found[0], name, LABELS[found[0]])
 
 
-def parse_map(text: str) -> dict[str, str]:
-    """``happy=joy,exc=joy,neu=`` as a dictionary.
-
-    Raises:
-        UsageError: it is not written so.
-    """
-    pairs = [part.split("=") for part in text.split(",") if part.strip()]
-    if not pairs or any(len(pair) != 2 or not pair[0].strip() for pair in pairs):
-        raise UsageError(f"{text!r} is not a mapping of labels", "--map happy=joy,exc=joy,neu=")
-    return {old.strip(): new.strip() for old, new in pairs}
+def _is_own(root: Path, files: str | None) -> bool:
+    """Whether it is a table, or a folder of one's own clips; a part of a processed set is not."""
+    if not root.is_dir():
+        return root.suffix.lower() in SUFFIXES
+    parts = [root.name, *(path.name for path in root.glob("*_RAW_PROCESSED"))]
+    return not any(name.endswith("_RAW_PROCESSED") for name in parts) and (files is not None or holds_clips(root))
 
 
 def _keeps(item: Item | Clip, merged: Sequence[Sequence[int]]) -> bool:

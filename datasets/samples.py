@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmx.datasets.processed import Item
 from mmx.datasets.reading import read_utterance
 from mmx.datasets.table import Clip
+from mmx.runtime.errors import BadDataError
 from mmx.runtime.files import sha256_of, whole_file
 from mmx.runtime.machine import user_cache
 from mmx.runtime.manifest import Preprocessing
@@ -87,12 +88,29 @@ class Utterances:
         """What finds the faces; loaded when the first are looked for."""
         return FaceDetector(self._face_nets, self.spec.faces)
 
-    def prepare(self, progress: Progress | None = None) -> None:
-        """Preprocess what is not in the cache yet."""
-        for index in range(len(self)):
-            self[index]
+    def prepare(self, progress: Progress | None = None) -> list[str]:
+        """Preprocess what is not in the cache yet. A clip of a table that cannot be read is left out; returns why.
+
+        Raises:
+            BadDataError: an utterance of a processed set is damaged, or no clip can be read.
+        """
+        left_out: dict[int, str] = {}
+        for index, item in enumerate(self.items):
+            try:
+                self[index]
+            except BadDataError as e:
+                if not isinstance(item, Clip):
+                    raise
+                left_out[index] = f"line {item.line} is left out: {e.message}"
             if progress:
                 progress(index + 1, len(self))
+        if left_out:
+            if len(left_out) == len(self):
+                raise BadDataError(f"none of {len(self)} clips can be read: {next(iter(left_out.values()))}")
+            kept = [index for index in range(len(self)) if index not in left_out]
+            self._held = {new: self._held[old] for new, old in enumerate(kept) if old in self._held}
+            self.items, self.targets = [self.items[old] for old in kept], self.targets[kept]
+        return list(left_out.values())
 
     def digest(self) -> str:
         """SHA-256 over the files' contents, the words, the targets and the preprocessing: a copy has the same."""

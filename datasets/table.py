@@ -1,4 +1,4 @@
-"""A table of one's own clips: CSV, TSV, JSON Lines or Parquet, a row for each utterance.
+"""A table of one's own clips, a row for each utterance: a file (see ``rows``) or a folder (see ``folders``).
 
 Columns are found by common names (``NAMES``) or given. Labels are the file's: one in a cell, or several with ``|`` or
 ``;`` between them (a list in JSON Lines). Rows that make no sense are left out, each with its line and the reason.
@@ -6,22 +6,21 @@ Columns are found by common names (``NAMES``) or given. Labels are the file's: o
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmx.datasets.folders import SPLIT_NAMES, matching, read_folder
 from mmx.datasets.prepare.splits import drawn
-from mmx.datasets.prepare.text_files import read_text
-from mmx.runtime.errors import BadDataError, UsageError, missing_extra
+from mmx.datasets.rows import read_rows
+from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.media.decode import probe
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 NAMES = {
-    "file": ("file", "path", "filename", "video", "clip", "media", "audio"),
+    "file": ("file", "path", "filename", "file_name", "video", "clip", "media", "audio"),
     "start": ("start", "start_time", "begin", "onset"),
     "end": ("end", "end_time", "stop", "offset"),
     "text": ("text", "transcript", "transcription", "utterance", "sentence", "words"),
@@ -29,8 +28,6 @@ NAMES = {
     "split": ("split", "set", "subset", "partition", "fold"),
     "speaker": ("speaker", "speaker_id", "person", "actor", "subject"),
 }
-SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "dev": "valid"}
-SPLIT_NAMES |= {"validation": "valid", "test": "test", "testing": "test", "eval": "test"}
 MOST_ROWS, MOST_LABELS = 5_000_000, 200
 
 
@@ -51,6 +48,17 @@ class Clip:
     target: tuple[int, ...]
     speaker: str
     line: int
+
+    def duration(self) -> float:
+        """Seconds.
+
+        Raises:
+            BadDataError: the row does not say, and the file neither, or it cannot be read.
+        """
+        end = self.end if self.end is not None else probe(self.path).duration
+        if end is None or end <= (self.start or 0.0):
+            raise BadDataError(f"{self.path} ends before line {self.line} of the table starts, or does not say when")
+        return end - (self.start or 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,37 +81,43 @@ class _Row:
     split: str
 
 
-def read_table(path: Path, columns: Mapping[str, str] | None = None, *, seed: int = 0) -> Table:
+def read_table(
+    path: Path, columns: Mapping[str, str] | None = None, *, files: str | None = None, seed: int = 0
+) -> Table:
     """Read a table.
 
     Args:
+        path: a file of rows, or a folder.
         columns: the table's own names for some of ``NAMES``.
+        files: a glob, relative to the table's folder: the table's files are looked up in what it matches, by name,
+            with or without the ending. For a folder: its clips.
         seed: of the splits where the table has none: by speaker, else by file, so that neither is in two.
 
     Raises:
-        UsageError: a column that was asked for is not there.
+        UsageError: a column that was asked for is not there, or nothing matches ``files``.
         BadDataError: it is no such table, lacks a column of files or labels, or has no row that makes sense.
         EnvironmentMissing: a Parquet file, and pyarrow is not installed.
     """
     rows, wrong = [], []
     seen: set[tuple[str, float | None, float | None]] = set()
     found: dict[str, str] | None = None
-    for line, raw in _rows(path):
-        if not raw:
-            wrong.append((line, "not a JSON object"))
+    find = _finder(matching(path.parent, files)) if files and not path.is_dir() else Path.__truediv__
+    for count, raw in enumerate(read_folder(path, files) if path.is_dir() else read_rows(path), 1):
+        if count > MOST_ROWS:
+            raise BadDataError(f"{path} has more than {MOST_ROWS} rows")
+        if raw.problem:
+            wrong.append((raw.line, raw.problem))
             continue
-        found = _columns(path, raw, columns or {}) if found is None else found
+        found = _columns(path, raw.cells, columns or {}) if found is None else found
         try:
-            row = _read(path, line, {kind: raw.get(name) for kind, name in found.items()})
+            row = _read(raw.folder, raw.line, {kind: raw.cells.get(name) for kind, name in found.items()}, find)
             key = (str(row.clip.path), row.clip.start, row.clip.end)
             if key in seen:
                 raise ValueError("the same stretch of the same file as an earlier row")
             seen.add(key)
             rows.append(row)
         except ValueError as e:
-            wrong.append((line, str(e)))
-        if line > MOST_ROWS:
-            raise BadDataError(f"{path} has more than {MOST_ROWS} rows")
+            wrong.append((raw.line, str(e)))
     if not rows:
         why = f": line {wrong[0][0]}: {wrong[0][1]}" if wrong else ""
         raise BadDataError(f"{path} has no row that makes sense{why}", "a row needs a file that exists and a label")
@@ -117,43 +131,20 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None, *, seed: in
     return Table(path, labels, splits, tuple(wrong), not given)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows as they are in the file, each with its line."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        yield from enumerate(_parquet(path), 1)
-    elif suffix in (".jsonl", ".ndjson"):
-        for number, line in enumerate(read_text(path).split("\n"), 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                yield number, row if isinstance(row, dict) else {}
-    else:
-        text = read_text(path)
-        head = text.split("\n", 1)[0]
-        delimiter = "\t" if suffix == ".tsv" else ";" if ";" in head and "," not in head else ","
-        try:
-            reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-            for row in reader:
-                yield reader.line_num, {str(key).strip(): value for key, value in row.items()}
-        except csv.Error as e:
-            raise BadDataError(f"{path} is not a table: {e}", "CSV with a heading") from e
+def _finder(files: Sequence[Path]) -> Callable[[Path, str], Path]:
+    """What finds a table's file among others by its name, with or without the ending."""
+    places: dict[str, set[Path]] = {}
+    for file in files:
+        for name in {file.name, file.stem}:
+            places.setdefault(name, set()).add(file)
 
+    def find(folder: Path, name: str) -> Path:
+        there = places.get(Path(name).name, set())
+        if len(there) > 1:
+            raise ValueError(f"{name[:100]} may be {' or '.join(sorted(map(str, there))[:2])}")
+        return next(iter(there), folder / name)
 
-def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as e:
-        raise missing_extra("pyarrow, which reads Parquet,", "batch") from e
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as e:
-        raise BadDataError(f"{path} is not a Parquet file: {e}".split("\n")[0]) from e
+    return find
 
 
 def _columns(path: Path, row: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
@@ -174,13 +165,13 @@ def _columns(path: Path, row: Mapping[str, Any], given: Mapping[str, str]) -> di
     return chosen
 
 
-def _read(table: Path, line: int, cells: Mapping[str, Any]) -> _Row:
+def _read(folder: Path, line: int, cells: Mapping[str, Any], find: Callable[[Path, str], Path]) -> _Row:
     """One row; raises ValueError with the reason why it makes no sense."""
     name = _text(cells.get("file"))
     if not name or "\0" in name:
         raise ValueError("no file")
-    path = table.parent / name
-    if not path.is_file():
+    path = find(folder, name)
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         raise ValueError(f"{name[:100]} does not exist")
     start, end = _seconds("start", cells.get("start")), _seconds("end", cells.get("end"))
     if end is not None and end <= (start or 0.0):
@@ -220,8 +211,7 @@ def _seconds(what: str, cell: Any) -> float | None:
 
 def _with_targets(row: _Row, labels: Sequence[str]) -> Clip:
     target = tuple(int(label in row.labels) for label in labels)
-    clip = row.clip
-    return Clip(clip.name, clip.path, clip.start, clip.end, clip.text, target, clip.speaker, clip.line)
+    return replace(row.clip, target=target)
 
 
 def _drawn(clips: Sequence[Clip], seed: int) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmx.datasets.dataset import DataSet
+from mmx.datasets.labels import merge, merged_logits, merged_thresholds
 from mmx.datasets.samples import Utterances
 from mmx.evaluation.scores import Scorecard, choose_thresholds, flips, scorecard, undecided
 from mmx.evaluation.timing import Contender, interleave, warm_up
@@ -125,21 +126,22 @@ def utterances_for(
     cache: Path | None = None,
     check_labels: bool = True,
     compat: str | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Utterances:
     """A split as a bundle's or a checkpoint's preprocessing makes samples of it; the first ``samples`` of it.
 
-    Its targets come in the order of the bundle's labels; with ``check_labels`` off they may be of other emotions.
+    Its targets come in the order of ``labels`` (None: the bundle's); with ``check_labels`` off they may be of others.
     ``compat``: default or upstream, instead of what the bundle or the checkpoint says.
 
     Raises:
         UsageError: the labels are not those of the data, or there is no tokenizer. BadDataError: damaged data.
     """
-    labels = what.manifest.labels if isinstance(what, Bundle) else what.labels
-    same = set(labels) == set(data.labels)
+    wanted = labels_of(what) if labels is None else labels
+    same = set(wanted) == set(data.labels)
     if check_labels and not same:
         raise UsageError(
-            f"{what.path} predicts {', '.join(labels)}, {data.root} holds {', '.join(data.labels)}",
-            "use a checkpoint of this data set",
+            f"{what.path} predicts {', '.join(wanted)}, {data.root} holds {', '.join(data.labels)}",
+            "use a checkpoint of this data set, or --map OLD=NEW,... of either side's labels",
         )
     if isinstance(what, Bundle):
         spec, folder, nets = what.manifest.preprocessing, what.tokenizer_dir, what.face_nets or face_nets()
@@ -153,8 +155,13 @@ def utterances_for(
     tokenizer = None if folder is None else Tokenizer.load(folder, spec.text)
     made = Utterances(data.items(split)[:samples], spec, nets, tokenizer, cache=cache)
     if same:
-        made.targets = made.targets[:, [data.labels.index(label) for label in labels]]
+        made.targets = made.targets[:, [data.labels.index(label) for label in wanted]]
     return made
+
+
+def labels_of(what: Bundle | Checkpoint) -> tuple[str, ...]:
+    """What a bundle or a checkpoint predicts, in order."""
+    return what.manifest.labels if isinstance(what, Bundle) else what.labels
 
 
 def open_both(path: Path) -> tuple[Checkpoint | None, Bundle | None]:
@@ -192,6 +199,7 @@ def evaluate(
     samples: int | None = None,
     cache: Path | None = None,
     compat: str | None = None,
+    mapping: Mapping[str, str] | None = None,
     tick: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """Score every way to run the system on one split, and time it: single-threaded, interleaved.
@@ -201,27 +209,29 @@ def evaluate(
         choose: choose thresholds on the validation split (with the first row) instead of taking the stored ones.
         speed: also time some of the utterances, one at a time. samples: only the split's first ones.
         compat: see ``utterances_for``.
+        mapping: of what is predicted: labels to rename, merge or drop, so that they are those of the data.
     """
     what = bundle or checkpoint
     if what is None:
         raise UsageError("there is nothing to evaluate", "mmx eval CKPT|BUNDLE --data DIR")
-    test = utterances_for(what, data, split, samples=samples, cache=cache, compat=compat)
-    test.prepare(None if tick is None else lambda done, total: tick("preparing", done, total))
+    labels, groups = merge(labels_of(what), mapping or {}, str(what.path))
+    test = utterances_for(what, data, split, samples=samples, cache=cache, compat=compat, labels=labels)
+    notes = test.prepare(None if tick is None else lambda done, total: tick("preparing", done, total))
     runners, problems = open_runners(checkpoint, bundle, backends)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         if not runners:
             raise EnvironmentMissing("nothing of it runs here", "; ".join(problems.values()))
-        thresholds = what.manifest.thresholds if isinstance(what, Bundle) else what.thresholds
-        labels = what.manifest.labels if isinstance(what, Bundle) else what.labels
-        notes: tuple[str, ...] = ()
+        own = what.manifest.thresholds if isinstance(what, Bundle) else what.thresholds
+        thresholds = merged_thresholds(own, groups)
         if choose:
-            valid = utterances_for(what, data, "valid", cache=cache, compat=compat)
+            valid = utterances_for(what, data, "valid", cache=cache, compat=compat, labels=labels)
+            notes += valid.prepare()
             answers = np.concatenate([runners[0].run([valid[i]]) for i in range(len(valid))])
-            thresholds = choose_thresholds(answers, valid.targets)
-            notes = tuple(filter(None, [undecided(valid.targets, labels)]))
-        logits = _score(runners, test, tick)
+            thresholds = choose_thresholds(merged_logits(answers, own, groups), valid.targets)
+            notes += filter(None, [undecided(valid.targets, labels)])
+        logits = {key: merged_logits(found, own, groups) for key, found in _score(runners, test, tick).items()}
         times = _time(runners, spread(test, SPEED_SAMPLES), tick) if speed else {}
     finally:
         torch.set_num_threads(before)
@@ -242,7 +252,7 @@ def evaluate(
         for key, found in logits.items()
     ]
     rows += [Row(name, problem) for name, problem in problems.items()]
-    return Evaluation(data.name, split, len(test), tuple(thresholds), tuple(rows), notes)
+    return Evaluation(data.name, split, len(test), tuple(thresholds), tuple(rows), tuple(notes))
 
 
 def _score(

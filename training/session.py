@@ -129,7 +129,7 @@ def train_system(
     splits = {}
     for split in ("train", "valid"):
         splits[split] = Utterances(data.items(split), Preprocessing(compat=plan.compat), nets, tokenizer, cache=cache)
-        splits[split].prepare(_part(tick, f"preparing {split}"))
+        notes += [f"{data.root} {why}" for why in splits[split].prepare(_part(tick, f"preparing {split}"))]
     notes += filter(None, [undecided(splits["valid"].targets, data.labels)])
     with _deterministic(recipe.seed):
         module = cast(MultimodalSystem, get_system(plan.system).build(config))

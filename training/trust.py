@@ -94,6 +94,7 @@ def measure_trust(
     what = bundle or checkpoint
     assert what is not None
     clean = utterances_for(what, data, split, samples=samples, cache=cache, compat=compat)
+    clean.prepare()
     thresholds = what.manifest.thresholds if isinstance(what, Bundle) else what.thresholds
     fits = bundle.calibration if bundle else {}
     certainty = Certainty(max_error=max_error) if fits else Certainty(min_confidence=PLAIN_CONFIDENCE)

@@ -54,7 +54,7 @@ class Prepared:
 
 def prepare_all(
     systems: Sequence[str],
-    dataset: str,
+    dataset: str | None,
     say: Say,
     preset: str = "full",
     checkpoints: Mapping[str, Path] | None = None,
@@ -65,7 +65,7 @@ def prepare_all(
     """Every system's bundle and graphs, from the cache or made now.
 
     Args:
-        systems: in the order of their importance.
+        systems: in the order of their importance. dataset: whose labels a checkpoint has; None: those it says.
         leave_out: asked when a system's export would begin; those for which there is no time do not come back.
         graphs: the graphs of peers (``peers.GRAPHS``) that a system needs beside its bundle.
         bundles: bundles that need not be exported, by system.
@@ -97,7 +97,12 @@ def prepare_all(
 
 
 def make_parts(
-    folder: Path, system: str, dataset: str, preset: str, parts: Sequence[str], checkpoint: Path | None = None
+    folder: Path,
+    system: str,
+    dataset: str | None,
+    preset: str,
+    parts: Sequence[str],
+    checkpoint: Path | None = None,
 ) -> None:
     """Make the bundle (``BUNDLE``) and graphs of peers in ``folder``, from the checkpoint or from seeded weights.
 
@@ -132,7 +137,7 @@ def make_parts(
                 GRAPHS[name](upstream, folder / name)
 
 
-def _folder(system: str, dataset: str, preset: str, checkpoint: Path | None) -> Path:
+def _folder(system: str, dataset: str | None, preset: str, checkpoint: Path | None) -> Path:
     """Seeded weights serve every data set; a checkpoint's labels are the data set's."""
     weights = f"{sha256_of(checkpoint)} {dataset}" if checkpoint else f"seed {SEED}"
     key = weights_key(system, preset, weights, code=CODE)
@@ -140,9 +145,9 @@ def _folder(system: str, dataset: str, preset: str, checkpoint: Path | None) -> 
 
 
 def _make_elsewhere(
-    folder: Path, system: str, dataset: str, preset: str, parts: Sequence[str], checkpoint: Path | None
+    folder: Path, system: str, dataset: str | None, preset: str, parts: Sequence[str], checkpoint: Path | None
 ) -> None:
-    command = [sys.executable, "-m", "mmx.benchmarks.contenders.prepare", str(folder), system, dataset, preset]
+    command = [sys.executable, "-m", "mmx.benchmarks.contenders.prepare", str(folder), system, dataset or "", preset]
     done = subprocess.run(
         [*command, ",".join(parts), *([str(checkpoint)] if checkpoint else [])],
         capture_output=True,
@@ -159,7 +164,7 @@ def _make_elsewhere(
 if __name__ == "__main__":
     _, place, name, dataset, preset, parts, *rest = sys.argv
     try:
-        make_parts(Path(place), name, dataset, preset, parts.split(","), Path(rest[0]) if rest else None)
+        make_parts(Path(place), name, dataset or None, preset, parts.split(","), Path(rest[0]) if rest else None)
     except MmxError as e:
         print(json.dumps({"message": e.message, "hint": e.hint}))
         sys.exit(e.exit_code)

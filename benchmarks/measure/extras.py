@@ -193,5 +193,6 @@ def scores_of(
         logits.append(contender.run([source.make(utterance.index)])[0])
         progress(len(logits))
     manifest = prepared.bundle.manifest
-    card = scorecard(np.stack(logits), source.targets, manifest.thresholds, manifest.labels)
+    targets = source.targets[:, [source.labels.index(label) for label in manifest.labels]]
+    card = scorecard(np.stack(logits), targets, manifest.thresholds, manifest.labels)
     return {metric: 100 * card.mean(metric) for metric in ("accuracy", "weighted_accuracy", "f1")}

@@ -6,7 +6,7 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from mmx.benchmarks.paper import ABLATION, COMPARISON, PUBLISHED, TITLES
+from mmx.benchmarks.paper import ABLATION, COMPARISON, TITLES, published
 from mmx.benchmarks.reports.charts import Bar, Line, Strip, bars, inline_svg, lines, stacked, strips
 from mmx.benchmarks.reports.tables import ON_FEATURES, Table, seconds, tables
 from mmx.benchmarks.reports.text import header
@@ -53,17 +53,18 @@ def charts(report: Report) -> list[str]:
 
 def _speed(report: Report) -> str:
     dataset = report.workload.dataset
-    reference = PUBLISHED[dataset]["v2em"].seconds
+    base = published(dataset, "v2em")
     groups = []
     for name in dict.fromkeys((*COMPARISON, *ABLATION)):
-        paper = PUBLISHED[dataset][name].seconds
-        if paper is None:  # on features that were extracted beforehand
+        if name in ON_FEATURES:
             continue
+        theirs = published(dataset, name)
+        paper = theirs.seconds if theirs else None
         eager, best = report.row(f"{name}/{EAGER}/fp32"), report.best(name)
-        values = (reference / paper if reference else None, _ratio(eager), _ratio(best))
+        values = (base.seconds / paper if base and base.seconds and paper else None, _ratio(eager), _ratio(best))
         if values[1] or values[2]:
             texts = (
-                f"{values[0]:.2f}x ({paper:.0f} s)" if values[0] else "",
+                f"{values[0]:.2f}x ({paper:.0f} s)" if values[0] and paper else "",
                 f"{values[1]:.2f}x ({seconds(eager.set_seconds)} s)" if values[1] and eager else "",
                 f"{values[2]:.1f}x ({seconds(best.set_seconds)} s)" if values[2] and best else "",
             )
@@ -72,7 +73,9 @@ def _speed(report: Report) -> str:
         return ""
     series = ("paper, RTX 4090", "here, upstream-style", "here, mmx")
     chart = bars(groups, series, "times faster than V2EM upstream-style on the same machine")
-    return _figure("Speed against the paper's", chart, "In brackets: seconds for the whole test set.")
+    return _figure(
+        "Speed against the paper's" if base else "Speed", chart, "In brackets: seconds for the whole test set."
+    )
 
 
 def _ratio(row: Row | None) -> float | None:

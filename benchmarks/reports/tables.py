@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmx.benchmarks.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, PUBLISHED, TITLES
+from mmx.benchmarks.paper import ABLATION, ACCURACY_NAME, COMPARISON, PARAMETERS, TITLES, published
 from mmx.benchmarks.results import BASELINE, EAGER, NO_TIME, OK, PEERS, UNAVAILABLE, Report, Row
 
 NONE = "-"
@@ -13,7 +13,10 @@ ON_FEATURES = ("lf-lstm", "lf-trans", "mult")
 QUICKER_FACES = (
     "A quicker search for faces may find other boxes: what that changes is shown, and held to no limit (docs/faces.md)."
 )
-NUMBER = {"iemocap": ("1", "3"), "mosei": ("2", "4")}  # of the comparison and the ablation in the paper
+TABLES = {  # the comparison and the ablation in the paper
+    "iemocap": ("Table 1: the systems", "Table 3: the ablation"),
+    "mosei": ("Table 2: the systems", "Table 4: the ablation"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,12 @@ class Table:
 
 def tables(report: Report) -> list[Table]:
     """Every table that the report has something for."""
-    comparison, ablation = NUMBER[report.workload.dataset]
+    comparison, ablation = TABLES.get(report.workload.dataset, ("The systems", "The ablation"))
     systems = {row.system for row in report.rows}
     wanted: Iterator[Table | None] = iter(
         (
-            _systems(report, f"Table {comparison}: the systems", COMPARISON),
-            _systems(report, f"Table {ablation}: the ablation", ABLATION) if systems & set(ABLATION[1:3]) else None,
+            _systems(report, comparison, COMPARISON),
+            _systems(report, ablation, ABLATION) if systems & set(ABLATION[1:3]) else None,
             _parameters(report) if report.parameters else None,
             _residual(report) if report.residual else None,
             *(_contenders(report, threads) for threads in dict.fromkeys(row.threads for row in report.rows)),
@@ -48,22 +51,22 @@ def tables(report: Report) -> list[Table]:
 
 def _systems(report: Report, title: str, systems: tuple[str, ...]) -> Table:
     dataset = report.workload.dataset
-    accuracy = ACCURACY_NAME[dataset]
+    accuracy = ACCURACY_NAME.get(dataset, "Acc")
     about = "~" if report.extrapolated else ""
-    reference = PUBLISHED[dataset]["v2em"].seconds
+    base = published(dataset, "v2em")
     rows = []
     run = {row.system for row in report.rows}
-    for name in systems if report.scope == "model" else [each for each in systems if each in run]:
-        paper, score = PUBLISHED[dataset][name], report.scores.get(name)
+    for name in systems if report.scope == "model" and base else [each for each in systems if each in run]:
+        paper, score = published(dataset, name), report.scores.get(name)
         eager, exact, best = report.row(f"{name}/{EAGER}/fp32"), report.best(name, "fp32"), report.best(name)
         kind = "weighted_accuracy" if dataset == "mosei" else "accuracy"
         rows.append(
             (
                 TITLES[name],
-                f"{paper.accuracy:.2f} / {paper.f1:.2f}",
+                f"{paper.accuracy:.2f} / {paper.f1:.2f}" if paper else NONE,
                 f"{score[kind]:.2f} / {score['f1']:.2f}" if score else NONE,
-                f"{paper.seconds:.2f}" if paper.seconds else NONE,
-                f"{reference / paper.seconds:.2f}x" if paper.seconds and reference else NONE,
+                f"{paper.seconds:.2f}" if paper and paper.seconds else NONE,
+                f"{base.seconds / paper.seconds:.2f}x" if base and base.seconds and paper and paper.seconds else NONE,
                 about + seconds(eager.set_seconds) if eager else NONE,
                 f"{about}{seconds(exact.set_seconds)} ({exact.runner})" if exact else NONE,
                 str(exact.vs_baseline) if exact and exact.vs_baseline else NONE,
@@ -99,7 +102,13 @@ def _systems(report: Report, title: str, systems: tuple[str, ...]) -> Table:
         "here: mmx best s",
         "vs V2EM upstream-style",
     )
-    return Table(title, header, tuple(rows), tuple(notes))
+    shown = [place for place, name in enumerate(header) if base or not name.startswith("paper:")]
+    return Table(
+        title,
+        tuple(header[place] for place in shown),
+        tuple(tuple(row[place] for place in shown) for row in rows),
+        tuple(notes),
+    )
 
 
 def _parameters(report: Report) -> Table:

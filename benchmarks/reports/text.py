@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmx.benchmarks.paper import DATASETS
 from mmx.benchmarks.reports.tables import Table, tables
 from mmx.benchmarks.results import Report
 from mmx.view.terminal import text_table
@@ -12,9 +13,10 @@ from mmx.view.terminal import text_table
 def header(report: Report) -> list[str]:
     """What must be known before the figures, a line each."""
     work = report.workload
+    name = work.dataset.upper() if work.dataset in DATASETS else work.dataset
     used = "all" if not report.extrapolated else f"{report.used} of"
     return [
-        f"{work.dataset.upper()} test set, {work.source}: {used} {work.total} utterances, "
+        f"{name} test set, {work.source}: {used} {work.total} utterances, "
         f"{work.media_seconds:.0f} s of media; scope {report.scope}",
         *report.notes,
         *report.environment.lines(),

@@ -1,20 +1,22 @@
-"""Where samples come from: the synthetic set, or a processed data set put through mmx's preprocessing."""
+"""Where samples come from: the synthetic set, or a data set on disk put through mmx's preprocessing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.benchmarks.workload.utterances import Utterance, Workload, make_sample, synthetic
-from mmx.datasets.processed import LABELS, Item, read_processed
+from mmx.datasets.dataset import DataSet
+from mmx.datasets.processed import Item
 from mmx.datasets.reading import read_utterance
+from mmx.datasets.table import Clip
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError
+from mmx.runtime.media.decode import probe
 from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.text import Tokenizer
 
@@ -24,12 +26,13 @@ class Source:
     """A set of utterances, a maker of what contenders run by index, and the true labels where they are known.
 
     ``make``: gives a Sample (or, for the pipeline, a Clip).
-    ``targets``: int64 [utterances, labels].
+    ``targets``: int64 [utterances, labels], whose columns are ``labels``.
     """
 
     workload: Workload
     make: Callable[[int], Any]
     targets: NDArray[np.int64] | None = None
+    labels: tuple[str, ...] = ()
 
 
 def synthetic_source(dataset: str) -> Source:
@@ -38,8 +41,10 @@ def synthetic_source(dataset: str) -> Source:
     return Source(work, lambda index: make_sample(work.utterances[index]))
 
 
-def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
-    """The test split of a processed data set, preprocessed as ``bundle`` says: faces found, mel made, text tokenised.
+def data_source(data: DataSet, bundle: Bundle, *, scored: bool = True) -> Source:
+    """The test split of a data set, preprocessed as ``bundle`` says: faces found, mel made, text tokenised.
+
+    ``scored``: the bundle predicts the data's labels; otherwise it is timed alone.
 
     Raises:
         UsageError: the bundle lacks the tokenizer or the face nets, or has other labels.
@@ -50,26 +55,32 @@ def processed_source(root: Path, dataset: str, bundle: Bundle) -> Source:
             f"{bundle.path} has no tokenizer or no face nets, and --data needs both",
             "give a --checkpoint that was exported with them: put ALBERT's spiece.model beside it",
         )
-    if bundle.manifest.labels != LABELS[dataset]:
+    if scored and set(bundle.manifest.labels) != set(data.labels):
         raise UsageError(
-            f"{bundle.path} predicts {', '.join(bundle.manifest.labels)}; {dataset} has {', '.join(LABELS[dataset])}",
-            "give a --checkpoint that was trained on this data set",
+            f"{bundle.path} predicts {', '.join(bundle.manifest.labels)}; {data.root} has {', '.join(data.labels)}",
+            "give a --checkpoint that was trained on this data set, or --map OLD=NEW,... of the data's labels",
         )
     spec = bundle.manifest.preprocessing
-    items = read_processed(root, dataset)
+    items = data.items("test")
     tokenizer = Tokenizer.load(bundle.tokenizer_dir, spec.text)
     detector = FaceDetector(bundle.face_nets, spec.faces)
 
-    def size(index: int, item: Item) -> Utterance:
+    def size(index: int, item: Item | Clip) -> Utterance:
         seconds = item.duration()
         tokens = len(tokenizer.encode(item.text)[0])
         pieces = int(np.ceil(seconds * spec.mel.sample_rate / spec.mel.hop / spec.mel.columns))
-        return Utterance(index, seconds, len(item.chosen(spec)), pieces, len(item.text.split()), tokens)
+        if isinstance(item, Item):
+            faces = len(item.chosen(spec))
+        else:
+            faces = int(np.ceil(seconds / spec.video.interval_s)) if probe(item.path).has_video else 0
+        return Utterance(index, seconds, faces, pieces, len(item.text.split()), tokens)
 
     utterances = tuple(size(index, item) for index, item in enumerate(items))
-    work = Workload.whole(dataset, "processed data set", utterances)
+    kind = "clips of one's own" if data.table else "processed data set"
+    work = Workload.whole(data.name, kind, utterances)
     return Source(
         work,
         lambda index: read_utterance(items[index], spec, tokenizer, detector),
-        np.array([item.target for item in items], np.int64),
+        np.array([item.target for item in items], np.int64) if scored else None,
+        data.labels,
     )

@@ -13,6 +13,10 @@ from typing import Any, BinaryIO
 
 from mmx.runtime.errors import BadDataError, MissingPath, UsageError
 
+VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .flv .wmv .3gp .ogv".split())  # noqa: SIM905
+SOUND = frozenset(".wav .mp3 .m4a .aac .flac .ogg .opus".split())  # noqa: SIM905
+MEDIA = VIDEO | SOUND  # what is taken out of a folder; a file that is named may be called anything
+
 MediaInput = str | os.PathLike[str] | bytes | BinaryIO
 
 

@@ -15,29 +15,12 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from mmx.runtime.errors import BadDataError, UsageError, missing_extra
+from mmx.runtime.media.source import MEDIA
 from mmx.runtime.workers.task import Task
 from mmx.serving.batch.urls import PROTOCOLS, check_url, download, import_fsspec, is_url, shown
 
 MAX_LIST_BYTES = 2**30
 
-VIDEO = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".m2ts",
-    ".flv",
-    ".wmv",
-    ".3gp",
-    ".ogv",
-)
-SOUND = (".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus")
-MEDIA = frozenset(VIDEO + SOUND)  # what is taken out of a folder; a file that is named may be called anything
 LISTS = (".txt", ".csv", ".parquet")
 COLUMNS = ("path", "text", "transcript")  # of a CSV or Parquet list; the last two need not be there
 BESIDE = (".srt", ".vtt", ".txt")

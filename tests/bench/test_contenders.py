@@ -15,8 +15,9 @@ from mmx.benchmarks.contenders.bundles import BundleContender
 from mmx.benchmarks.contenders.peers import open_peer
 from mmx.benchmarks.contenders.upstream import upstream_inputs, upstream_module
 from mmx.benchmarks.measure.parity import parity
-from mmx.benchmarks.workload.sources import processed_source
+from mmx.benchmarks.workload.sources import data_source
 from mmx.benchmarks.workload.utterances import make_sample, utterance_of
+from mmx.datasets.dataset import find_dataset
 from mmx.datasets.processed import LABELS
 from mmx.datasets.reading import read_image
 from mmx.models.checkpoint import load_checkpoint
@@ -98,9 +99,10 @@ def mosei(tmp_path):
 def test_a_processed_data_set_becomes_samples_and_targets(mosei, tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(UsageError, match="ang, exc"):  # it was trained on the other data set
-        processed_source(mosei, "mosei", bundle)
+        data_source(find_dataset(mosei), bundle)
+    assert data_source(find_dataset(mosei), bundle, scored=False).targets is None
     bundle = replace(bundle, manifest=replace(bundle.manifest, labels=LABELS["mosei"]))
-    source = processed_source(mosei, "mosei", bundle)
+    source = data_source(find_dataset(mosei), bundle)
     (utterance,) = source.workload.utterances
     sample = source.make(0)
     assert utterance.duration == pytest.approx(2.0)

@@ -79,6 +79,13 @@ class Balanced(HTMLParser):
         assert self.stack.pop() == tag
 
 
+def test_a_data_set_of_ones_own_has_no_figures_of_the_papers(make_report):
+    report = make_report()
+    report = replace(report, workload=replace(report.workload, dataset="clips.csv (own)"))
+    assert "paper" not in " ".join(cells(report, "The systems", ("Ours",)))
+    assert "clips.csv (own) test set" in as_text(report) and "Speed against the paper" not in as_html(report)
+
+
 def test_the_page_is_whole_and_needs_nothing_else(make_report):
     page = as_html(make_report())
     parser = Balanced()

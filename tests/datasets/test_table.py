@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mmx.cli.main import main
-from mmx.datasets.dataset import find_dataset, parse_map
+from mmx.datasets.dataset import find_dataset
+from mmx.datasets.labels import parse_map
 from mmx.datasets.reading import read_utterance
 from mmx.datasets.samples import Utterances
 from mmx.datasets.table import read_table
