@@ -93,7 +93,7 @@ def build_clip(out: Path, folder: Path | None = None) -> tuple[Path, str]:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
     try:
-        _mux(face, speech, part)
+        mux(face, speech, part)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def build_clip(out: Path, folder: Path | None = None) -> tuple[Path, str]:
     return out, TRANSCRIPT
 
 
-def _mux(face: Path, speech: Path, out: Path) -> None:
+def mux(face: Path, speech: Path, out: Path) -> None:
     """Copy the picture's packets and encode the speech into one MP4 file."""
     with av.open(face) as picture, av.open(speech) as sound, av.open(out, "w", format="mp4") as clip:
         source = picture.streams.video[0]

@@ -83,7 +83,9 @@ class Heard:
         if not words:
             return "no speech in this segment", ()
         if language is None:
-            return f"{self.recogniser} cannot detect the language: --language en, if that is spoken", ()
+            return f"{self.recogniser} cannot detect the language: --language en, if that is spoken", (
+                "language_unknown",
+            )
         if not self._accepts(language.code):
             return f"the speech is {language.code}, which the text model does not know", ("language_mismatch",)
         return "no words in this segment", ()

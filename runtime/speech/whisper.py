@@ -26,6 +26,10 @@ MOST_REPETITIVE = 2.4
 SHORTEST_WORD_S = 0.06
 """Words at the end that would be spoken faster were made up: the alignment found no sound for them."""
 
+LATE_S = 0.08
+"""Whisper's word times are late by about this much (median of 66 words of tiny.en against a forced alignment by
+pocketsphinx: 0.11 s; tests/speech/word_times.json); less is subtracted, so that no word begins before its sound."""
+
 SHORTEST_S = 1.0
 """Less sound than this is not recognised by itself."""
 
@@ -127,7 +131,7 @@ class WhisperRecogniser:
         found = _joined(words, len(sound) / SAMPLE_RATE)
         while found and found[-1].end - found[-1].start < SHORTEST_WORD_S:
             found.pop()
-        rest = sound[int((found[-1].end + 0.2) * SAMPLE_RATE) :] if found else sound[:0]
+        rest = sound[int((found[-1].end + LATE_S + 0.2) * SAMPLE_RATE) :] if found else sound[:0]
         return None if len(rest) > SHORTEST_S * SAMPLE_RATE and _is_loud(rest, sound) else found
 
 
@@ -136,7 +140,7 @@ def _joined(parts: list[dict[str, Any]], end: float) -> list[Word]:
     spaced = any(part["word"].startswith(" ") for part in parts[1:])  # not in Chinese or Japanese
     words: list[Word] = []
     for part in parts:
-        start, stop = (min(float(part[name]), end) for name in ("start", "end"))
+        start, stop = (max(min(float(part[name]), end) - LATE_S, 0.0) for name in ("start", "end"))
         text, probability = part["word"].strip(), float(part["probability"])
         if words and spaced and not part["word"].startswith(" "):
             last = words.pop()

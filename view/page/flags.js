@@ -26,6 +26,7 @@ const FLAGS = {
   text_recognised: "The words were recognised from the sound; they may be wrong.",
   doubtful_words: "The speech recogniser is not sure of these words.",
   language_mismatch: "What is spoken is a language that the model does not know, so the words did not count.",
+  language_unknown: "Somebody speaks, but the server's speech model cannot tell which language, so the words did not count.",
   recognition_failed: "The speech could not be recognised, so there are no words.",
 };
 
