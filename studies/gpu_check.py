@@ -234,7 +234,7 @@ def _gpu() -> tuple[str, dict[str, Any]]:
 def _check_layer(report: Report, layer: str) -> None:
     def run(check: Callable[[Any], Any]) -> Callable[[], tuple[str, dict[str, Any]]]:
         def work() -> tuple[str, dict[str, Any]]:
-            with closing(open_device(layer)) as device:
+            with closing(open_device(layer)) as device, device.current():
                 found = check(device)
             return _rates(found) if isinstance(found, dict) else (found, {})
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mmx.runtime.backends import Backend
 from mmx.runtime.backends.tensorrt_worker import Worker
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.device.base import Device, open_device
+from mmx.runtime.device.base import Device, Memory, open_device
 from mmx.runtime.device.trt import RTX, Flavour, flavour
 from mmx.runtime.engines import (
     Engine,
@@ -141,18 +141,18 @@ class TensorRtBackend(Backend):
         self.outputs = tuple(spec.name for spec in record.outputs)
         self.tensors = {spec.name: spec for spec in (*record.inputs, *record.outputs)}
         self._record, self._device, self._trt = record, device, trt
-        device.use()
         said: list[str] = []
         self._logger = _logger(trt, said)
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engine is None:
-            raise EnvironmentMissing(
-                f"{kind.title} cannot load {path}: {' | '.join(said[:3]) or 'it gave no reason'}",
-                rebuild_command(path.parents[2], record),
-            )
-        _check_tensors(trt, self._engine, record, path)
-        self._config, self._cache, self._cache_path = self._runtime_config(kind)
+        with device.current():
+            self._runtime = trt.Runtime(self._logger)
+            self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+            if self._engine is None:
+                raise EnvironmentMissing(
+                    f"{kind.title} cannot load {path}: {' | '.join(said[:3]) or 'it gave no reason'}",
+                    rebuild_command(path.parents[2], record),
+                )
+            _check_tensors(trt, self._engine, record, path)
+            self._config, self._cache, self._cache_path = self._runtime_config(kind)
         self._free: deque[Worker] = deque()
         self.streams = streams
         self._made, self._most, self._closed = 0, workers, False
@@ -194,11 +194,12 @@ class TensorRtBackend(Backend):
             self._changed.notify_all()
             while len(self._free) < self._made:
                 self._changed.wait()
-            for worker in self._free:
-                worker.close()
-            self._free.clear()
-        self._save_cache()
-        self._config = self._cache = self._engine = self._runtime = None
+            with self._device.current():
+                for worker in self._free:
+                    worker.close()
+                self._free.clear()
+                self._save_cache()
+                self._config = self._cache = self._engine = self._runtime = None
         self._device.close()
 
     @contextmanager
@@ -208,24 +209,32 @@ class TensorRtBackend(Backend):
                 self._changed.wait()
             if self._closed:
                 raise RuntimeError("this backend is closed")
-            self._device.use()
             if self._free:
                 worker = self._free.pop()
             else:
-                worker = Worker(self._trt, self._context(), self._device, self._record, graphs=self._config is None)
+                with self._device.current():
+                    worker = Worker(self._context, self._device, self._record, self._scratch_bytes())
                 self._made += 1
         try:
-            yield worker
+            with self._device.current():
+                yield worker
         finally:
             with self._changed:
                 self._free.append(worker)
                 self._changed.notify()
 
-    def _context(self) -> Any:
-        arguments = () if self._config is None else (self._config,)
-        context = self._engine.create_execution_context(*arguments)
+    def _scratch_bytes(self) -> int | None:
+        """What an execution context computes in; None for TensorRT-RTX, which sees to that and to CUDA graphs."""
+        return int(self._engine.device_memory_size_v2) if self._config is None else None
+
+    def _context(self, scratch: Memory | None) -> Any:
+        """A new execution context, over ``scratch`` if that is given."""
+        over = self._config if scratch is None else self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(over)
         if context is None:
             raise EnvironmentMissing("the GPU has no memory for another execution context", "use fewer threads")
+        if scratch is not None:
+            context.set_device_memory(scratch.pointer, scratch.size)
         return context
 
     def _runtime_config(self, kind: Flavour) -> tuple[Any, Any, Path | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Protocol
 
@@ -65,7 +66,7 @@ class Event(Protocol):
 class Device(Protocol):
     """A GPU.
 
-    CUDA's current device belongs to a thread: call ``use`` once in every thread before anything else.
+    CUDA's current device belongs to a thread: everything else happens inside ``current()``.
 
     Attributes:
         layer: the name of this layer, as ``MMX_CUDA`` takes it.
@@ -76,8 +77,8 @@ class Device(Protocol):
     name: str
     capability: str
 
-    def use(self) -> None:
-        """Make this the calling thread's device."""
+    def current(self) -> AbstractContextManager[None]:
+        """Make this the calling thread's device for as long as the block runs."""
 
     def alloc(self, size: int) -> Memory:
         """``size`` bytes on the GPU."""
@@ -102,6 +103,9 @@ class Device(Protocol):
 
         Returns:
             A function that queues the graph, or None where this layer has no CUDA graphs (``work`` is not called).
+
+        Raises:
+            Exception: the driver or ``work`` failed; nothing is being captured any more.
         """
 
     def close(self) -> None:

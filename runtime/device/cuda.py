@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,11 @@ class CudaDevice(Device):
         major, minor = self._device.compute_capability
         self.capability = f"{major}.{minor}"
 
-    def use(self) -> None:
-        """See ``Device.use``."""
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """See ``Device.current``. The primary context then stays the thread's, as CUDA's own runtime has it."""
         self._device.set_current()
+        yield
 
     def alloc(self, size: int) -> Memory:
         """See ``Device.alloc``. Not stream-ordered, so that any stream may use it at once."""
@@ -80,9 +83,11 @@ class CudaDevice(Device):
         builder = stream.inner.create_graph_builder().begin_building("thread_local")
         try:
             work()
-        finally:
-            builder.end_building()
-        graph = builder.complete()
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                builder.end_building()
+            raise
+        graph = builder.end_building().complete()
         return lambda: graph.launch(stream.inner)
 
     def close(self) -> None:

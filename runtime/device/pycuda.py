@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -44,15 +45,18 @@ class PycudaDevice(Device):
         self._driver = driver
         device = driver.Device(index)
         self._context = device.retain_primary_context()
-        self._context.push()
         self.name = str(device.name())
         major, minor = device.compute_capability()
         self.capability = f"{major}.{minor}"
 
-    def use(self) -> None:
-        """See ``Device.use``."""
-        if self._driver.Context.get_current() is None:
-            self._context.push()
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """See ``Device.current``. A context that a thread leaves behind on its stack aborts the process at its end."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._driver.Context.pop()
 
     def alloc(self, size: int) -> Memory:
         """See ``Device.alloc``."""
@@ -85,8 +89,6 @@ class PycudaDevice(Device):
 
     def close(self) -> None:
         """See ``Device.close``."""
-        if self._driver.Context.get_current() is not None:
-            self._context.pop()
         self._context.detach()
 
 

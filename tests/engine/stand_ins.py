@@ -1,7 +1,8 @@
 """Stand-ins for what needs a GPU: a device whose memory is the host's, and a TensorRT that runs the ONNX graph.
 
 They keep TensorRT's manners: addresses are raw pointers, work happens when the stream is synchronised (not when it is
-queued), a context serves one thread, shapes outside the profile are rejected, and an engine is bytes.
+queued), a context serves one thread, shapes outside the profile are rejected, what was captured from a context is void
+when its shapes change, memory is taken and given back while the device is current, and an engine is bytes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from mmx.runtime.errors import EnvironmentMissing
 from mmx.runtime.records import EngineRecord
 
 
@@ -26,6 +29,9 @@ class HostMemory:
         device.open += 1
 
     def close(self) -> None:
+        assert self._device.is_current(), "memory is given back without the device"
+        assert self.pointer, "memory is given back twice"
+        self.pointer = 0
         self.array[:] = 0xCD
         self._device.open -= 1
         self._device.graveyard.append(self.array)  # a stale pointer then reads 0xCD, not freed memory
@@ -75,16 +81,28 @@ class HostDevice:
         self.graphs, self.open, self.captured = graphs, 0, 0
         self.streams: dict[int, HostStream] = {}
         self.graveyard: list[np.ndarray] = []
+        self.room: int | None = None  # buffers that there is still room for, where that is limited
         self.users = threading.local()
 
-    def use(self) -> None:
-        self.users.ready = True
+    def is_current(self) -> bool:
+        return getattr(self.users, "depth", 0) > 0
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        self.users.depth = getattr(self.users, "depth", 0) + 1
+        yield
+        self.users.depth -= 1
 
     def alloc(self, size: int) -> HostMemory:
-        assert self.users.ready, "use() first"
+        assert self.is_current(), "memory is taken without the device"
+        if self.room is not None:
+            if not self.room:
+                raise EnvironmentMissing("cuMemAlloc failed on the GPU: out of memory", "use fewer profiles")
+            self.room -= 1
         return HostMemory(self, size)
 
-    pinned = alloc
+    def pinned(self, size: int) -> HostMemory:
+        return self.alloc(size)
 
     def h2d(self, target: HostMemory, source: HostMemory, size: int, stream: HostStream) -> None:
         stream.put(lambda: np.copyto(target.array[:size], source.array[:size]))
@@ -102,8 +120,10 @@ class HostDevice:
         if not self.graphs:
             return None
         stream.recording = []
-        work()
-        recorded, stream.recording = stream.recording, None
+        try:
+            work()
+        finally:
+            recorded, stream.recording = stream.recording, None
         self.captured += 1
         return lambda: stream.queue.extend(recorded)
 
@@ -116,6 +136,9 @@ class FakeTrt:
 
     class ILogger:
         ERROR = 1
+
+    class ExecutionContextAllocationStrategy:
+        USER_MANAGED = "user managed"
 
     class TensorIOMode:
         INPUT, OUTPUT = "input", "output"
@@ -148,6 +171,7 @@ class FakeEngine:
         self.session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
         self.tensors = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.num_io_tensors = len(self.tensors)
+        self.device_memory_size_v2 = 1000
 
     def get_tensor_name(self, number: int) -> str:
         return str(self.tensors[number].name)
@@ -159,7 +183,8 @@ class FakeEngine:
         kind = next(tensor.type for tensor in self.tensors if tensor.name == name)
         return {"tensor(float)": "float32", "tensor(int64)": "int64"}[kind]
 
-    def create_execution_context(self) -> FakeContext:
+    def create_execution_context(self, strategy: str) -> FakeContext:
+        assert strategy == self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = FakeContext(self)
         self.trt.contexts.append(context)
         return context
@@ -173,15 +198,24 @@ class FakeContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.profiles_used: list[int] = []
+        self.version = 0  # grows whenever profile or shapes change
+        self.enqueued = -1  # the version that was last enqueued outside a capture
+        self.memory = 0
         self.busy = threading.Lock()
 
     def set_optimization_profile_async(self, number: int, stream: int) -> bool:
         self.profile = number
         self.shapes.clear()
+        self.version += 1
         return True
+
+    def set_device_memory(self, pointer: int, size: int) -> None:
+        assert size >= self.engine.device_memory_size_v2
+        self.memory = pointer
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = tuple(shape)
+        self.version += 1
         return self.engine.trt.record.profiles[self.profile].fits({name: tuple(shape)})
 
     def set_tensor_address(self, name: str, pointer: int) -> None:
@@ -195,8 +229,18 @@ class FakeContext:
         try:
             time.sleep(0.001)
             self.profiles_used.append(self.profile)
+            assert self.memory, "a context without memory of its own was given none"
+            stream, version = self.engine.trt.device.streams[handle], self.version
+            if stream.recording is None:
+                self.enqueued = version
+            assert self.enqueued == version, "captured directly after a change of shapes"
             shapes, addresses = dict(self.shapes), dict(self.addresses)
-            self.engine.trt.device.streams[handle].put(lambda: self._compute(shapes, addresses))
+
+            def compute() -> None:
+                assert self.version == version, "the context changed since this was captured"
+                self._compute(shapes, addresses)
+
+            stream.put(compute)
         finally:
             self.busy.release()
         return True

@@ -149,7 +149,7 @@ def test_threads_share_workers_and_get_their_own_answers(
         for _ in range(3):
             for got, want in zip(pool.map(backend.run, batches), wanted, strict=True):
                 _same(got, want)
-        assert 1 <= len(backend.trt.contexts) <= 3
+        assert 1 <= backend._made <= 3
     assert gpu.open == 0
 
 
@@ -165,6 +165,51 @@ def test_closed_is_closed_and_waits_for_runs(opened: TensorRtBackend, bundle: Bu
     opened.close()
     with pytest.raises(RuntimeError, match="closed"):
         opened.run(inputs)
+
+
+def test_memory_that_ran_out_leaves_nothing_behind_and_the_next_run_is_right(
+    bundle: Bundle, record: EngineRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the buffers there is no room for, on the first run and when they grow."""
+    small, large = (next(iter(utterances(bundle.manifest, n, n, seed=11))) for n in (1, 4))
+    with open_backend(bundle, "onnxruntime") as reference:
+        wanted = [reference.run(small), reference.run(large)]
+    failures = 0
+    for first in (small, large):
+        for room in range(0, 40, 5):
+            gpu = HostDevice()
+            with _open(bundle, record, gpu, monkeypatch, workers=1) as backend:
+                if first is large:
+                    backend.run(small)
+                gpu.room = room
+                try:
+                    _same(backend.run(first), wanted[first is large])
+                except EnvironmentMissing as e:
+                    assert "out of memory" in e.message
+                    failures += 1
+                gpu.room = None
+                _same(backend.run(small), wanted[0])
+                _same(backend.run(large), wanted[1])
+            assert gpu.open == 0
+    assert failures > 5
+
+
+def test_a_graph_that_cannot_be_captured_leaves_plain_runs(
+    bundle: Bundle, record: EngineRecord, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Uncapturable(HostDevice):
+        def capture(self, stream, work):
+            super().capture(stream, work)
+            raise RuntimeError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+
+    gpu = Uncapturable()
+    (inputs,) = utterances(bundle.manifest, 2, 2)
+    with open_backend(bundle, "onnxruntime") as reference, _open(bundle, record, gpu, monkeypatch) as backend:
+        for _ in range(4):
+            _same(backend.run(inputs), reference.run(inputs))
+    assert gpu.captured == 1  # tried once, and not again
+    assert [each.message for each in caplog.records if "CAPTURE_UNSUPPORTED" in each.message]
+    assert gpu.open == 0
 
 
 def test_a_run_that_fails_gives_its_worker_back(

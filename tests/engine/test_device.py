@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,7 +54,18 @@ class FakePycuda:
     def __init__(self) -> None:
         self.memory: dict[int, np.ndarray] = {}
         self.log: list[str] = []
-        self.Context = SimpleNamespace(get_current=lambda: None)
+        self.stack = threading.local()  # of contexts: each thread has its own
+        self.Context = SimpleNamespace(pop=self._pop)
+
+    def depth(self) -> int:
+        return getattr(self.stack, "depth", 0)
+
+    def _push(self) -> None:
+        self.stack.depth = self.depth() + 1
+
+    def _pop(self) -> None:
+        assert self.depth() > 0
+        self.stack.depth -= 1
 
     def init(self) -> None:
         self.log.append("init")
@@ -68,14 +80,13 @@ class FakePycuda:
         return device
 
     def _device(self) -> Any:
-        context = SimpleNamespace(
-            push=lambda: self.log.append("push"), pop=lambda: None, detach=lambda: self.log.append("detach")
-        )
+        context = SimpleNamespace(push=self._push, detach=lambda: self.log.append("detach"))
         return SimpleNamespace(
             name=lambda: "GPU", compute_capability=lambda: (8, 9), retain_primary_context=lambda: context
         )
 
     def mem_alloc(self, size: int) -> Any:
+        assert self.depth() > 0
         array = np.zeros(size, np.uint8)
         self.memory[array.ctypes.data] = array
 
@@ -115,17 +126,40 @@ def test_the_pycuda_adapter_copies_through_the_gpu_and_back(monkeypatch: pytest.
     monkeypatch.setattr(pycuda, "import_module", lambda name: fake)
     device = open_device("pycuda")
     assert (device.layer, device.name, device.capability) == ("pycuda", "GPU", "8.9")
-    stream, memory = device.stream(), device.alloc(16)
-    source, target = device.pinned(16), device.pinned(16)
-    source.array[:] = np.arange(16)
-    target.array[:] = 99
-    device.h2d(memory, source, 16, stream)
-    device.d2h(target, memory, 10, stream)
-    stream.synchronize()
-    np.testing.assert_array_equal(target.array, [*range(10), *[99] * 6])
-    device.event().record(stream)
-    assert device.capture(stream, lambda: pytest.fail("pycuda has no graphs")) is None
-    memory.close()
-    memory.close()
+    with device.current():
+        stream, memory = device.stream(), device.alloc(16)
+        source, target = device.pinned(16), device.pinned(16)
+        source.array[:] = np.arange(16)
+        target.array[:] = 99
+        device.h2d(memory, source, 16, stream)
+        device.d2h(target, memory, 10, stream)
+        stream.synchronize()
+        np.testing.assert_array_equal(target.array, [*range(10), *[99] * 6])
+        device.event().record(stream)
+        assert device.capture(stream, lambda: pytest.fail("pycuda has no graphs")) is None
+        memory.close()
+        memory.close()
     device.close()
-    assert not fake.memory and fake.log == ["init", "device 0", "push", "synchronize", "record 7", "detach"]
+    assert not fake.memory and fake.log == ["init", "device 0", "synchronize", "record 7", "detach"]
+
+
+def test_pycuda_leaves_no_context_on_any_threads_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is left there when the thread or the process ends aborts the process."""
+    fake = FakePycuda()
+    monkeypatch.setattr(pycuda, "import_module", lambda name: fake)
+    left = []
+
+    def load() -> None:
+        device = open_device("pycuda")
+        with device.current(), pytest.raises(ValueError), device.current():
+            raise ValueError
+        left.append((fake.depth(), device))
+
+    loader = threading.Thread(target=load)
+    loader.start()
+    loader.join()
+    depth, device = left[0]
+    assert depth == fake.depth() == 0
+    with device.current():
+        device.alloc(16).close()
+    assert fake.depth() == 0

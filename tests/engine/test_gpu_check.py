@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gpu_check
 import gpu_device
@@ -51,11 +53,9 @@ def test_up_to_the_device_everything_runs_and_what_is_missing_is_said(
 
 
 def test_device_checks_pass_on_a_device_that_works_and_fail_on_one_that_does_not() -> None:
-    device = HostDevice()
-    device.use()
-    assert "unchanged" in gpu_device.check_copies(device)
-    assert "replayed" in gpu_device.check_graph(device)
-    assert "none" in gpu_device.check_graph(_used(HostDevice(graphs=False)))
+    assert "unchanged" in _checked(gpu_device.check_copies, HostDevice())
+    assert "replayed" in _checked(gpu_device.check_graph, HostDevice())
+    assert "none" in _checked(gpu_device.check_graph, HostDevice(graphs=False))
 
     class Lossy(HostDevice):
         def d2h(self, target, source, size, stream) -> None:
@@ -67,20 +67,20 @@ def test_device_checks_pass_on_a_device_that_works_and_fail_on_one_that_does_not
             return lambda: None
 
     with pytest.raises(RuntimeError, match="bytes changed"):
-        gpu_device.check_copies(_used(Lossy()))
+        _checked(gpu_device.check_copies, Lossy())
     with pytest.raises(RuntimeError, match="capturing ran the work"):
-        gpu_device.check_graph(_used(Eager()))
+        _checked(gpu_device.check_graph, Eager())
 
 
 def test_copy_rates_are_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_device, "COPY_BYTES", 2**20)
-    rates = gpu_device.copy_rates(_used(HostDevice()))
+    rates = _checked(gpu_device.copy_rates, HostDevice())
     assert set(rates) == {"h2d_gb_s", "d2h_gb_s"} and all(0.01 < rate < 1000 for rate in rates.values())
 
 
-def _used(device: HostDevice) -> HostDevice:
-    device.use()
-    return device
+def _checked(check: Callable[[HostDevice], Any], device: HostDevice) -> Any:
+    with device.current():
+        return check(device)
 
 
 def test_a_right_contender_is_timed_a_wrong_or_missing_one_is_not(tiny_bundle: Path) -> None:
