@@ -109,7 +109,7 @@ class Worker:
         """Give memory and stream back."""
         self._graphs.clear()
         self._context = None
-        memory = [*self._buffers.values(), *([self._scratch] if self._scratch else [])]
+        memory: list[_Buffer | Memory] = [*self._buffers.values(), *([self._scratch] if self._scratch else [])]
         self._buffers.clear()
         self._scratch = None
         for each in memory:
