@@ -120,7 +120,8 @@ async function ask(parts, onPrediction) {
     return true;
   } catch (error) {
     if (error.status === 401) at("locked").hidden = false;
-    const why = running.signal.aborted ? "Cancelled" : `Error: ${error.message}`;
+    const reason = error.message.replace(/^video(?= )/, chosen.name); // what the server calls a file whose name it never looks at
+    const why = running.signal.aborted ? "Cancelled" : `Error: ${reason}`;
     say(count ? `${why} (after ${segments(count)})` : why, !running.signal.aborted);
     return false;
   } finally {
@@ -175,7 +176,7 @@ function summarise() {
   const counts = new Map();
   for (const label of shown.segments.flatMap((each) => each.labels)) counts.set(label, (counts.get(label) ?? 0) + 1);
   const most = [...counts].sort((a, b) => b[1] - a[1]).map(([label, count]) => `${label} in ${count}`);
-  at("summary").textContent = `${segments(shown.segments.length)}: ${most.join(", ") || "no emotion over its threshold"}.`;
+  at("summary").textContent = `${most.join(", ") || "No emotion over its threshold"}, of ${segments(shown.segments.length)}.`;
 }
 
 function busy(is) {
@@ -193,6 +194,7 @@ at("cancel").addEventListener("click", () => running?.abort());
 at("another").addEventListener("click", () => {
   at("answers").hidden = at("another").hidden = true;
   shown?.media.pause();
+  if (shown) URL.revokeObjectURL(shown.media.src);
   at("ask").hidden = false;
   giveWords("");
   say("");

@@ -85,7 +85,7 @@ class Words {
     const text = this.#text(segment);
     if (segment.words?.length && !changed) for (const word of segment.words) said.append(this.#word(word, segment), " ");
     else said.append(text || element("em", "soft", changed ? "nothing" : "no words"));
-    const origin = changed ? "corrected, not sent yet" : this.corrected.has(segment) ? "corrected" : segment.words?.length ? "recognised" : text ? "given" : "";
+    const origin = changed ? "corrected, not predicted yet" : this.corrected.has(segment) ? "corrected" : segment.words?.length ? "recognised" : text ? "given" : "";
     const edit = button(text ? "Correct" : "Add words", "small", () => this.#edit(segment));
     edit.setAttribute("aria-label", `${edit.textContent}, ${from(segment)}`);
     row.append(when, said, element("span", `tag ${origin.split(",")[0]}`, origin), edit);

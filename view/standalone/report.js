@@ -6,6 +6,9 @@ const at = (id) => document.getElementById(id);
 let file = null;
 let view = null;
 
+// A file's name as a shell takes it for one word.
+const quoted = (name) => (/^\w[\w.+-]*$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
+
 function saveWords() {
   download(`${stem(file.name)}.vtt`, "text/vtt", webvtt(view.words.cues()));
 }
@@ -15,7 +18,7 @@ function showFile(chosen) {
   at("title").textContent = file.name;
   view = new View(at("view"), report.model, {
     label: "Download the corrected words",
-    hint: `Then: mmx predict BUNDLE ${file.name} --transcript ${stem(file.name)}.vtt --html OUT.html`,
+    hint: `Then: mmx predict BUNDLE ${quoted(file.name)} --transcript ${quoted(`${stem(file.name)}.vtt`)} --html OUT.html`,
     run: saveWords,
   });
   view.setMedia(file.media, file.name);
