@@ -111,7 +111,7 @@ def predict(
     if text and transcript:
         raise UsageError("--text and --transcript were both given", "give one of them")
     if url := next((file for file in files if "://" in file), None):
-        from mmx.serving.batch.urls import shown
+        from mmx.runtime.urls import shown
 
         raise UsageError(
             f"{shown(url)} is a URL; mmx predict reads files", "download it, or: mmx batch BUNDLE URL --out results"

@@ -44,6 +44,10 @@ class BadDataError(MmxError):
     exit_code = 5
 
 
+class ConnectionLost(BadDataError):
+    """A stream or camera cannot be reached, or is gone; it may come back."""
+
+
 class BackendFailed(BadDataError):
     """A backend failed while it ran a graph: the graph asks for what it cannot do, or for more memory than there is."""
 

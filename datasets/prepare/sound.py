@@ -37,7 +37,7 @@ class PcmTrack(Track):
     def __iter__(self) -> Iterator[NDArray[np.int16]]:
         resampler: av.AudioResampler | None = None
         channels = 0
-        decoded = (frame for packet in self._file.packets(self._stream) for frame in self._decoded(packet))
+        decoded = (frame for packet in self._packets() for frame in self._decoded(packet))
         for frame in decoded:
             if not frame.samples:
                 continue

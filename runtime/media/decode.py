@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.media.container import MAX_GAP_S, MAX_PIXELS, SCALE_DOWN, MediaInfo, check_rate, check_size, probe
 from mmx.runtime.media.frames import ToneMap, is_hdr, upright_rgb
-from mmx.runtime.media.packets import MediaFile
+from mmx.runtime.media.packets import MediaFile, OpenFile
 from mmx.runtime.media.skipping import Foresight, How, Looks
 from mmx.runtime.media.sound import Mixer, Resampler, resample_sound
 from mmx.runtime.media.source import MediaInput
@@ -62,7 +62,7 @@ class Track:
     """What both tracks share: their file, stream and clock, and what went wrong so far.
 
     ``file``: what ``MediaFile`` takes, or a file that is open, which both tracks may read at once; leaving the ``with``
-    closes it.
+    closes it. Of an ``OpenFile`` that is none, packets are to be given to ``take``.
 
     Attributes:
         duration: of the file, in seconds, as declared; None where it is not.
@@ -70,8 +70,8 @@ class Track:
         decoded: frames decoded so far.
     """
 
-    def __init__(self, file: MediaFile | MediaInput, kind: str, threads: int | None) -> None:
-        self._file = file if isinstance(file, MediaFile) else MediaFile(file)
+    def __init__(self, file: OpenFile | MediaInput, kind: str, threads: int | None) -> None:
+        self._file = file if isinstance(file, OpenFile) else MediaFile(file)
         self.name = self._file.name
         stream = self._file.stream(kind)
         if stream is None:
@@ -101,7 +101,12 @@ class Track:
 
     def _planned(self) -> Iterator[tuple[Packet | None, How]]:
         """The packets, each with what to do with it."""
-        return ((packet, How.DECODE) for packet in self._file.packets(self._stream))
+        return ((packet, How.DECODE) for packet in self._packets())
+
+    def _packets(self) -> Iterator[Packet | None]:
+        if not isinstance(self._file, MediaFile):
+            raise TypeError("the packets of a stream are given to take()")
+        return self._file.packets(self._stream)
 
     def _decoded(self, packet: Packet | None, how: How = How.DECODE) -> Iterator[Any]:
         """The frames that come out for a packet; what cannot be decoded is counted and passed over."""
@@ -151,7 +156,7 @@ class VideoTrack(Track):
 
     def __init__(
         self,
-        file: MediaFile | MediaInput,
+        file: OpenFile | MediaInput,
         threads: int | None = None,
         looks: Looks | None = None,
         hdr: str = "map",
@@ -195,7 +200,7 @@ class VideoTrack(Track):
 
     def _planned(self) -> Iterator[tuple[Packet | None, How]]:
         if self._foresight and self._foresight.helps:
-            return self._foresight.plan(self._file.packets(self._stream))
+            return self._foresight.plan(self._packets())
         return super()._planned()
 
     def _in_order(self) -> bool:
@@ -221,7 +226,7 @@ class SoundTrack(Track):
 
     def __init__(
         self,
-        file: MediaFile | MediaInput,
+        file: OpenFile | MediaInput,
         sample_rate: int | None = 16000,
         threads: int | None = None,
         mix: str = "layout",
@@ -235,7 +240,7 @@ class SoundTrack(Track):
         self._next_index: int | None = None
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for packet in self._file.packets(self._stream):
+        for packet in self._packets():
             yield from self.take(packet)
         yield from self.flush()
 

@@ -77,7 +77,6 @@ class Shown:
 
     convert: Callable[[], NDArray[np.uint8]]
     first: bool  # of the file
-    begins: bool = True  # whether this is its first piece
 
     @cached_property
     def rgb(self) -> NDArray[np.uint8]:
@@ -91,17 +90,17 @@ class Event:
     time: float
     end: float
     frame: Shown | None = None
+    begins: bool = False  # whether this is the frame's first piece
     sound: NDArray[np.float32] | None = None
     index: int = 0
 
 
-def in_pieces(time: float, shown: Shown, end: float) -> Iterator[Event]:
-    """A frame that is on screen from ``time`` to ``end``, as events."""
+def in_pieces(time: float, shown: Shown, end: float, begins: bool = True) -> Iterator[Event]:
+    """A frame that is on screen from ``time`` to ``end``, as events; ``begins``: whether it comes on screen then."""
     pieces = max(1, math.ceil((end - time) / PIECE_S))
     edges = [time + (end - time) * n / pieces for n in range(pieces)] + [end]
-    for start, stop in pairwise(edges):
-        yield Event(start, stop, frame=shown)
-        shown.begins = False
+    for number, (start, stop) in enumerate(pairwise(edges)):
+        yield Event(start, stop, frame=shown, begins=begins and not number)
 
 
 @dataclass
@@ -117,12 +116,12 @@ class OpenSegment:
     def looks_at(self, event: Event, shown: Shown, spec: VideoSpec) -> list[float]:
         """The times at which it looks at a frame on screen; call it once for each piece of a frame."""
         if spec.every_nth:
-            begins = shown.begins and self.cut.holds(event.time)
+            begins = event.begins and self.cut.holds(event.time)
             self.passed += begins
             times = [event.time] if begins and (self.passed - 1) % spec.every_nth == 0 else []
         else:
             times = [self.cut.start + k * spec.interval_s for k in looked_at(self.cut, event.time, event.end, spec)]
-            if shown.first and shown.begins and self.cut.holds(event.time) and not (times and times[0] <= event.time):
+            if shown.first and event.begins and self.cut.holds(event.time) and not (times and times[0] <= event.time):
                 late = event.time - self.cut.start > ON_SCREEN_S + EPSILON_S
                 times = [event.time] * late + times
         self.taken += len(times)

@@ -33,32 +33,23 @@ from mmx.runtime.media.source import MediaInput, Source
 WAITING_BYTES = 16 * 2**20
 
 
-class MediaFile:
-    """One open file; use it in a ``with``, or close it.
-
-    Args:
-        media: a path, bytes or a file object (see ``source.Source``). tracks: which to read.
+class OpenFile:
+    """A container that is open, and which of its tracks are read; use it in a ``with``, or close it.
 
     Attributes: ``name``, ``container``, ``info`` (what its header says).
 
     Raises:
-        BadDataError: see ``container.probe``.
+        BadDataError: there is no such track; it is closed then.
     """
 
-    def __init__(self, media: MediaInput, tracks: Tracks = DEFAULT_TRACKS) -> None:
-        self._source = Source(media)
-        self._tracks = tracks
-        self.name = self._source.name
-        self.container = open_media(self._source)
+    def __init__(self, container: InputContainer, name: str, tracks: Tracks = DEFAULT_TRACKS) -> None:
+        self.name, self.container, self._tracks = name, container, tracks
         try:
-            self.info: MediaInfo = describe(self.container, self.name, tracks)
+            self.info: MediaInfo = describe(container, name, tracks)
         except BaseException:
-            self.container.close()
+            container.close()
             raise
         self._waiting: dict[int, deque[Packet]] = {}  # of each track that is read, by the stream's index
-        self._held = 0
-        self._shared: Iterator[Packet] | None = None
-        self._over = self._apart = False
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +76,33 @@ class MediaFile:
         """Whether the caller chose the ``video`` or ``audio`` track by number."""
         return (self._tracks.video if kind == "video" else self._tracks.audio) is not None
 
+    def add(self, stream: Any) -> None:
+        """Say that a stream's packets will be read; all are to be added before the first is read."""
+        self._waiting[stream.index] = deque()
+
+    def demux(self) -> Iterator[Packet]:
+        """The packets of the added streams as the container holds them. Raises what FFmpeg does."""
+        choose(self.container, set(self._waiting))
+        return self.container.demux(*(self.container.streams[index] for index in self._waiting))
+
+
+class MediaFile(OpenFile):
+    """One open file.
+
+    Args:
+        media: a path, bytes or a file object (see ``source.Source``). tracks: which to read.
+
+    Raises:
+        BadDataError: see ``container.probe``.
+    """
+
+    def __init__(self, media: MediaInput, tracks: Tracks = DEFAULT_TRACKS) -> None:
+        self._source = Source(media)
+        super().__init__(open_media(self._source), self._source.name, tracks)
+        self._held = 0
+        self._shared: Iterator[Packet] | None = None
+        self._over = self._apart = False
+
     @cached_property
     def length(self) -> float:
         """Seconds to the end of the chosen tracks: as declared, or by reading all packets once, without decoding.
@@ -96,10 +114,6 @@ class MediaFile:
         wanted = {stream.index for stream in (self.stream("video"), self.stream("audio")) if stream}
         with open_media(self._source) as own:
             return max(0.0, _last_end(own, wanted, self.origin))
-
-    def add(self, stream: Any) -> None:
-        """Say that a stream's packets will be read; all are to be added before the first is read."""
-        self._waiting[stream.index] = deque()
 
     def packets(self, stream: Any) -> Iterator[Packet | None]:
         """An added stream's packets; None at last if the file breaks off or cannot be read on."""
@@ -119,8 +133,7 @@ class MediaFile:
     def _read_on(self) -> None:
         """Bring the next packet, of whichever track, to those that wait."""
         if self._shared is None:
-            _choose(self.container, set(self._waiting))
-            self._shared = self.container.demux(*(self.container.streams[index] for index in self._waiting))
+            self._shared = self.demux()
         try:
             packet = next(self._shared)
         except StopIteration:
@@ -135,7 +148,7 @@ class MediaFile:
 
 def _alone(container: InputContainer, stream: Any, had: int) -> Iterator[Packet | None]:
     """One stream's packets after the first ``had``; None at last as in ``MediaFile.packets``."""
-    _choose(container, {stream.index})
+    choose(container, {stream.index})
     packets = container.demux(stream)
     while True:
         try:
@@ -155,7 +168,7 @@ def _alone(container: InputContainer, stream: Any, had: int) -> Iterator[Packet 
 
 def _last_end(container: InputContainer, streams: set[int], start: float) -> float:
     """Where the last packet of these streams ends, in seconds from ``start``, as far as it can be read."""
-    _choose(container, streams)
+    choose(container, streams)
     last = 0.0
     with suppress(FFmpegError, OSError, IndexError):
         for packet in container.demux(*(container.streams[index] for index in streams)):
@@ -165,7 +178,7 @@ def _last_end(container: InputContainer, streams: set[int], start: float) -> flo
     return last
 
 
-def _choose(container: InputContainer, streams: set[int]) -> None:
+def choose(container: InputContainer, streams: set[int]) -> None:
     """Have the demuxer leave out all other streams."""
     for stream in container.streams:
         stream.discard = Discard.default if stream.index in streams else Discard.all

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from mmx.runtime.errors import EnvironmentMissing, MmxError
+from mmx.runtime.urls import is_url, shown
 from mmx.runtime.workers.task import Task
 from mmx.serving.batch.inputs import Asked
-from mmx.serving.batch.urls import download, is_url, shown
+from mmx.serving.batch.urls import download
 
 MAX_BYTES = 4 * 2**30  # of one file
 

@@ -16,8 +16,9 @@ from typing import IO, Any, BinaryIO
 
 from mmx.runtime.errors import BadDataError, UsageError, missing_extra
 from mmx.runtime.media.source import MEDIA
+from mmx.runtime.urls import is_url, shown
 from mmx.runtime.workers.task import Task
-from mmx.serving.batch.urls import PROTOCOLS, check_url, download, import_fsspec, is_url, shown
+from mmx.serving.batch.urls import PROTOCOLS, check_url, download, import_fsspec
 
 MAX_LIST_BYTES = 2**30
 

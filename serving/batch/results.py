@@ -27,9 +27,9 @@ from mmx.runtime.prediction import Prediction
 from mmx.runtime.probabilities import Certainty
 from mmx.runtime.speech.find import resolve
 from mmx.runtime.types import DEFAULT_TRACKS, Tracks
+from mmx.runtime.urls import is_url
 from mmx.serving.batch.fetch import content_of
 from mmx.serving.batch.inputs import Asked
-from mmx.serving.batch.urls import is_url
 
 SCHEMA_VERSION = 2
 HASHED_AT_ONCE = 4

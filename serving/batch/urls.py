@@ -1,4 +1,4 @@
-"""URLs: which are followed, how they are read, and how they are shown. Passwords and tokens are never shown."""
+"""URLs: which are followed, and how they are read."""
 
 from __future__ import annotations
 
@@ -14,25 +14,14 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError, missing_extra
+from mmx.runtime.urls import shown
 
 PROTOCOLS = ("file", "http", "https", "s3", "gs", "abfs", "hf")  # the rest only if asked for
 MAX_REDIRECTS = 5
 CONNECT_S = 30.0  # for a connection, and between two pieces of an answer
 DOWNLOAD_S = 3600.0  # for one file
 _BLOCK = 2**18
-_USER = re.compile(r"://[^/\s?#]*@")
 _CHAIN = re.compile(r"::(?=[A-Za-z][\w+.-]*(?:://|$))")  # as fsspec chains URLs; an IPv6 address has :: too
-_SECRET = re.compile(r"([?&][^=&#]*(?:sig|token|key|secret|passw|credential|auth)[^=&#]*=)[^&#]*", re.IGNORECASE)
-
-
-def is_url(path: str) -> bool:
-    """Whether a path is a URL rather than a file's name."""
-    return "://" in path
-
-
-def shown(url: str) -> str:
-    """A URL (or path) without passwords and tokens, for messages and results."""
-    return _SECRET.sub(r"\1***", _USER.sub("://***@", url)) if is_url(url) else url
 
 
 def _chained(url: str) -> list[str]:
