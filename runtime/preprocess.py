@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
+from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.arrays import MediaArrays
 from mmx.runtime.media.container import MediaInfo
 from mmx.runtime.media.faces import Face, FaceDetector
@@ -130,6 +131,11 @@ class Preprocessor:
         self._tokenizer: Tokenizer | None = None
         self._detector: FaceDetector | None = None
 
+    @property
+    def spec(self) -> Preprocessing:
+        """What the bundle says about preprocessing."""
+        return self._spec
+
     def segments(
         self,
         file: MediaInput | MediaArrays,
@@ -196,6 +202,32 @@ class Preprocessor:
             if isinstance(event, SegmentEnd):
                 yield self._segment(source, event, faces.pop(event.segment, _Faces()), decode_ms)
                 decode_ms = 0.0
+
+    def segments_of(
+        self,
+        events: Iterable[Sequence[Frame] | SegmentEnd],
+        name: str,
+        *,
+        has_video: bool,
+        has_audio: bool,
+        wanted: Callable[[SegmentEnd], bool],
+    ) -> Generator[Segment, None, None]:
+        """The segments of what is read elsewhere; faces are searched for as soon as a frame is there.
+
+        Args:
+            events: looks at one frame, and ends of segments, in order of time.
+            name: of the file, for the segments. has_video, has_audio: its tracks.
+            wanted: whether a segment that ends is to be made at all.
+        """
+        source = _Source(name, has_video, has_audio, None, True, ())
+        faces: dict[int, _Faces] = defaultdict(_Faces)
+        for event in events:
+            if not isinstance(event, SegmentEnd):
+                self._find_faces(event, faces)
+                continue
+            seen = faces.pop(event.segment, _Faces())
+            if wanted(event):
+                yield self._segment(source, event, seen, 0.0)
 
     def _find_faces(self, frames: Sequence[Frame], faces: dict[int, _Faces]) -> None:
         """Detect and crop; each frame's crop goes to its segment, and the time in equal parts."""

@@ -110,7 +110,7 @@ class Stream:
         return iter(pump)
 
     def _dated(self, clock: Clock, paced: bool) -> Iterator[Arrival]:
-        began = clock.now()
+        began = latest = clock.now()
         origin = self._file.origin
         last = {"video": 0.0, "audio": 0.0}
         packets = self._rest if self._first is None else _with_first(self._first, self._rest)
@@ -127,8 +127,8 @@ class Stream:
             if paced:
                 if self._source.kind != "file" and at > began + time + LATE_START_S:
                     began = at - time
-                clock.wait_until(began + time)
-                at = began + time
+                at = latest = max(latest, began + time)  # no frame comes before one that it refers to
+                clock.wait_until(at)
             yield Arrival(at, time, kind, packet, bool(packet.is_keyframe))
 
     def _packets(self, demuxed: Iterator[Packet]) -> Iterator[Packet | None]:

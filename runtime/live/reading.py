@@ -44,6 +44,7 @@ class AudioSide(Protocol):
     """Samples out of what comes, as ``decode.SoundTrack`` gives them."""
 
     sample_rate: int
+    end: float
 
     def take(self, packet: Any) -> Iterator[tuple[int, NDArray[np.float32]]]: ...
     def flush(self) -> Iterator[tuple[int, NDArray[np.float32]]]: ...
@@ -133,15 +134,10 @@ class LiveReading:
         for side in self._sides.values():
             side.known = math.inf
         yield from self._released()
-        yield from self._closed(self.now)
+        self.now = max(track.end for track in (self._video, self._audio) if track is not None)
         rest = next(self._desk.close_all(self.now, truncated=False), None)
         if rest is not None and rest.span.start < self.now and self.now - self._given >= self._hop / 2:
             yield rest
-
-    def _closed(self, time: float) -> Iterator[SegmentEnd]:
-        for end in self._desk.close_until(time):
-            self._given = end.span.end
-            yield end
 
     def behind(self, time: float) -> float:
         """Seconds since ``time`` was over in the stream: since the first packet of a later time came."""
@@ -204,7 +200,32 @@ class LiveReading:
             side.known, side.given_up = max(side.known, end), False
 
     def _released(self) -> Iterator[list[Frame] | SegmentEnd]:
-        """Deal out what no other track can precede any more, and end the windows that are over."""
+        """What no other track can precede any more, in order of time: looks, and the windows that are over by then.
+
+        A window comes before the looks at its end, which are not its own: it need not wait for their faces.
+        """
+        limit = self._limit()
+        looks: list[list[Frame]] = []
+        ends: list[SegmentEnd] = []
+        while (event := self._next(limit)) is not None:
+            ends += self._desk.close_until(event.time)
+            looks += _together(self._desk.take(event), ends)
+            self.now = max(self.now, event.end if math.isinf(limit) else min(event.end, limit))
+            self._desk.flag(*self._faults.new())
+            if self._video and self._video.hdr:
+                self._always.add("hdr_video")
+        if math.isfinite(limit):
+            self.now = max(self.now, limit)
+        ends += self._desk.close_until(self.now)
+        for end in ends:
+            while looks and looks[0][0].time < end.span.end:
+                yield looks.pop(0)
+            self._given = end.span.end
+            yield end
+        yield from looks
+
+    def _limit(self) -> float:
+        """The time up to which every track is known, but those that were waited for in vain."""
         newest = max(side.known for side in self._sides.values())
         for kind, side in self._sides.items():
             if side.known < newest - self._patience:
@@ -212,18 +233,7 @@ class LiveReading:
             if side.given_up and kind == "video" and math.isfinite(newest):
                 self._show(None, newest)  # what is on screen stays there
                 side.given_up = True
-        waited_for = [side.known for side in self._sides.values() if not side.given_up]
-        limit = min(waited_for, default=newest)
-        while (event := self._next(limit)) is not None:
-            yield from self._closed(event.time)
-            yield from _looks(self._desk.take(event))
-            self.now = max(self.now, event.end if math.isinf(limit) else min(event.end, limit))
-            self._desk.flag(*self._faults.new())
-            if self._video and self._video.hdr:
-                self._always.add("hdr_video")
-        if math.isfinite(limit):
-            self.now = max(self.now, limit)
-            yield from self._closed(limit)
+        return min((side.known for side in self._sides.values() if not side.given_up), default=newest)
 
     def _next(self, limit: float) -> Event | None:
         """The first event that begins before ``limit``, of either track."""
@@ -232,16 +242,14 @@ class LiveReading:
         return first.events.popleft() if first and first.events[0].time < limit else None
 
 
-def _looks(events: Iterator[Frame | SegmentEnd]) -> Iterator[list[Frame] | SegmentEnd]:
-    """All looks at one frame together."""
-    looks: list[Frame] = []
+def _together(events: Iterator[Frame | SegmentEnd], ends: list[SegmentEnd]) -> list[list[Frame]]:
+    """The looks at a frame, those at the same time together; ends of windows go to ``ends``."""
+    looks: list[list[Frame]] = []
     for event in events:
-        if isinstance(event, Frame):
-            looks.append(event)
-            continue
-        if looks:
-            yield looks
-            looks = []
-        yield event
-    if looks:
-        yield looks
+        if isinstance(event, SegmentEnd):
+            ends.append(event)
+        elif looks and looks[-1][0].time == event.time:
+            looks[-1].append(event)
+        else:
+            looks.append([event])
+    return looks

@@ -19,7 +19,8 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from mmx.runtime.errors import BadDataError, ConnectionLost, MissingPath, UsageError
-from mmx.runtime.media.container import FORMATS, LENIENT, MAX_PIXELS, open_media
+from mmx.runtime.media import container
+from mmx.runtime.media.container import FORMATS, LENIENT, open_media
 from mmx.runtime.urls import is_url, shown
 
 SCHEMES = {
@@ -99,8 +100,8 @@ class LiveSource:
         arguments, container_options = self._arguments()
         try:
             media_open: Any = av.open
-            container: InputContainer = media_open(
-                options={"max_pixels": str(MAX_PIXELS)},
+            opened: InputContainer = media_open(
+                options={"max_pixels": str(container.MAX_PIXELS)},
                 container_options={"max_streams": "100", "analyzeduration": str(PROBE_US), **container_options},
                 **arguments,
                 **LENIENT,
@@ -114,7 +115,7 @@ class LiveSource:
                     f"{self.name} cannot be read as media: {reason}", "playlists (HLS, DASH) are not taken"
                 ) from e
             raise ConnectionLost(f"{self.name} cannot be opened: {reason}", "check that it is there, and free") from e
-        return container
+        return opened
 
     def _arguments(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Arguments and container options of ``av.open``."""

@@ -22,6 +22,9 @@ from typing import Any, BinaryIO
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError
+from mmx.runtime.live.arrivals import Stream
+from mmx.runtime.live.clock import SystemClock
+from mmx.runtime.live.segments import LiveTask, live_segments
 from mmx.runtime.media import container
 from mmx.runtime.preprocess import Preprocessor
 from mmx.runtime.types import Span
@@ -65,6 +68,7 @@ class Reader:
         if bundle.identity != settings["identity"]:
             raise BadDataError(f"{bundle.path} was replaced by another bundle meanwhile", "start again to use that")
         self._limits = Limits(**settings["limits"])
+        self._manifest = bundle.manifest
         self._preprocessor = Preprocessor(
             bundle,
             threads=settings["threads"],
@@ -78,11 +82,15 @@ class Reader:
     def work(self, task: Head, stop: threading.Event) -> None:
         """Answer one task, whatever becomes of it."""
         self.say({"kind": "begun"})
+        file = task["path"]
         try:
-            self._segments(task, stop)
+            if "live" in task:
+                self._live(LiveTask.of(task["live"]))
+            else:
+                self._segments(task, stop)
             self.say({"kind": "end"})
         except MemoryError:
-            self._error(task, Rejected("too_much_memory", f"{task['path']} takes too much memory to decode"))
+            self._error(task, Rejected("too_much_memory", f"{file} takes too much memory to decode"))
             os._exit(FAILED)  # what is left of its memory is in pieces
         except MmxError as e:
             too_large = e.hint == container.SCALE_DOWN
@@ -90,7 +98,7 @@ class Reader:
         except BrokenPipeError:
             os._exit(0)
         except Exception as e:
-            fault = Rejected("decoder_crashed", f"{task['path']} crashes the decoder ({type(e).__name__}: {e})")
+            fault = Rejected("decoder_crashed", f"{file} crashes the decoder ({type(e).__name__}: {e})")
             self._error(task, fault, detail=traceback.format_exc())
 
     def say(self, head: Head) -> None:
@@ -120,6 +128,18 @@ class Reader:
                 if longest is not None and seen and segment.span.end > longest + SLACK_S:
                     raise _too_long(task["path"], segment.span.end, longest)
                 self._out.write(pack_segment(replace(segment, file=name)))
+                self._out.flush()
+
+    def _live(self, task: LiveTask) -> None:
+        system = self._manifest.modalities
+        stream = Stream(
+            task.source, self._manifest.preprocessing, video="visual" in system, audio="audio" in system, threads=1
+        )
+        with closing(stream):
+            self.say({"kind": "open", "ends": stream.ends})
+            for each in live_segments(self._preprocessor, stream, task, SystemClock()):
+                facts = {"behind_s": each.behind_s, "dropped": each.dropped, "skipped": each.skipped}
+                self._out.write(pack_segment(each.segment, live=facts))
                 self._out.flush()
 
     def _scale_down(self) -> str:

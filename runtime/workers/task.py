@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, MissingPath, MmxError, UsageError
+from mmx.runtime.errors import BadDataError, ConnectionLost, EnvironmentMissing, MissingPath, MmxError, UsageError
 from mmx.runtime.media.transcript import Transcript
 from mmx.runtime.types import DEFAULT_TRACKS, Tracks
 
-_KINDS = {kind.__name__: kind for kind in (UsageError, EnvironmentMissing, BadDataError, MissingPath)}
+_KINDS = {kind.__name__: kind for kind in (UsageError, EnvironmentMissing, BadDataError, MissingPath, ConnectionLost)}
 
 
 @dataclass(frozen=True)

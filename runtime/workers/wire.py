@@ -69,13 +69,13 @@ async def receive_frame(reader: asyncio.StreamReader) -> tuple[Head, Arrays]:
     return head, arrays
 
 
-def pack_segment(segment: Segment) -> bytes:
-    """The frame of a segment."""
+def pack_segment(segment: Segment, **more: Any) -> bytes:
+    """The frame of a segment; ``more``: what else its head says."""
     sample = segment.sample
     arrays: Arrays = {"faces": sample.faces, "pieces": sample.pieces}
     if sample.token_ids is not None:
         arrays["token_ids"] = sample.token_ids
-    return pack_frame({"kind": "segment", "about": about(segment)}, arrays)
+    return pack_frame({"kind": "segment", "about": about(segment), **more}, arrays)
 
 
 def unpack_segment(head: Head, arrays: Arrays) -> Segment:

@@ -16,7 +16,8 @@ from pathlib import Path
 from time import monotonic
 
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import BadDataError, EnvironmentMissing
+from mmx.runtime.errors import BadDataError, ConnectionLost, EnvironmentMissing
+from mmx.runtime.live.segments import LiveSegment, LiveTask
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.workers.task import Limits, Rejected, Task, error_of
 from mmx.runtime.workers.wire import Arrays, Head, pack_frame, receive_frame, unpack_segment
@@ -167,6 +168,38 @@ class Worker:
                 self.usable = False  # where this is cancelled a second time nobody knows what the pipe holds
                 self.usable = await asyncio.shield(self._cancel(number))
 
+    async def live(self, task: LiveTask, silent_s: float) -> AsyncGenerator[LiveOpened | LiveSegment, None]:
+        """Look at a live source: what it turned out to be, then its windows as they end. ``stop`` ends it.
+
+        Args:
+            silent_s: without a word from the process, before it is taken for stuck.
+
+        Raises:
+            MmxError: what the process says of the source; ConnectionLost: it broke off. Died: the process did.
+        """
+        self.usable = False  # for anything else
+        try:
+            await self._send({"kind": "task", "number": next(self._numbers), "path": task.source.name, "names": {},
+                              "live": task.to_plain()})  # fmt: skip
+            while True:
+                async with asyncio.timeout(silent_s):
+                    head, arrays = await self._receive()
+                kind = head.get("kind")
+                if kind == "segment":
+                    yield _live_segment(head, arrays)
+                elif kind == "open":
+                    yield LiveOpened(bool(head.get("ends")))
+                elif kind == "error":
+                    if detail := head.get("detail"):
+                        log.info("%s", detail)
+                    raise error_of(head)
+                elif kind == "end":
+                    return
+        except TimeoutError as e:
+            raise ConnectionLost(f"{task.source.name}: nothing came for {silent_s:g} s") from e
+        except (OSError, EOFError) as e:
+            raise Died(begun=True) from e
+
     async def stop(self) -> None:
         """End the process and wait for its end."""
         self.usable = False
@@ -196,6 +229,23 @@ class Worker:
     async def _receive(self) -> tuple[Head, Arrays]:
         assert self._process.stdout is not None
         return await receive_frame(self._process.stdout)
+
+
+@dataclass(frozen=True)
+class LiveOpened:
+    """A live source is open. ``ends``: it is a recording."""
+
+    ends: bool
+
+
+def _live_segment(head: Head, arrays: Arrays) -> LiveSegment:
+    """Raises BadDataError where the process says what is none."""
+    try:
+        facts = head["live"]
+        late, counts = float(facts["behind_s"]), (int(facts["dropped"]), int(facts["skipped"]))
+    except (KeyError, TypeError, ValueError) as e:
+        raise BadDataError(f"a worker sent no window: {e}") from e
+    return LiveSegment(unpack_segment(head, arrays), late, *counts)
 
 
 def command() -> list[str]:
