@@ -206,20 +206,17 @@ class Preprocessor:
     def segments_of(
         self,
         events: Iterable[Sequence[Frame] | SegmentEnd],
-        name: str,
-        *,
-        has_video: bool,
-        has_audio: bool,
+        info: MediaInfo,
         wanted: Callable[[SegmentEnd], bool],
     ) -> Generator[Segment, None, None]:
         """The segments of what is read elsewhere; faces are searched for as soon as a frame is there.
 
         Args:
             events: looks at one frame, and ends of segments, in order of time.
-            name: of the file, for the segments. has_video, has_audio: its tracks.
+            info: what the header says.
             wanted: whether a segment that ends is to be made at all.
         """
-        source = _Source(name, has_video, has_audio, None, True, ())
+        source = _Source(info.name, info, None, True, ())
         faces: dict[int, _Faces] = defaultdict(_Faces)
         for event in events:
             if not isinstance(event, SegmentEnd):

@@ -58,7 +58,7 @@ class Stream:
     Args:
         video, audio: which tracks are wanted.
 
-    Attributes: ``name``; ``video``, ``audio``: the tracks, None where there is none; ``ends``: whether it is a
+    Attributes: ``info``: what its header says; ``video``, ``audio``: the tracks, None where there is none; ``ends``: whether it is a
     recording, which comes to an end; ``flags``: of every window.
 
     Raises:
@@ -70,7 +70,7 @@ class Stream:
     ) -> None:
         self._source = source
         self._file = file = _StreamFile(source.open(), source.name)
-        self.name = source.name
+        self.info = file.info
         self.ends = source.kind == "file" or file.info.duration is not None
         several = {"video": file.info.video_tracks, "audio": file.info.audio_tracks}
         self.flags = {f"several_{kind}_tracks" for kind, count in several.items() if count > 1}
@@ -142,7 +142,7 @@ class Stream:
                 if self._source.kind == "file":
                     yield None
                     return
-                raise ConnectionLost(f"{self.name} broke off: {getattr(e, 'strerror', None) or e}") from e
+                raise ConnectionLost(f"{self.info.name} broke off: {getattr(e, 'strerror', None) or e}") from e
             yield packet
 
 

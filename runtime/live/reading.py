@@ -20,6 +20,7 @@ from mmx.runtime.live.arrivals import Arrival
 from mmx.runtime.live.clock import Clock
 from mmx.runtime.live.windows import Rolling, RollingCuts
 from mmx.runtime.manifest import Preprocessing
+from mmx.runtime.media.container import MediaInfo
 from mmx.runtime.media.desk import Desk, Event, Faults, Frame, SegmentEnd, Shown, in_pieces
 from mmx.runtime.media.skipping import How
 
@@ -54,7 +55,7 @@ class AudioSide(Protocol):
 class LiveStream(Protocol):
     """An open source, see ``arrivals.Stream``."""
 
-    name: str
+    info: MediaInfo
     ends: bool
     flags: Collection[str]
     video: Any

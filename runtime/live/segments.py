@@ -86,10 +86,7 @@ def live_segments(
         skipped += late
         return not late
 
-    segments = preprocessor.segments_of(
-        reading, stream.name, has_video=stream.video is not None, has_audio=stream.audio is not None, wanted=wanted
-    )
-    for segment in segments:
+    for segment in preprocessor.segments_of(reading, stream.info, wanted):
         yield LiveSegment(segment, reading.behind(segment.span.end), reading.dropped, skipped)
 
 
