@@ -48,6 +48,7 @@ SECTIONS = {
     },
     "Use": {
         "predict": Entry("Predict the emotions in video files."),
+        "live": Entry("Predict while a camera or a stream goes on."),
         "batch": Entry("Predict for thousands of files, here or on Ray.", "batch", ("pyarrow", "fsspec")),
         "serve": Entry("Predict over HTTP, for many users at once.", "serve", ("fastapi", "uvicorn")),
         "package": Entry("Pack a bundle for Triton, or as a Docker image of the server."),

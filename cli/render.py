@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from mmx.runtime.backends import Backend
+    from mmx.runtime.live.live import Live
     from mmx.runtime.prediction import Prediction
     from mmx.runtime.predictor import Predictor
     from mmx.runtime.throughput import Pipeline
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 BAR = 20  # columns
 
 
-def describe(predictor: Predictor | Pipeline, verbose: bool = False) -> str:
+def describe(predictor: Predictor | Pipeline | Live, verbose: bool = False) -> str:
     """One line: the bundle, its system and what runs it; ``verbose``: also why that backend was taken."""
     manifest, backend = predictor.bundle.manifest, predictor.backend
     return (

@@ -33,6 +33,7 @@ class Arrival:
     Attributes:
         at: when, by the clock. time: of what it holds, in seconds from the stream's start.
         kind: video or audio. packet: what the track's ``take`` takes. key: whether a decoder can begin with it.
+        last: whether it only lets out what the decoder still holds.
     """
 
     at: float
@@ -40,6 +41,7 @@ class Arrival:
     kind: str
     packet: Packet | None
     key: bool = True
+    last: bool = False
 
 
 class _StreamFile(OpenFile):
@@ -58,8 +60,9 @@ class Stream:
     Args:
         video, audio: which tracks are wanted.
 
-    Attributes: ``info``: what its header says; ``video``, ``audio``: the tracks, None where there is none; ``ends``: whether it is a
-    recording, which comes to an end; ``flags``: of every window.
+    Attributes:
+        info: what its header says. video, audio: the tracks, None where there is none.
+        ends: whether it is a recording, which comes to an end. flags: of every window.
 
     Raises:
         MmxError: see ``LiveSource.open``.
@@ -116,7 +119,7 @@ class Stream:
         packets = self._rest if self._first is None else _with_first(self._first, self._rest)
         for packet in packets:
             if packet is None:
-                yield from (Arrival(clock.now(), time, kind, None) for kind, time in last.items())
+                yield from (Arrival(clock.now(), time, kind, None, last=True) for kind, time in last.items())
                 return
             kind = packet.stream.type
             stamp = packet.pts if packet.pts is not None else packet.dts
@@ -129,7 +132,7 @@ class Stream:
                     began = at - time
                 at = latest = max(latest, began + time)  # no frame comes before one that it refers to
                 clock.wait_until(at)
-            yield Arrival(at, time, kind, packet, bool(packet.is_keyframe))
+            yield Arrival(at, time, kind, packet, bool(packet.is_keyframe), last=not packet.size)
 
     def _packets(self, demuxed: Iterator[Packet]) -> Iterator[Packet | None]:
         """The packets; None where a recording breaks off."""

@@ -1,8 +1,8 @@
 """``Live``: a camera or a stream and a bundle -> predictions while it goes on.
 
-    with Live("ckpt.mmx", "rtsp://camera.local/main") as live:
-        for each in live:
-            print(each.prediction.end, each.prediction.labels, f"{each.lag_s:.2f} s late")
+with Live("ckpt.mmx", "rtsp://camera.local/main") as live:
+    for each in live:
+        print(each.prediction.end, each.prediction.labels, f"{each.lag_s:.2f} s late")
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Live(Closing):
         limits: of the worker process that reads the source.
         on_lost: called with the reason, from another thread, each time the source is lost.
 
-    Attributes: ``bundle``, ``network``, ``backend``, ``counts`` (see ``LiveCounts``).
+    Attributes: ``name`` (of the source), ``bundle``, ``network``, ``backend``, ``counts`` (see ``LiveCounts``).
 
     Raises:
         MmxError: as ``Predictor``, and ``LiveSource.of``.
@@ -84,6 +84,7 @@ class Live(Closing):
             raise UsageError(f"pace is {pace!r}", "it can be real or none")
         opened = source if isinstance(source, LiveSource) else LiveSource.of(source)
         task = LiveTask(opened, Rolling(window, hop), paced=pace == "real", max_lag=max_lag)
+        self.name = opened.name
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         require_media(self.bundle)
         self.network = Network.open(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from mmx.runtime.media.skipping import How
 MAX_LAG_S = 1.0
 PATIENCE_S = 0.5  # how far one track may be behind the other before it is waited for no longer
 FILE_PATIENCE_S = 10.0  # in a file all of it comes
+CAUGHT_UP = 0.25  # of the largest lag: what came later is looked at again
 KEY_FRAMES_ONLY = 2.0  # times the largest lag: nothing is decoded until the next key frame
 
 
@@ -57,7 +58,7 @@ class LiveStream(Protocol):
 
     info: MediaInfo
     ends: bool
-    flags: Collection[str]
+    flags: set[str]
     video: Any
     audio: Any
 
@@ -70,7 +71,7 @@ class _Side:
     """What is known of one track: its events that wait for the other, and the time up to which all is there."""
 
     events: deque[Event]
-    known: float = -math.inf
+    known: float = 0.0
     given_up: bool = False  # it was waited for in vain
 
 
@@ -109,7 +110,7 @@ class LiveReading:
         self._shown: Shown | None = None
         self._begins = False  # whether none of it was handed out
         self._until = -math.inf  # what is on screen was handed out up to here
-        self._waits_for_key = False
+        self._catching_up = self._waits_for_key = False
         self._due: deque[tuple[float, float]] = deque()  # (time, when the first of that time or later came)
         self._given = 0.0  # where the last window ended
         self.dropped = 0
@@ -157,7 +158,7 @@ class LiveReading:
             self.dropped += 1
             self._show(None, arrival.time)
         for time, frame in self._video.take(arrival.packet, how):
-            if self._is_late(arrival):
+            if self._catching_up:
                 self.dropped += 1
                 self._show(None, time)
             else:
@@ -165,16 +166,17 @@ class LiveReading:
 
     def _how(self, arrival: Arrival) -> How:
         """What to do with a packet: of what is late only what the rest needs is decoded, at last nothing."""
+        if self._max_lag is None or arrival.last:
+            return How.DECODE
+        late = self._clock.now() - arrival.at
+        self._catching_up = late > (self._max_lag * CAUGHT_UP if self._catching_up else self._max_lag)
         if self._waits_for_key and arrival.key:
             self._waits_for_key = False
             return How.DECODE_AFRESH
-        if self._waits_for_key or self._is_late(arrival, KEY_FRAMES_ONLY):
+        if self._waits_for_key or late > KEY_FRAMES_ONLY * self._max_lag:
             self._waits_for_key = True
             return How.DROP
-        return How.DECODE_IF_REFERRED_TO if self._is_late(arrival) else How.DECODE
-
-    def _is_late(self, arrival: Arrival, times: float = 1.0) -> bool:
-        return self._max_lag is not None and self._clock.now() - arrival.at > times * self._max_lag
+        return How.DECODE_IF_REFERRED_TO if self._catching_up else How.DECODE
 
     def _show(self, shown: Shown | None, time: float) -> None:
         """A frame comes on screen (None: the one before stays), which was handed out up to ``_until``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mmx.runtime.errors import UsageError
@@ -21,13 +21,13 @@ class LiveTask:
 
     Attributes:
         rolling: the windows.
-        paced: a recording comes at its own speed, as from a camera, and what is late is dropped; otherwise it is read as
-            fast as it is answered.
+        paced: a recording comes at its own speed, as from a camera, and what is late is dropped; otherwise it is read
+            as fast as it is answered.
         max_lag: seconds after which a frame that was not looked at is dropped.
     """
 
     source: LiveSource
-    rolling: Rolling = Rolling()
+    rolling: Rolling = field(default_factory=Rolling)
     paced: bool = True
     max_lag: float = MAX_LAG_S
 

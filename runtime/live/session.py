@@ -36,12 +36,13 @@ class LivePrediction:
     """An answer, and how late it is.
 
     Attributes:
-        prediction: times are seconds since the source was first open. lag_s: from the window's end to the answer.
+        prediction: times are seconds since the source was first open.
+        lag_s: from the window's end to the answer; None of a recording that is read as fast as it is answered.
         dropped, skipped, reconnects: frames and windows so far that came too late; how often the source was lost.
     """
 
     prediction: Prediction
-    lag_s: float
+    lag_s: float | None
     dropped: int
     skipped: int
     reconnects: int
@@ -96,6 +97,7 @@ class Session:
         self._clock = clock or SystemClock()
         self._reconnect_s, self._first_retry_s, self._on_lost = reconnect_s, first_retry_s, on_lost
         self._began: float | None = None
+        self._keeps_all = False  # a recording of which every window is answered
         self.counts = LiveCounts()
 
     async def predictions(self) -> AsyncGenerator[LivePrediction, None]:
@@ -119,10 +121,12 @@ class Session:
 
     async def _answer(self, each: LiveSegment, came: float) -> LivePrediction:
         prediction = await self._predict(each.segment)
-        lag = each.behind_s + self._clock.now() - came
         counts = self.counts
         counts.answered += 1
-        counts.lags.append(lag)
+        lag = None
+        if not self._keeps_all:
+            lag = each.behind_s + self._clock.now() - came
+            counts.lags.append(lag)
         return LivePrediction(prediction, lag, counts.dropped, counts.skipped, counts.reconnects)
 
     async def _read(self, waiting: _Waiting) -> None:
@@ -163,14 +167,13 @@ class Session:
         source = self._task.source
         worker = await Worker.start(self._settings)
         over, later = not source.comes_back, 0.0
-        keeps_all = False
         dropped = skipped = 0  # in this connection, by the worker
         try:
             async for each in worker.live(self._task, OPEN_S + source.silent_s + STUCK_S):
                 now = self._clock.now()
                 if isinstance(each, LiveOpened):
                     over = over or each.ends
-                    keeps_all = each.ends and not self._task.paced
+                    self._keeps_all = each.ends and not self._task.paced
                     self._began = now if self._began is None else self._began
                     later = now - self._began
                     continue
@@ -178,9 +181,9 @@ class Session:
                 self.counts.skipped += each.skipped - skipped
                 dropped, skipped = each.dropped, each.skipped
                 one = replace(each, segment=moved(each.segment, later))
-                if keeps_all:
+                if self._keeps_all:
                     await waiting.room()
-                self.counts.skipped += waiting.put(one, now, keep=keeps_all)
+                self.counts.skipped += waiting.put(one, now, keep=self._keeps_all)
         finally:
             await worker.stop()
         return over

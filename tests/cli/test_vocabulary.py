@@ -42,6 +42,7 @@ OTHER_DEFAULT = {
     ("serve", "--file-seconds"): "as --deadline: a caller waits",
     ("serve", "--file-pixels"): "2160p: a caller waits",
     ("train", "--system"): "ours",
+    ("live", "--window"): "3: a stream has no utterances yet",
     ("synth", "--samples"): "a data set has a size",
     ("calibrate", "--samples"): "ranges need about so many",
     ("build-engine", "--samples"): "a comparison needs about so many",
@@ -132,7 +133,7 @@ def test_variables_are_no_other_variable_of_mmx() -> None:
 MISSING = {
     "export": ["no.pt"], "inspect": ["no.mmx"], "build-engine": ["no.mmx", "--fp16"],
     "calibrate": ["no.mmx", "--noise"], "predict": ["no.mmx", "v.mp4"],
-    "batch": ["v.mp4", "--out", "r", "--bundle", "no.mmx"],
+    "live": ["no.mmx", "0"], "batch": ["v.mp4", "--out", "r", "--bundle", "no.mmx"],
     "serve": ["no.mmx"], "package": ["no.mmx", "--triton", "t"], "transcribe": ["no.mp4"],
     "bench": ["iemocap", "--data", "no"], "eval": ["no.pt", "--data", "no"], "profile": ["no.mmx"],
     "prepare": ["iemocap", "no", "--out", "x"], "data check": ["no.csv"], "train": ["iemocap", "--data", "no"],
