@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmx.runtime.backends import Backend, open_backend
     from mmx.runtime.bundle import Bundle
     from mmx.runtime.errors import MmxError
+    from mmx.runtime.live.live import Live
     from mmx.runtime.media.arrays import MediaArrays
     from mmx.runtime.network import Network
     from mmx.runtime.packing import pack
@@ -41,6 +42,7 @@ _HOME = {
     "Bundle": "bundle",
     "FileResult": "throughput",
     "Limits": "workers.task",
+    "Live": "live.live",
     "MediaArrays": "media.arrays",
     "MmxError": "errors",
     "Network": "network",
@@ -61,6 +63,7 @@ _HOME = {
 __all__ = [  # noqa: RUF022 (in the order a reader meets them)
     "Predictor",
     "MediaArrays",
+    "Live",
     "Prediction",
     "SeenFace",
     "to_pandas",
