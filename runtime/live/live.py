@@ -20,16 +20,16 @@ import numpy as np
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.closing import Closing
 from mmx.runtime.errors import MmxError, UsageError
-from mmx.runtime.live.reading import MAX_LAG_S
-from mmx.runtime.live.segments import LiveTask
 from mmx.runtime.live.session import RECONNECT_S, LiveCounts, LivePrediction, Session
-from mmx.runtime.live.sources import LiveSource
-from mmx.runtime.live.windows import Rolling
 from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.probabilities import Certainty
+from mmx.runtime.streaming.reading import MAX_LAG_S
+from mmx.runtime.streaming.segments import LiveTask
+from mmx.runtime.streaming.sources import LiveSource
+from mmx.runtime.streaming.windows import Rolling
 from mmx.runtime.types import Sample
 from mmx.runtime.workers.task import Limits
 from mmx.runtime.workers.worker import WorkerSettings

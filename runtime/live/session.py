@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mmx.runtime.errors import ConnectionLost, MmxError
-from mmx.runtime.live.clock import Clock, SystemClock
-from mmx.runtime.live.segments import LiveSegment, LiveTask, moved
-from mmx.runtime.live.sources import OPEN_S
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
+from mmx.runtime.streaming.clock import Clock, SystemClock
+from mmx.runtime.streaming.segments import LiveSegment, LiveTask, moved
+from mmx.runtime.streaming.sources import OPEN_S
 from mmx.runtime.workers.task import Rejected
 from mmx.runtime.workers.worker import Died, LiveOpened, Worker, WorkerSettings
 

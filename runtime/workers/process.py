@@ -22,11 +22,11 @@ from typing import Any, BinaryIO
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError
-from mmx.runtime.live.arrivals import Stream
-from mmx.runtime.live.clock import SystemClock
-from mmx.runtime.live.segments import LiveTask, live_segments
 from mmx.runtime.media import container
 from mmx.runtime.preprocess import Preprocessor
+from mmx.runtime.streaming.arrivals import Stream
+from mmx.runtime.streaming.clock import SystemClock
+from mmx.runtime.streaming.segments import LiveTask, live_segments
 from mmx.runtime.types import Span
 from mmx.runtime.workers import PARTS
 from mmx.runtime.workers.task import Limits, Rejected, error_to_plain

@@ -17,8 +17,8 @@ from time import monotonic
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, ConnectionLost, EnvironmentMissing
-from mmx.runtime.live.segments import LiveSegment, LiveTask
 from mmx.runtime.preprocess import Segment
+from mmx.runtime.streaming.segments import LiveSegment, LiveTask
 from mmx.runtime.workers.task import Limits, Rejected, Task, error_of
 from mmx.runtime.workers.wire import Arrays, Head, pack_frame, receive_frame, unpack_segment
 

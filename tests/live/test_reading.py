@@ -11,14 +11,14 @@ import pytest
 from live_media import FakeClock, Window, assert_same, offline, windows_of
 
 from mmx.runtime.errors import UsageError
-from mmx.runtime.live.arrivals import Arrival, Stream
-from mmx.runtime.live.reading import PATIENCE_S, LiveReading
-from mmx.runtime.live.sources import LiveSource
-from mmx.runtime.live.windows import Rolling, RollingCuts
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.arrays import MediaArrays
 from mmx.runtime.media.container import MediaInfo
 from mmx.runtime.media.skipping import How
+from mmx.runtime.streaming.arrivals import Arrival, Stream
+from mmx.runtime.streaming.reading import PATIENCE_S, LiveReading
+from mmx.runtime.streaming.sources import LiveSource
+from mmx.runtime.streaming.windows import Rolling, RollingCuts
 
 SPEC = Preprocessing()
 

@@ -22,12 +22,12 @@ import pytest
 from mmx.cli.main import main
 from mmx.runtime.errors import BadDataError, ConnectionLost, MissingPath, MmxError, UsageError
 from mmx.runtime.live.live import Live
-from mmx.runtime.live.segments import LiveSegment
 from mmx.runtime.live.session import _Waiting
-from mmx.runtime.live.sources import LiveSource
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.preprocess import Segment
+from mmx.runtime.streaming.segments import LiveSegment
+from mmx.runtime.streaming.sources import LiveSource
 from mmx.runtime.types import Sample, Span
 
 

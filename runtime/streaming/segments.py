@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mmx.runtime.errors import UsageError
-from mmx.runtime.live.clock import Clock
-from mmx.runtime.live.reading import MAX_LAG_S, LiveReading, LiveStream
-from mmx.runtime.live.sources import LiveSource
-from mmx.runtime.live.windows import Rolling
 from mmx.runtime.media.desk import SegmentEnd
 from mmx.runtime.preprocess import Preprocessor, Segment
+from mmx.runtime.streaming.clock import Clock
+from mmx.runtime.streaming.reading import MAX_LAG_S, LiveReading, LiveStream
+from mmx.runtime.streaming.sources import LiveSource
+from mmx.runtime.streaming.windows import Rolling
 
 
 @dataclass(frozen=True)

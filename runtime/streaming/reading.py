@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.runtime.live.arrivals import Arrival
-from mmx.runtime.live.clock import Clock
-from mmx.runtime.live.windows import Rolling, RollingCuts
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.container import MediaInfo
 from mmx.runtime.media.desk import Desk, Event, Faults, Frame, SegmentEnd, Shown, in_pieces
 from mmx.runtime.media.skipping import How
+from mmx.runtime.streaming.arrivals import Arrival
+from mmx.runtime.streaming.clock import Clock
+from mmx.runtime.streaming.windows import Rolling, RollingCuts
 
 MAX_LAG_S = 1.0
 PATIENCE_S = 0.5  # how far one track may be behind the other before it is waited for no longer

@@ -16,11 +16,11 @@ from av.error import FFmpegError
 from av.packet import Packet
 
 from mmx.runtime.errors import BadDataError, ConnectionLost
-from mmx.runtime.live.clock import Clock
-from mmx.runtime.live.sources import LiveSource
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.decode import SoundTrack, VideoTrack
 from mmx.runtime.media.packets import OpenFile
+from mmx.runtime.streaming.clock import Clock
+from mmx.runtime.streaming.sources import LiveSource
 
 WAITING_BYTES = 64 * 2**20  # packets that wait for the decoder; more wait in the network
 LATE_START_S = 0.5  # a paced URL that is this late goes on from there
