@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from mmx.runtime.errors import BadDataError, EnvironmentMissing
 from mmx.runtime.fusion import sigmoid
 from mmx.runtime.network import Network
 from mmx.runtime.precisions import BF16_BACKENDS
+from mmx.runtime.scratch import Scratch
 from mmx.runtime.types import Sample
 
 CPU_ENGINES = ("onnxruntime", "openvino")
@@ -245,7 +245,7 @@ def _network(bundle: Bundle, path: Path, backend: str, precision: str) -> Networ
 @contextmanager
 def _saved(model: onnx.ModelProto) -> Iterator[Path]:
     """The graph as a file, for as long as the block runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.int8.onnx"
+    with Scratch("calibrate") as scratch:
+        path = scratch.path / "model.int8.onnx"
         onnx.save(model, path)
         yield path

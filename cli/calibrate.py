@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -266,9 +265,10 @@ def _folder(data: Path | None, shown: Progress) -> Iterator[tuple[Path, Path | N
     if data is not None:
         yield data, None
         return
+    from mmx.runtime.scratch import Scratch
     from mmx.training.synthetic.writer import write_synthetic
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "synthetic"
+    with Scratch("calibrate") as scratch:
+        folder = scratch.path / "synthetic"
         write_synthetic(folder, SYNTHETIC_SAMPLES, progress=partial(shown.update, "drawing"))
-        yield folder, Path(scratch) / "cache"
+        yield folder, scratch.path / "cache"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -150,10 +149,12 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
     from mmx.calibration.calibrate import calibrate
     from mmx.export.precision.variant import ensure_variant
     from mmx.runtime.bundle import Bundle
+    from mmx.runtime.files import write_errors
+    from mmx.runtime.scratch import Scratch
     from mmx.training.evaluate import utterances_for
 
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(shutil.copytree(bundle.path, Path(scratch) / bundle.path.name))
+    with Scratch("eval") as scratch, write_errors(scratch.path):
+        copy = Path(shutil.copytree(bundle.path, scratch.path / bundle.path.name))
         made, _ = ensure_variant(Bundle.open(copy), "fp16", samples=32)
         if "int8" not in made.precisions:
             train, valid = (

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +24,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, ParityError, UsageError
 from mmx.runtime.files import sha256_of
 from mmx.runtime.machine import usable_cores
+from mmx.runtime.scratch import Scratch
 
 Say = Callable[[str], None]
 AT_ONCE = 2  # an export takes 3 GB
@@ -124,11 +124,11 @@ def make_parts(
     if BUNDLE in parts and checkpoint is not None:
         export_bundle(checkpoint, folder / BUNDLE, system=system, dataset=dataset)
     elif BUNDLE in parts:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            file = Path(scratch) / f"{system}.pt"
+        with Scratch("bench", folder) as scratch:  # where there is room for bundles
+            file = scratch.path / f"{system}.pt"
             save_checkpoint(file, module, system, config, dataset=dataset)
             reads_text = get_system(system).inputs == "media"
-            tokenizer = train_vocabulary(Path(scratch)) if reads_text else None
+            tokenizer = train_vocabulary(scratch.path) if reads_text else None
             export_bundle(file, folder / BUNDLE, tokenizer=tokenizer)
     if graphs := [part for part in parts if part != BUNDLE]:
         upstream = upstream_form(module)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from mmx.benchmarks.workload.utterances import make_sample, stratified, syntheti
 from mmx.evaluation.environment import peak_rss_mb
 from mmx.evaluation.timing import Contender, timed
 from mmx.runtime.errors import MmxError
+from mmx.runtime.scratch import Scratch
 
 TIMEOUT_S = 1800
 
@@ -52,8 +52,8 @@ def run_job(job: Job) -> WholeProgram:
     Raises:
         MmxError: the process failed; the message is its last line.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "job.json"
+    with Scratch("bench") as scratch:
+        file = scratch.path / "job.json"
         file.write_text(json.dumps(asdict(job)), encoding="utf-8")
         start = time.perf_counter()
         command = [sys.executable, "-m", "mmx.benchmarks.measure.whole_program", str(file)]

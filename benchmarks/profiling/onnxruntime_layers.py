@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
@@ -13,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mmx.benchmarks.profiling.layers import CONSTANT, TOWER_OF_INPUT, Layer, Shape, towers
+from mmx.runtime.scratch import Scratch
 
 WARM_UP_RUNS = 2
 _SUFFIX = "_kernel_time"
@@ -24,18 +24,18 @@ def profile(path: Path, inputs: dict[str, NDArray[Any]], threads: int, runs: int
 
     The tower of a layer is read from the graph as ONNX Runtime optimised it, which needs the onnx package.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with Scratch("profile") as scratch:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_profiling = True
-        options.profile_file_prefix = f"{scratch}/profile"
-        options.optimized_model_filepath = f"{scratch}/optimised.onnx"
+        options.profile_file_prefix = f"{scratch.path}/profile"
+        options.optimized_model_filepath = f"{scratch.path}/optimised.onnx"
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         for _ in range(WARM_UP_RUNS + runs):
             session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        tower = _towers(Path(scratch) / "optimised.onnx")
+        tower = _towers(scratch.path / "optimised.onnx")
     return _layers(events, tower, runs)
 
 

@@ -6,7 +6,6 @@ product, or its bytes at the speed of a large copy. A layer whose roof is arithm
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from mmx.benchmarks.profiling.layers import Layer
 from mmx.runtime.backends import MODULES, Backend
+from mmx.runtime.scratch import Scratch
 
 PRODUCT_SIZE = 2048
 COPY_BYTES = 128 * 2**20
@@ -46,8 +46,8 @@ def measure(backend: str, precision: str, threads: int) -> Roof:
     """Measure the roof: the best of a dozen runs, since only disturbance makes one slower."""
     import importlib
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "product.onnx"
+    with Scratch("profile") as scratch:
+        path = scratch.path / "product.onnx"
         _write_product(path)
         engine: Backend = importlib.import_module(MODULES[backend]).load(path, precision, threads)
         x = np.random.default_rng(0).random((PRODUCT_SIZE, PRODUCT_SIZE), dtype=np.float32)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import onnx
 import onnxruntime as ort
+
+from mmx.runtime.scratch import Scratch
 
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
@@ -33,7 +32,7 @@ def cpu_session(
     providers = ["CPUExecutionProvider"]
     if model.ByteSize() < _PROTOBUF_LIMIT:
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with Scratch("graph") as scratch:
+        path = scratch.path / "model.onnx"
         onnx.save(model, path, save_as_external_data=True)
         return ort.InferenceSession(str(path), options, providers=providers)

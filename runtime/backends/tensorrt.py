@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -41,6 +40,7 @@ from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, Usage
 from mmx.runtime.files import write_bytes
 from mmx.runtime.machine import cache_folder
 from mmx.runtime.records import EngineRecord, Profile
+from mmx.runtime.scratch import Scratch
 from mmx.runtime.splitting import Inputs, in_parts
 
 WORKERS = 4
@@ -114,8 +114,8 @@ def _rebuild(bundle: Bundle, record: EngineRecord, index: int) -> None:
     ``index``: of that GPU, among those that this process sees; it is the only one that the builder sees.
     """
     command = [sys.executable, "-m", "mmx.cli.main", "build-engine", *rebuild_options(record), "--target", "native"]
-    with tempfile.TemporaryDirectory() as scratch:
-        profiles = Path(scratch) / "profiles.json"
+    with Scratch("engine") as scratch:
+        profiles = scratch.path / "profiles.json"
         profiles.write_text(json.dumps(axes_of(record)), encoding="utf-8")
         command += ["--profiles", str(profiles), str(bundle.path)]
         environment = os.environ | {VISIBLE: _only(index)}

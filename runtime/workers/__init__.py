@@ -5,7 +5,6 @@ process   the worker process: decodes, finds faces, computes mel, tokenises
 worker    one such process as its parent sees it
 pool      several of them for asyncio; ``blocking`` for threads
 wire, segments   how segments travel: plain data that is checked on arrival
-scratch   temporary folders that outlive nobody
 """
 
 PARTS = ("tokenizer/", "faces/")  # what a worker needs of a bundle

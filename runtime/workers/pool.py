@@ -35,6 +35,7 @@ class Pool:
         self._settings, self._count, self._on_replaced = settings, count, on_replaced
         self._free: deque[Worker] = deque()
         self._all: set[Worker] = set()
+        self._ending: set[Worker] = set()
         self._changed = asyncio.Condition()
         self._starting: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -98,8 +99,10 @@ class Pool:
         """End all processes."""
         self._closing = True
         for task in self._starting:
-            task.cancel()
-        await asyncio.gather(*self._starting, *(worker.stop() for worker in self._all), return_exceptions=True)
+            if not task.cancelling():  # a second time would interrupt it while it ends its process
+                task.cancel()
+        ends = (worker.stop() for worker in self._all | self._ending)
+        await asyncio.gather(*self._starting, *ends, return_exceptions=True)
         self._all.clear()
         self._free.clear()
 
@@ -141,6 +144,7 @@ class Pool:
     def _discard(self, old: Worker, reason: str) -> None:
         """Have another process take its place."""
         self._all.discard(old)
+        self._ending.add(old)
         self._on_replaced(reason)
         self._in_background(self._started_again(old))
 
@@ -157,6 +161,7 @@ class Pool:
     async def _started_again(self, old: Worker) -> None:
         """Try until there is a new process: the machine may be short of memory only for now."""
         await old.stop()
+        self._ending.discard(old)
         while not self._closing:
             try:
                 await self._start()

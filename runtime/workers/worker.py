@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 START_S = 120.0  # for a process to load the runtime
 CANCEL_S = 2.0  # for a process to give up a task before it is killed
 PIPE_BYTES = 2**20  # segments wait in the pipe, not in the parent's memory
+CLOSING_STEPS = 3  # of the event loop, in which asyncio closes a process's pipes and then its transport
 MODULE = "mmx.runtime.workers.process"
 # What a worker needs to find Python, its libraries and its settings; no key or token of the parent's.
 PASSED_ON = ("PATH", "HOME", "USER", "TZ", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT", "XDG_CACHE_HOME")
@@ -209,6 +210,8 @@ class Worker:
         transport = getattr(self._process, "_transport", None)
         if transport is not None:
             transport.close()
+            for _ in range(CLOSING_STEPS):
+                await asyncio.sleep(0)
 
     async def _cancel(self, number: int) -> bool:
         """Make the process give up its task; whether it did."""

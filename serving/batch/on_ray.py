@@ -28,9 +28,9 @@ from mmx.runtime.packing import length, rows, split
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.probabilities import Certainty
+from mmx.runtime.scratch import Scratch
 from mmx.runtime.types import Tracks
 from mmx.runtime.workers.blocking import Workers
-from mmx.runtime.workers.scratch import Scratch
 from mmx.runtime.workers.task import Limits, Task
 from mmx.serving.batch.chunks import Chunk, chunk_table, chunks_in, joined, part_of
 from mmx.serving.batch.fetch import Fetched, fetch

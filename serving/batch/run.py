@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmx.runtime.bundle import Bundle
+from mmx.runtime.scratch import Scratch
 from mmx.runtime.throughput import Pipeline
-from mmx.runtime.workers.scratch import Scratch
 from mmx.runtime.workers.task import Task
 from mmx.serving.batch.fetch import Fetched, fetch_all
 from mmx.serving.batch.inputs import Asked, with_keys

@@ -22,11 +22,11 @@ from mmx.runtime.packing import split
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.records import EngineRecord, Profile
+from mmx.runtime.scratch import Scratch
 from mmx.runtime.splitting import Inputs, in_parts
 from mmx.runtime.variants import RECORD, read_record
 from mmx.runtime.workers import PARTS
 from mmx.runtime.workers.blocking import Workers
-from mmx.runtime.workers.scratch import Scratch
 from mmx.runtime.workers.segments import from_arrays, to_arrays
 from mmx.runtime.workers.task import Task
 from mmx.serving.packaging.triton_config import CLIP, WIRE

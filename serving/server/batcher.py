@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from mmx.runtime.errors import MmxError
+from mmx.runtime.errors import MmxError, as_error
 from mmx.runtime.network import Network, Outputs
 from mmx.runtime.packing import rows
 from mmx.runtime.types import Sample
 from mmx.serving.server.metrics import Metrics
 
+log = logging.getLogger(__name__)
 MAX_ROWS = 256  # tower rows in one batch, about a dozen utterances; they are what bounds memory
 
 
@@ -95,17 +97,22 @@ class Batcher:
     async def _work(self) -> None:
         """One stream."""
         loop = asyncio.get_running_loop()
+        answered: list[tuple[_Waiting, Row | MmxError]]
         while True:
             async with self._turn:
                 batch = await self._gather()
             try:
                 samples = [each.sample for each in batch]
-                rows_ = await loop.run_in_executor(self._threads, self._answers, samples)
+                found = await loop.run_in_executor(self._threads, self._answers, samples)
+                answered = list(zip(batch, found, strict=True))
             except asyncio.CancelledError:
                 for waiting in batch:
                     waiting.answer.cancel()
                 raise
-            for waiting, row in zip(batch, rows_, strict=True):
+            except Exception as e:  # a fault of mmx: these requests fail, and the stream goes on
+                log.exception("a batch failed")
+                answered = [(waiting, as_error(e)) for waiting in batch]
+            for waiting, row in answered:
                 if waiting.answer.done():
                     continue
                 if isinstance(row, MmxError):

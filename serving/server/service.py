@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mmx.runtime.workers.scratch import Scratch
+from mmx.runtime.scratch import Scratch
 from mmx.serving.server.admission import Admission
 from mmx.serving.server.engine import Engine
 from mmx.serving.server.metrics import Metrics

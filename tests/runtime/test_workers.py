@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,11 +22,11 @@ import numpy as np
 import pytest
 
 from mmx.runtime import Bundle, Limits, Pipeline, Span, Task
-from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError
 from mmx.runtime.preprocess import Preprocessor, Segment
+from mmx.runtime.scratch import LOCK, Scratch, sweep
 from mmx.runtime.workers import worker as worker_module
 from mmx.runtime.workers.blocking import Workers
-from mmx.runtime.workers.scratch import LOCK, Scratch, sweep
 from mmx.runtime.workers.task import Rejected, error_of, error_to_plain
 from mmx.runtime.workers.wire import read_frame, unpack_segment
 
@@ -241,16 +243,26 @@ def test_a_worker_that_cannot_start_says_why(tiny_bundle: Path, monkeypatch: pyt
         list(workers.read(Task(tone)))
 
 
-def test_closing_at_once_leaves_nothing_behind(tiny_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """asyncio logs a task that was destroyed before its end."""
-    for pause in (0.0, 0.05):
-        workers = Workers(Bundle.open(tiny_bundle), 2)
-        time.sleep(pause)
-        workers.close()
-        assert workers.pids == []
-    del workers
-    gc.collect()
+def test_closing_at_once_leaves_nothing_behind(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio logs a task that was destroyed before its end; a transport or a process that was not closed warns, or
+    fails in its ``__del__`` where no error can be raised.
+    """
+    failed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        for pause in (0.0, 0.01, 0.05, 0.3):
+            workers = Workers(Bundle.open(tiny_bundle), 2)
+            time.sleep(pause)
+            workers.close()
+            assert workers.pids == []
+        del workers
+        gc.collect()
     assert not [record for record in caplog.records if "was destroyed" in record.getMessage()]
+    assert not failed
+    assert not [each for each in warned if "transport" in str(each.message) or "subprocess" in str(each.message)]
 
 
 def test_a_bundle_that_was_replaced_is_not_read_with(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -276,7 +288,7 @@ def test_what_the_dead_leave_is_removed_by_the_next(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     script = """
 import os, signal
-from mmx.runtime.workers.scratch import Scratch
+from mmx.runtime.scratch import Scratch
 print(Scratch("serve").path, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -295,5 +307,25 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not mine.path.exists()
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no such folder"))
-    with pytest.raises(EnvironmentMissing, match="no room for temporary files"):
+    with pytest.raises(UsageError, match="no such folder cannot be written: No such file"):
         Scratch("batch")
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(errno.ENOSPC, EnvironmentMissing), (errno.EDQUOT, EnvironmentMissing), (errno.EACCES, UsageError)],
+)
+def test_only_a_full_disk_is_a_fault_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[MmxError]
+) -> None:
+    def reject(*_: object, **__: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    with Scratch("batch", tmp_path) as mine:
+        monkeypatch.setattr(Path, "write_bytes", reject)
+        with pytest.raises(error, match=os.strerror(number)), mine.holding(b"abc", "video"):
+            raise AssertionError("must not be reached")
+        assert [each.name for each in mine.path.iterdir()] == [LOCK]
+    monkeypatch.setattr("tempfile.mkdtemp", reject)
+    with pytest.raises(error, match=os.strerror(number)):
+        Scratch("batch", tmp_path)

@@ -322,8 +322,15 @@ def test_no_room_for_temporary_files_is_one_line(
     media: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert run(tiny_bundle, media, "--out", tmp_path / "out", "--threads", "1") == UsageError.exit_code
+    assert f"{tmp_path / 'none'} cannot be written: No such file" in capsys.readouterr().err
+
+    def full() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", full)
     assert run(tiny_bundle, media, "--out", tmp_path / "out", "--threads", "1") == EnvironmentMissing.exit_code
-    assert "no room for temporary files" in capsys.readouterr().err
+    assert "no temporary file can be written: No usable temporary directory" in capsys.readouterr().err
 
 
 def test_results_of_another_model_or_another_run_are_not_mixed(

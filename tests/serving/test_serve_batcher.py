@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mmx.runtime.errors import BackendFailed, BadDataError
+from mmx.runtime.errors import BackendFailed, BadDataError, MmxError
 from mmx.runtime.manifest import GraphSpec, Preprocessing, TensorSpec
 from mmx.runtime.network import Network
 from mmx.runtime.types import Sample
@@ -146,6 +147,36 @@ def test_one_samples_fault_is_its_own() -> None:
             await short
         assert rejection_of(fault.value).status == 500  # the server's fault, not the file's
         assert batcher.alive and (await batcher.submit(sample(3))).outputs["logits"].tolist() == [3]
+        await batcher.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError("of our own"), None], ids=["raises", "an answer too few"])
+def test_a_fault_of_our_own_fails_its_batch_and_not_the_stream(
+    fault: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits is told so at once, rather than at the end of the deadline."""
+    true_each = Network.each
+
+    def each(self: Network, samples: Sequence[Sample]) -> list[Any]:
+        if any(one.token_ids is not None and one.token_ids[0] == 5 for one in samples):
+            if fault:
+                raise fault
+            return []
+        return true_each(self, samples)
+
+    monkeypatch.setattr(Network, "each", each)
+
+    async def run() -> None:
+        batcher = make(Engine(), streams=2)
+        async with asyncio.timeout(60):
+            for _ in range(3):  # more than there are streams
+                with pytest.raises(MmxError, match="fault of mmx") as told:
+                    await batcher.submit(sample(5))
+                assert rejection_of(told.value).status == 500
+            assert (await batcher.submit(sample(3))).outputs["logits"].tolist() == [3]
+        assert batcher.alive
         await batcher.close()
 
     asyncio.run(run())

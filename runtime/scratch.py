@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,36 +16,35 @@ from pathlib import Path
 
 from mmx.runtime.closing import Closing
 from mmx.runtime.errors import EnvironmentMissing
+from mmx.runtime.files import write_errors
 
 PREFIX = "mmx-"
+ELSEWHERE = "let TMPDIR name a folder that can be written and has space"
 LOCK = ".lock"
 
 
 class Scratch(Closing):
-    """A folder of this process alone, in the system's temporary folder.
+    """A folder of this process alone.
 
     Args:
         purpose: a word that shows in its name.
+        parent: the folder it is made in; by default the system's temporary folder.
 
     Attributes: ``path``.
 
     Raises:
-        EnvironmentMissing: there is no temporary folder, or it is full.
+        EnvironmentMissing: there is no temporary folder, or the disk is full. UsageError: ``parent`` cannot be written.
     """
 
-    def __init__(self, purpose: str) -> None:
-        try:
-            parent = Path(tempfile.gettempdir())
-            sweep(parent)
+    def __init__(self, purpose: str, parent: Path | None = None) -> None:
+        parent = parent or temporary_folder()
+        sweep(parent)
+        with write_errors(parent, ELSEWHERE):
             self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-", dir=parent))
             lock = self.path / f"{LOCK}.new"
             self._lock = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             lock.rename(self.path / LOCK)  # nobody finds it before it is locked
-        except OSError as e:
-            raise EnvironmentMissing(
-                f"there is no room for temporary files: {e.strerror or e}", "free some space, or set TMPDIR"
-            ) from e
 
     def close(self) -> None:
         """Remove it; twice is fine."""
@@ -58,21 +58,27 @@ class Scratch(Closing):
         """A file with that content, for as long as the block lasts.
 
         Raises:
-            EnvironmentMissing: the disk is full.
+            EnvironmentMissing: the disk is full. UsageError: the folder cannot be written, or is no more.
         """
-        folder = None
+        folder = self.path / secrets.token_hex(8)
         try:
-            folder = Path(tempfile.mkdtemp(dir=self.path))
-            path = folder / name
-            path.write_bytes(content)
-        except OSError as e:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise EnvironmentMissing(f"{self.path} cannot be written: {e.strerror}", "free some space") from e
-        try:
+            with write_errors(self.path, ELSEWHERE):
+                folder.mkdir(mode=0o700)
+                path = folder / name
+                path.write_bytes(content)
             yield path
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_folder() -> Path:
+    """The system's. Raises EnvironmentMissing: there is none that can be written, as when all are full."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as e:
+        raise EnvironmentMissing(
+            f"no temporary file can be written: {e.strerror}", f"free some space, or {ELSEWHERE}"
+        ) from e
 
 
 def sweep(parent: Path) -> None:
