@@ -10,7 +10,9 @@ What changes, all of it exact up to rounding (and compared with the source nets 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from mmx.export.assets import find_face_nets
+from mmx.runtime.bundle import FACE_NETS
 from mmx.runtime.errors import BadDataError, ParityError
-from mmx.runtime.files import write_bytes
+from mmx.runtime.files import sha256_of, whole_folder, write_bytes
+from mmx.runtime.machine import user_cache
 
 Array = NDArray[np.float64]
 Affine = tuple[Array, Array]  # weight and bias
@@ -224,3 +229,18 @@ def _check(name: str, source: Path, model: onnx.ModelProto) -> None:
         error = max(np.abs(face - by_width[2][:, 1]).max(), np.abs(answer[:, 1:] - by_width[4]).max())
         if not error <= TOLERANCE:
             raise ParityError(f"the rewritten {name} differs from {source} by {error:.2e}", "report this to mmx")
+
+
+def face_nets() -> dict[str, Path]:
+    """The face detector's nets as mmx runs them, made once and kept in the user's cache folder.
+
+    Raises:
+        EnvironmentMissing: the package that holds their weights is not installed.
+    """
+    source = find_face_nets()
+    key = "".join(sha256_of(source[net])[:8] for net in FACE_NETS)
+    folder = user_cache(f"face-nets-{key}-{version('mmx')}")
+    if not folder.is_dir():
+        with suppress(FileExistsError), whole_folder(folder) as part:  # another process may have made it by now
+            build_face_nets(source, part)
+    return {net: folder / f"{net}.onnx" for net in FACE_NETS}

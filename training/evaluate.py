@@ -17,6 +17,7 @@ from mmx.datasets.samples import Utterances
 from mmx.evaluation.scores import Scorecard, choose_thresholds, flips, scorecard, undecided
 from mmx.evaluation.timing import Contender, interleave, warm_up
 from mmx.export.assets import find_tokenizer
+from mmx.export.face_nets import face_nets
 from mmx.models.checkpoint import Checkpoint, load_checkpoint
 from mmx.models.multimodal import MultimodalSystem
 from mmx.runtime.backends import NAMES
@@ -29,7 +30,6 @@ from mmx.runtime.network import Network
 from mmx.runtime.packing import split as split_samples
 from mmx.runtime.precisions import precisions
 from mmx.runtime.types import MODALITIES, Sample
-from mmx.training.session import face_nets
 from mmx.training.trainer import tensors
 
 Logits = NDArray[np.float32]

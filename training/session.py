@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,17 +26,15 @@ from mmx.datasets.dataset import DataSet
 from mmx.datasets.samples import Utterances
 from mmx.datasets.tokenizer import train_tokenizer
 from mmx.evaluation.scores import undecided
-from mmx.export.assets import find_face_nets, find_tokenizer
-from mmx.export.face_nets import build_face_nets
+from mmx.export.assets import find_tokenizer
+from mmx.export.face_nets import face_nets
 from mmx.models.checkpoint import save_checkpoint
 from mmx.models.config import FORMS, MultimodalConfig, to_dict
 from mmx.models.multimodal import MultimodalSystem
 from mmx.models.read_tensors import read_checkpoint_file
 from mmx.models.registry import get_system
-from mmx.runtime.bundle import FACE_NETS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
-from mmx.runtime.files import sha256_of, whole_folder, write_text
-from mmx.runtime.machine import user_cache
+from mmx.runtime.files import sha256_of, write_text
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
 from mmx.training.recipe import Recipe
@@ -146,21 +144,6 @@ def train_system(
             _write_record(out / RECORD, trainer, about, data)
             report(epoch)
     return Trained(out / CHECKPOINT, tuple(trainer.history), tuple(notes))
-
-
-def face_nets() -> dict[str, Path]:
-    """The face detector's nets as mmx runs them, made once and kept in the user's cache folder.
-
-    Raises:
-        EnvironmentMissing: the package that holds their weights is not installed.
-    """
-    source = find_face_nets()
-    key = "".join(sha256_of(source[net])[:8] for net in FACE_NETS)
-    folder = user_cache(f"face-nets-{key}-{version('mmx')}")
-    if not folder.is_dir():
-        with suppress(FileExistsError), whole_folder(folder) as part:  # another process may have made it by now
-            build_face_nets(source, part)
-    return {net: folder / f"{net}.onnx" for net in FACE_NETS}
 
 
 @contextmanager

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from mmx.datasets.table import read_table
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.mel import mel_pieces
+from mmx.training.synthetic.writer import write_clip
 
 
 @pytest.fixture
@@ -183,21 +186,29 @@ def test_damaged_tables_are_one_line(folder) -> None:
 
 def test_data_check_says_what_is_in_a_table_and_what_is_wrong(folder, capsys) -> None:
     (folder / "d.wav").write_bytes(b"RIFF no wave")
+    with wave.open(str(folder / "quiet.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(bytes(64000))
+    (folder / "copy.wav").write_bytes((folder / "a.wav").read_bytes())
     rows = [
         "a.wav,0,1,Hello there,x,train,ana",
-        "a.wav,1,2,hello  THERE,y,test,ana",
+        "copy.wav,1,2,hello  THERE,y,test,ana",
         "b.wav,,,Bye,x,valid,ben",
         "c.wav,2,9,,y,train,cy",
         "d.wav,0,1,,y,train,cy",
         "e.wav,0,1,,y,train,cy",
+        "quiet.wav,,,,y,train,cy",
     ]
     table = write(folder / "clips.csv", "file,start,end,text,label,split,speaker", *rows)
     assert main(["data", "check", str(table)]) == 5
     said = capsys.readouterr()
     for part in (
-        "5 rows, 3 train, 1 valid, 1 test",
+        "6 rows, 4 train, 1 valid, 1 test",
         "minutes in all",
-        "2 rows have none",
+        "3 rows have none",
+        "no video 5",
+        "silence     5 (lines 2, 3, 4, ...) of 6 clips",  # the fixture's sounds are noise
+        "line 2: steady noise",
         "1 files are in train and test: a.wav",
         "1 speakers are in train and test: ana",
         "1 texts are in train and test: hello there",
@@ -205,7 +216,29 @@ def test_data_check_says_what_is_in_a_table_and_what_is_wrong(folder, capsys) ->
         "e.wav does not exist",
         "d.wav cannot be read as media",
     ):
-        assert part in said.out, part
+        assert part in said.out, (part, said.out)
     assert "3 rows that cannot be used" in said.err
-    good = write(folder / "good.csv", "file,label,split", "a.wav,x,train", "b.wav,y,valid", "c.wav,y,test")
+    good = write(folder / "good.csv", "file,label,split", "a.wav,x,train", "b.wav,y,valid", "quiet.wav,y,test")
     assert main(["data", "check", str(good)]) == 0
+    assert "line 4: silence (-120 dBFS)" in capsys.readouterr().out
+    assert main(["data", "check", str(good), "--samples", "0"]) == 0
+    assert "silence" not in capsys.readouterr().out
+
+
+def test_data_check_finds_faces_and_their_absence(folder, capsys) -> None:
+    """Drawn people have faces; a grey picture has none."""
+    for number, emotion in enumerate(("happy", "sad")):
+        write_clip(folder, emotion, number, 0)
+    grey = np.full((120, 160, 3), 128, np.uint8)
+    with av.open(str(folder / "grey.mp4"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 120, 160, "yuv420p"
+        for _ in range(10):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "rgb24")))
+        file.mux(stream.encode(None))
+    rows = ["happy_0.mp4,x,train", "sad_1.mp4,y,valid", "grey.mp4,y,test"]
+    assert main(["data", "check", str(write(folder / "clips.csv", "file,label,split", *rows))]) == 0
+    said = capsys.readouterr().out
+    assert "no face at all in 1 (lines 4) of 3 clips" in said
+    found, frames = map(int, re.search(r"faces +(\d+) of (\d+) frames", said).groups())  # type: ignore[union-attr]
+    assert 2 <= found <= frames - 2

@@ -13,11 +13,11 @@ from PIL import Image
 
 from mmx.datasets.processed import Item, read_processed
 from mmx.datasets.reading import read_utterance
+from mmx.export.face_nets import face_nets
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Preprocessing, VideoSpec
 from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.mel import mel_pieces
-from mmx.training.session import face_nets
 
 UPSTREAM = Preprocessing(compat="upstream")
 

@@ -14,11 +14,11 @@ from mmx.datasets.corrupted import Corrupted
 from mmx.datasets.corruptions import Corruption, parse_corruptions
 from mmx.datasets.dataset import find_dataset
 from mmx.datasets.samples import Utterances
+from mmx.export.face_nets import face_nets
 from mmx.models.checkpoint import save_checkpoint, seeded_module
 from mmx.models.registry import get_system
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
-from mmx.training.session import face_nets
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 
 from mmx.datasets.processed import LABELS, read_processed
 from mmx.datasets.reading import read_image
+from mmx.export.face_nets import face_nets
 from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import FaceSpec, MelSpec, Preprocessing
 from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.mel import mel_spectrogram
 from mmx.runtime.media.reader import SegmentEnd, read_segments
-from mmx.training.session import face_nets
 from mmx.training.synthetic.emotions import EXPRESSIONS, PROSODIES
 from mmx.training.synthetic.ideal import FIDELITY, expressed, ideal
 from mmx.training.synthetic.sentences import EMOTIONS, WORDS, compose, cue_chances
