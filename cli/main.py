@@ -17,6 +17,7 @@ import click
 from mmx.cli import config
 from mmx.cli.command import output_options
 from mmx.runtime.errors import EnvironmentMissing, MmxError, missing_extra
+from mmx.runtime.extras import install_command
 from mmx.runtime.files import NO_ROOM
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
@@ -77,20 +78,34 @@ ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in secti
 EXTRA_OF = {
     "torch": "export",
     "onnx": "export",
+    "onnx_ir": "export",
     "onnxscript": "export",
+    "safetensors": "export",
     "scipy": "export",
     "sklearn": "export",
-    "matplotlib": "bench",
     "mtcnnruntime": "export",
+    "matplotlib": "bench",
     "openvino": "openvino",
     "tensorrt_rtx": "tensorrt-rtx",
+    "cuda": "tensorrt-rtx",
     "tensorrt": "tensorrt",
     "tokenizers": "tokenizers",
     "PIL": "render",
+    "pandas": "pandas",
     "h5py": "prepare",
+    "fastapi": "serve",
+    "h11": "serve",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
+    "python_multipart": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
     "pyarrow": "batch",
     "fsspec": "batch",
     "ray": "ray",
+    "faster_whisper": "asr",
+    "huggingface_hub": "asr",
+    "onnx_asr": "asr",
 }
 
 
@@ -130,7 +145,7 @@ class LazyGroup(click.Group):
             rows = []
             for name, entry in entries.items():
                 missing = any(find_spec(package) is None for package in entry.needs)
-                needs = f" (needs: pip install 'mmx[{entry.extra}]')" if missing else ""
+                needs = f" (needs: {install_command(entry.extra)})" if missing else ""
                 rows += [(name, entry.help + needs)] * (name in here)
             if rows:
                 with formatter.section(title):

@@ -18,6 +18,7 @@ import numpy as np
 
 from mmx.cli import tiny_onnx
 from mmx.runtime.errors import MmxError
+from mmx.runtime.extras import install_command
 from mmx.runtime.machine import cpu_flags, cpu_name, usable_cores
 
 
@@ -83,12 +84,15 @@ def _onnxruntime() -> Iterator[Finding]:
         else:
             yield Finding(name, "ok", f"{ort.__version__}, ran a model")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        swap = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (never both)"
+        swap = "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]' (never both)"
         yield Finding("onnxruntime CUDA", "missing", "this onnxruntime has no CUDA provider", swap)
+    if len(both := _installed("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")) > 1:
+        again = f"pip uninstall -y {' '.join(both)}, then install one of them"
+        yield Finding("onnxruntime", "failed", f"{' and '.join(both)} overwrite each other's files", again)
 
 
 def _openvino() -> Iterator[Finding]:
-    openvino = _package("openvino", "pip install 'mmx[openvino]'")
+    openvino = _package("openvino", install_command("openvino"))
     core = openvino.Core()
     for device in core.available_devices:
         try:
@@ -183,16 +187,16 @@ def _speech() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
-    torch = _package("torch", "pip install 'mmx[export]'")
+    torch = _package("torch", install_command("export"))
     _check_product((torch.tensor(tiny_onnx.X) @ torch.tensor(tiny_onnx.X)).numpy())
     gpu = f"CUDA {torch.version.cuda} usable" if torch.cuda.is_available() else "no usable GPU"
     yield Finding("torch", "ok", f"{torch.__version__}, multiplied matrices, {gpu}")
 
 
 def _onnx() -> Iterator[Finding]:
-    onnx = _package("onnx", "pip install 'mmx[export]'")
+    onnx = _package("onnx", install_command("export"))
     onnx.checker.check_model(tiny_onnx.model())
-    script = _package("onnxscript", "pip install 'mmx[export]'")
+    script = _package("onnxscript", install_command("export"))
     yield Finding("onnx", "ok", f"{onnx.__version__}, checked a model; onnxscript {script.__version__} imports")
 
 
@@ -207,11 +211,11 @@ def _face_nets() -> Iterator[Finding]:
 
 
 def _tensorrt() -> Iterator[Finding]:
-    yield from _try_tensorrt("tensorrt", "pip install 'mmx[tensorrt]' (its wheels come from NVIDIA's own index)")
+    yield from _try_tensorrt("tensorrt", f"{install_command('tensorrt')} (its wheels come from NVIDIA's own index)")
 
 
 def _tensorrt_rtx() -> Iterator[Finding]:
-    yield from _try_tensorrt("tensorrt_rtx", "pip install 'mmx[tensorrt-rtx]'")
+    yield from _try_tensorrt("tensorrt_rtx", install_command("tensorrt-rtx"))
 
 
 def _try_tensorrt(name: str, install: str) -> Iterator[Finding]:
@@ -251,6 +255,10 @@ def _cuda() -> Iterator[Finding]:
         call("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)  # and minor
         detail = f"{label.value.decode()}, SM{major.value}{minor.value}, {memory.value / 2**30:.0f} GiB"
         yield Finding(f"gpu {number}", "ok", detail)
+
+
+def _installed(*names: str) -> list[str]:
+    return [name for name in names if any(importlib.metadata.distributions(name=name))]
 
 
 def _package(name: str, install: str) -> Any:

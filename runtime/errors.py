@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+from mmx.runtime.extras import install_command
+
 
 class MmxError(Exception):
     """A message that says what is wrong (naming the file) and a hint that says what to do.
@@ -73,5 +77,12 @@ def as_error(error: Exception, where: str = "") -> MmxError:
 
 
 def missing_extra(what: str, extra: str) -> EnvironmentMissing:
-    """The error for an optional dependency that is not installed; names the pip command."""
-    return EnvironmentMissing(f"{what} is not installed", f"pip install 'mmx[{extra}]'")
+    """The error for an optional dependency that cannot be imported; names the pip command.
+
+    Within ``except ImportError`` it tells a package that is not installed from one whose own imports fail.
+    """
+    error = sys.exception()
+    name = (getattr(error, "name", None) or "").partition(".")[0].replace("_", "-").lower()
+    if isinstance(error, ImportError) and not (isinstance(error, ModuleNotFoundError) and name in what.lower()):
+        return EnvironmentMissing(f"{what} cannot be imported: {error}", f"{install_command(extra)} --upgrade")
+    return EnvironmentMissing(f"{what} is not installed", install_command(extra))

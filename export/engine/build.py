@@ -20,6 +20,7 @@ from mmx.runtime.device.trt import FULL, RTX, Flavour
 from mmx.runtime.device.trt import flavour as flavour_named
 from mmx.runtime.engines import ENGINE_GRAPHS, Engine, as_engine
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
+from mmx.runtime.extras import install_command
 from mmx.runtime.records import EngineRecord, Profile
 
 BUILD_RECIPE = 1  # raised whenever ``worker.build`` changes what it makes of the same job
@@ -244,7 +245,7 @@ def choose_flavour(name: str, target: Target) -> tuple[Flavour, str]:
         if name == "auto" and chosen is FULL:
             raise EnvironmentMissing(
                 f"TensorRT for RTX does not build for {target.name}, and TensorRT is not installed",
-                f"on the machine with that GPU: pip install 'mmx[{FULL.extra}]'",
+                f"on the machine with that GPU: {install_command(FULL.extra)}",
             )
         raise missing_extra(chosen.title, chosen.extra)
     if chosen is FULL and not here:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mmx.runtime.backends import Backend
 from mmx.runtime.backends.lending import Lent
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
+from mmx.runtime.extras import install_command
 from mmx.runtime.manifest import TensorSpec
 
 PROVIDER = "CPUExecutionProvider"
@@ -29,7 +30,8 @@ def load(
     """
     if precision == "bf16":
         raise EnvironmentMissing(
-            "ONNX Runtime does not compute in bf16 on the CPU", "pip install 'mmx[openvino]', then --backend openvino"
+            "ONNX Runtime does not compute in bf16 on the CPU",
+            f"{install_command('openvino')}, then --backend openvino",
         )
     return OnnxRuntimeBackend(path, precision, threads, streams, packed)
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: ``pip install 'mmx[gpu]'`` in place of plain onnxruntime, never beside it."""
+"""ONNX Runtime on an NVIDIA GPU: the package onnxruntime-gpu in place of onnxruntime, never beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmx.runtime.device.probe import DriverProblem, ask_driver
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
 
 PROVIDER = "CUDAExecutionProvider"
-SWAP = "pip uninstall onnxruntime, then pip install 'mmx[gpu]' (never both)"
+SWAP = "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]' (never both)"
 
 
 def load(

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
+from mmx.runtime.extras import install_command
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Flavour:
         except (ImportError, OSError) as e:
             raise EnvironmentMissing(
                 f"{self.title} is installed but cannot be loaded: {e}",
-                f"pip install --force-reinstall 'mmx[{self.extra}]'",
+                install_command(self.extra).replace("install", "install --force-reinstall", 1),
             ) from e
 
 

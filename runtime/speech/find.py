@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
+from mmx.runtime.extras import install_command
 from mmx.runtime.speech.recogniser import Recogniser
 
 VARIABLE = "MMX_ASR"
@@ -74,7 +75,7 @@ def cached_models() -> list[str]:
 def why_none() -> str:
     """What a user can do who has no recogniser: for the answer that leaves the text out."""
     if find_spec("faster_whisper") is None:
-        return "no transcript, and no recogniser: pip install 'mmx[asr]', then mmx asr pull small"
+        return f"no transcript, and no recogniser: {install_command('asr')}, then mmx asr pull small"
     return "no transcript, and no model to recognise speech: mmx asr pull small, or --asr FOLDER"
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmx.runtime.errors import EnvironmentMissing, missing_extra
+from mmx.runtime.extras import install_command
 
 # All that is installed: a command whose extra the image lacks must say so itself.
 PACKAGES = (
@@ -69,7 +70,7 @@ def pinned(*extras: str) -> list[str]:
         offered = set(here.metadata.get_all("Provides-Extra") or ())
         if name == "mmx" and not wanted <= offered:
             raise EnvironmentMissing(
-                f"this mmx has no extra {sorted(wanted - offered)[0]!r}", "install it again: pip install 'mmx[serve]'"
+                f"this mmx has no extra {sorted(wanted - offered)[0]!r}", f"install it again: {install_command('serve')}"
             )
         if name != "mmx":
             found[here.metadata["Name"].lower().replace("_", "-")] = here.version

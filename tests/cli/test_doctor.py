@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from mmx.cli import doctor as command
 from mmx.cli import probes, tiny_onnx
 from mmx.cli.main import main
+from mmx.runtime.extras import install_command
 
 
 def test_the_tiny_model_is_valid_onnx_and_computes_what_it_says() -> None:
@@ -48,7 +49,7 @@ def test_a_wrong_product_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # import raises ModuleNotFoundError
     (finding,) = probes.find("openvino")
-    assert (finding.status, finding.install) == ("missing", "pip install 'mmx[openvino]'")
+    assert (finding.status, finding.install) == ("missing", install_command("openvino"))
 
 
 def test_the_speech_model_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 import pytest
 
 from mmx.cli import main as frame
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, ParityError, UsageError
+from mmx.runtime.extras import install_command
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -98,7 +105,23 @@ def test_a_missing_extra_names_the_pip_command(replace, capsys, monkeypatch: pyt
     replace(needs_torch)
     monkeypatch.setattr(frame, "find_spec", lambda name: None)
     assert frame.main(["doctor"]) == 4
-    assert capsys.readouterr().err == "mmx: error: torch is not installed\nhint: pip install 'mmx[export]'\n"
+    assert capsys.readouterr().err == f"mmx: error: torch is not installed\nhint: {install_command('export')}\n"
+
+
+def test_every_package_that_the_code_imports_is_of_the_core_or_of_an_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    core = {re.split(r"[<>=]", line)[0] for line in project["project"]["dependencies"]}
+    core |= {"packaging", "triton_python_backend_utils"}  # come with onnxruntime, and with Triton
+    imported: set[str] = set()
+    for folder in project["tool"]["setuptools"]["package-dir"].values():
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    imported.add((node.module or "").partition(".")[0])
+    assert imported - set(sys.stdlib_module_names) - {"mmx"} - core <= set(frame.EXTRA_OF)
+    assert set(frame.EXTRA_OF.values()) <= set(project["project"]["optional-dependencies"])
 
 
 def test_a_missing_module_that_no_extra_brings_is_a_bug(replace) -> None:

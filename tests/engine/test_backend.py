@@ -27,6 +27,7 @@ from mmx.runtime.device.probe import Gpu
 from mmx.runtime.device.trt import FULL, RTX
 from mmx.runtime.engines import Engine, EngineMismatch, mismatches, read_engine
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.extras import install_command
 from mmx.runtime.records import EngineRecord
 from mmx.runtime.splitting import batch_size, part
 
@@ -338,7 +339,7 @@ def test_asked_for_and_absent_is_an_error(bundle: Bundle, built, monkeypatch: py
         open_backend(built.bundle, "tensorrt-rtx", "fp16")
     with pytest.raises(EnvironmentMissing, match="TensorRT is not installed") as absent:
         open_backend(built.bundle, "tensorrt", "fp16")
-    assert absent.value.hint == "pip install 'mmx[tensorrt]'"
+    assert absent.value.hint == install_command("tensorrt")
     with pytest.raises(EnvironmentMissing, match="no CUDA provider"):
         open_backend(bundle, "onnxruntime-cuda")
     monkeypatch.setattr(tensorrt, "open_device", lambda index: HostDevice())

@@ -11,6 +11,7 @@ import pytest
 
 from mmx.export.assets import check_tokenizer, find_face_nets, find_tokenizer
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.extras import install_command
 
 
 @pytest.fixture(autouse=True)
@@ -91,4 +92,4 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EnvironmentMissing) as missing:
         find_face_nets()
-    assert missing.value.hint == "pip install 'mmx[export]'"
+    assert missing.value.hint == install_command("export")

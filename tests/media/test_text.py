@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import sentencepiece
 
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
+from mmx.runtime.extras import install_command
 from mmx.runtime.manifest import TextSpec
 from mmx.runtime.media.text import Tokenizer, clean
 
@@ -148,7 +150,7 @@ def test_broken_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder:
         Tokenizer.load(folder, TextSpec(cls_id=7))
     (tmp_path / "tokenizer.json").write_text("{}")
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(EnvironmentMissing, match=r"pip install 'mmx\[tokenizers\]'"):
+    with pytest.raises(EnvironmentMissing, match=re.escape(install_command("tokenizers"))):
         Tokenizer.load(tmp_path, SPEC)
 
 

@@ -18,6 +18,7 @@ from mmx.models.checkpoint import load_checkpoint
 from mmx.runtime.backends import Backend, open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.extras import install_command
 from mmx.runtime.packing import INPUTS, pack
 from mmx.runtime.types import Sample
 
@@ -130,7 +131,7 @@ def test_bf16_is_computed_in_bf16_or_rejected(bundle: Bundle, samples: list[Samp
     inputs = pack(samples).inputs
     with pytest.raises(EnvironmentMissing, match="bf16") as error:
         open_backend(bundle, "onnxruntime", "bf16")
-    assert "pip install 'mmx[openvino]'" in error.value.hint
+    assert install_command("openvino") in error.value.hint
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(EnvironmentMissing, match="bf16"):
             open_backend(bundle, "openvino", "bf16")
@@ -151,7 +152,7 @@ def test_what_cannot_be_had_is_rejected(bundle: Bundle, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EnvironmentMissing) as missing:
         open_backend(bundle, "openvino")
-    assert missing.value.hint == "pip install 'mmx[openvino]'"
+    assert missing.value.hint == install_command("openvino")
 
 
 def test_a_provider_that_is_not_given_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,11 +89,12 @@ def test_a_clean_environment_has_what_it_needs_and_no_more(
 
     doctor = subprocess.run([clean / "mmx", "doctor", "--json"], capture_output=True, text=True, cwd=tmp_path)
     status = {finding["name"]: finding for finding in json.loads(doctor.stdout)["findings"]}
+    command = f"pip install '{clean.parents[1] / 'source'}[export]'"  # where it came from
     assert doctor.returncode == 0 and status["torch"]["status"] == "missing"
-    assert status["torch"]["install"] == "pip install 'mmx[export]'"
+    assert status["torch"]["install"] == command
     (tmp_path / "x.pt").touch()
     export = subprocess.run([clean / "mmx", "export", "x.pt"], capture_output=True, text=True, cwd=tmp_path)
-    assert export.returncode == 4 and "pip install 'mmx[export]'" in export.stderr and "Traceback" not in export.stderr
+    assert export.returncode == 4 and command in export.stderr and "Traceback" not in export.stderr
     listing = subprocess.run([clean / "mmx", "--help"], capture_output=True, text=True, cwd=tmp_path).stdout
     assert "export" in listing and "pip install" in listing
 

@@ -24,6 +24,7 @@ import pytest
 from mmx.cli.main import main
 from mmx.runtime import Bundle, Prediction, Predictor
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
+from mmx.runtime.extras import install_command
 
 pytest.importorskip("pyarrow", reason="pip install 'mmx[batch]'")
 pytest.importorskip("fsspec", reason="pip install 'mmx[batch]'")
@@ -574,7 +575,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert run(tiny_bundle, media, "--out", tmp_path / "out") == EnvironmentMissing.exit_code
-    assert "pip install 'mmx[batch]'" in capsys.readouterr().err
+    assert install_command("batch") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -29,6 +29,7 @@ pytest.importorskip("pyarrow", reason="pip install 'mmx[batch]'")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmx.runtime.extras import install_command
 from mmx.runtime.throughput import Pipeline
 from mmx.runtime.workers.task import Task
 from mmx.serving.batch import on_ray
@@ -155,7 +156,7 @@ def test_without_ray_the_command_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     code = main(["batch", str(tiny_bundle), tasks[0].path, "--out", str(tmp_path / "out"), "--ray"])
     assert code == EnvironmentMissing.exit_code
-    assert "pip install 'mmx[ray]'" in capsys.readouterr().err
+    assert install_command("ray") in capsys.readouterr().err
 
 
 # A real cluster from here on: several nodes on this machine.
