@@ -257,7 +257,9 @@ def install(extra: str, python: str, versions: str, wheel: Path, folder: Path) -
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    beside = str(Path(sys.executable).parent)  # where pip has put uv, whether or not the environment is activated
+    path = {**os.environ, "PATH": os.pathsep.join((beside, os.environ["PATH"]))}
+    done = subprocess.run(command, capture_output=True, text=True, env=path)
     if done.returncode:
         raise Failed(f"{' '.join(command)}\n{done.stderr.strip()}")
 

@@ -165,7 +165,7 @@ def _speech() -> Iterator[Finding]:
     if chosen == "none":
         yield Finding("speech", "missing", f"{VARIABLE} is none: no speech is recognised", f"unset {VARIABLE}")
         return
-    _package("faster_whisper", "pip install 'mmx[asr]'")
+    _package("faster_whisper", install_command("asr"))
     if chosen is None:
         raise Missing(
             "no multilingual Whisper in the Hub's cache: --asr auto leaves the text out", "mmx asr pull small"
@@ -184,6 +184,13 @@ def _speech() -> Iterator[Finding]:
     took = f"loaded in {loaded - began:.1f} s, heard 2 s of sound in {time.perf_counter() - loaded:.1f} s"
     language = "" if recogniser.detects_language else "; it cannot detect the language, so it is used with --language"
     yield Finding("speech", "ok", f"{recogniser.name}{variable}, {took}{language}")
+
+
+def _prediction() -> Iterator[Finding]:
+    from mmx.cli.sample_probe import predict_here, predict_with_a_worker
+
+    yield Finding("prediction", "ok", predict_here())
+    yield Finding("worker process", "ok", predict_with_a_worker())
 
 
 def _torch() -> Iterator[Finding]:
@@ -277,7 +284,7 @@ def _check_product(found: Any) -> None:
 
 
 # The findings without which there is no prediction.
-CORE = ("python", "onnxruntime CPU", "ffmpeg (PyAV)", "sentencepiece")
+CORE = ("python", "onnxruntime CPU", "ffmpeg (PyAV)", "sentencepiece", "prediction", "worker process")
 
 # In the order of the report.
 PROBES: dict[str, Callable[[], Iterator[Finding]]] = {
@@ -285,6 +292,7 @@ PROBES: dict[str, Callable[[], Iterator[Finding]]] = {
     "onnxruntime": _onnxruntime,
     "ffmpeg (PyAV)": _pyav,
     "sentencepiece": _sentencepiece,
+    "prediction": _prediction,
     "cpu": _cpu,
     "openvino": _openvino,
     "speech": _speech,

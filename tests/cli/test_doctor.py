@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,13 @@ from onnx.reference import ReferenceEvaluator
 from mmx.cli import doctor as command
 from mmx.cli import probes, tiny_onnx
 from mmx.cli.main import main
+from mmx.cli.sample_probe import SAMPLE
+from mmx.runtime import Bundle
 from mmx.runtime.extras import install_command
+from mmx.runtime.manifest_reader import read_manifest
+from mmx.runtime.preprocess import Preprocessor
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_tiny_model_is_valid_onnx_and_computes_what_it_says() -> None:
@@ -37,6 +44,42 @@ def test_json_report_of_this_machine() -> None:
     for finding in report["findings"]:
         assert finding["status"] in ("ok", "missing", "failed")
         assert finding["status"] != "missing" or finding["install"]
+
+
+def test_the_sample_is_what_its_script_writes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "demo" / "sample.py", tmp_path], check=True)
+    for path in SAMPLE.rglob("*.onnx"):
+        assert (tmp_path / path.relative_to(SAMPLE)).read_bytes() == path.read_bytes(), path.name
+    made, kept = (
+        replace(read_manifest(folder / "bundle" / "manifest.json"), files={}) for folder in (tmp_path, SAMPLE)
+    )
+    assert made == kept
+    expected = [json.loads((folder / "expected.json").read_text()) for folder in (tmp_path, SAMPLE)]
+    assert expected[0]["logits"] == pytest.approx(expected[1]["logits"], abs=0.02)
+
+
+def test_the_samples_logits_are_those_of_its_formula() -> None:
+    """Computed with numpy from what the preprocessing gives, as demo/sample.py's graph says."""
+    expected = json.loads((SAMPLE / "expected.json").read_text())
+    bundle = Bundle.open(SAMPLE / "bundle")
+    (segment,) = Preprocessor(bundle).segments(SAMPLE / "second.mp4", text=expected["text"])
+    sample = segment.sample
+    text = np.mean(sample.token_ids)
+    light = np.mean(sample.faces) / 255
+    loudness = np.mean(np.log1p(np.mean(sample.pieces, axis=(1, 2))))
+    logits = text * np.array([0.02, -0.03]) + light * np.array([1.5, -1.0]) + loudness * np.array([-0.4, 0.6])
+    assert logits == pytest.approx(list(expected["logits"].values()), abs=0.02)
+
+
+def test_what_breaks_reading_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyAV 19 did, which no longer took an argument that mmx gave."""
+
+    def changed(*arguments, **options):
+        raise TypeError("open() got an unexpected keyword argument 'metadata_errors'")
+
+    monkeypatch.setattr("av.open", changed)
+    (finding,) = probes.find("prediction")
+    assert finding.status == "failed" and "metadata_errors" in finding.detail
 
 
 def test_a_wrong_product_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
