@@ -70,7 +70,8 @@ def pinned(*extras: str) -> list[str]:
         offered = set(here.metadata.get_all("Provides-Extra") or ())
         if name == "mmx" and not wanted <= offered:
             raise EnvironmentMissing(
-                f"this mmx has no extra {sorted(wanted - offered)[0]!r}", f"install it again: {install_command('serve')}"
+                f"this mmx has no extra {sorted(wanted - offered)[0]!r}",
+                f"install it again: {install_command('serve')}",
             )
         if name != "mmx":
             found[here.metadata["Name"].lower().replace("_", "-")] = here.version
