@@ -61,6 +61,10 @@ class Pool(click.ParamType[tuple[int, int]]):
 @click.option(
     "--allow-protocol", multiple=True, help="Also follow URLs of this protocol, such as memory or zip (repeat it)."
 )
+@click.option(
+    "--allow-private", is_flag=True,
+    help="Let HTTP URLs, redirects included, lead to this machine and its network; use proxies.",
+)  # fmt: skip
 @shared("--backend")
 @shared("--device")
 @shared("--precision")
@@ -103,6 +107,7 @@ def batch(
     beside: bool,
     retry: bool,
     allow_protocol: tuple[str, ...],
+    allow_private: bool,
     backend: str,
     device: str | None,
     precision: str,
@@ -150,7 +155,7 @@ def batch(
 
     end_like_ctrl_c()
     path, named = _bundle_and_inputs(bundle, inputs)
-    tasks = find_tasks(named, beside=beside, window=window, allow=allow_protocol)
+    tasks = find_tasks(named, beside=beside, window=window, allow=allow_protocol, private=allow_private)
     tracks = Tracks(video_track, audio_track)
     tasks = [replace(task, tracks=tracks) for task in tasks]
     limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
@@ -167,13 +172,14 @@ def batch(
         if ray:
             from mmx.serving.batch.on_ray import RayWorkers, predict_on_ray
 
+            options["private"] = allow_private
             on_ray = RayWorkers(path.absolute(), readers=readers, networks=networks, gpus=gpus, **options)
             predict: Callable[[Sequence[Asked]], Records] = partial(predict_on_ray, on_ray, ray_address)
         else:
 
             def predict(asked: Sequence[Asked]) -> Records:
                 with Pipeline(opened, workers=workers, **options) as pipeline:
-                    yield from predict_here(pipeline, asked)
+                    yield from predict_here(pipeline, asked, private=allow_private)
 
         for progress, record in collect(tasks, predict, results, retry=retry):
             show(progress, record)

@@ -20,6 +20,7 @@ from mmx.cli.signals import end_like_ctrl_c
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
 from mmx.runtime.types import Tracks
+from mmx.runtime.urls import is_url, shown
 
 if TYPE_CHECKING:
     from mmx.runtime.prediction import Prediction
@@ -100,6 +101,8 @@ def predict(
 ) -> int:
     """Predict the emotions in video (or sound) files, for each utterance or window, as they come.
 
+    FILE may also be an HTTP or HTTPS URL.
+
     Without --text or --transcript, the speech is recognised (--asr); where that cannot be done, the prediction is made
     without words. A file that cannot be read is reported and the next one follows; the exit code is that of the worst.
 
@@ -110,11 +113,10 @@ def predict(
     """
     if text and transcript:
         raise UsageError("--text and --transcript were both given", "give one of them")
-    if url := next((file for file in files if "://" in file), None):
-        from mmx.runtime.urls import shown
-
+    if (url := next(filter(is_url, files), None)) and (workers or out or html or rendered):
         raise UsageError(
-            f"{shown(url)} is a URL; mmx predict reads files", "download it, or: mmx batch BUNDLE URL --out results"
+            f"{shown(url)} is a URL; --workers, --out, --html and --render take files",
+            "download it, or: mmx batch BUNDLE URL --out results",
         )
     if folder := next((file for file in files if Path(file).is_dir()), None):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Where media come from: a file on the disk, a file object, or bytes; each can be read more than once."""
+"""Where media come from: a file on the disk, a URL, a file object, or bytes; each can be read more than once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mmx.runtime.download import fetched
 from mmx.runtime.errors import BadDataError, MissingPath, UsageError
+from mmx.runtime.urls import is_url, shown
 
 VIDEO = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .flv .wmv .3gp .ogv".split())  # noqa: SIM905
 SOUND = frozenset(".wav .mp3 .m4a .aac .flac .ogg .opus".split())  # noqa: SIM905
@@ -21,11 +23,13 @@ MediaInput = str | os.PathLike[str] | bytes | BinaryIO
 
 
 def name_of(media: object) -> str:
-    """What messages call media: the path as given, the file object's name, or "<bytes>".
+    """What messages call media: the path as given, a URL without passwords, the file object's name, or "<bytes>".
 
     Raises:
         UsageError: it is nothing that media can be read from.
     """
+    if isinstance(media, str) and is_url(media):
+        return shown(media)
     if isinstance(media, (str, os.PathLike)):
         return os.fspath(media)
     if isinstance(media, (bytes, bytearray, memoryview)):
@@ -45,16 +49,16 @@ class Source:
     """Media that can be opened.
 
     Args:
-        media: a path, the bytes of a file, or a binary file object. One that cannot seek is first copied to an unnamed
-            temporary file. A file object is read from its start, stays the caller's to close, and must not be used by
-            others meanwhile.
+        media: a path, an HTTP(S) URL (a str), the bytes of a file, or a binary file object. A URL, and an object that
+            cannot seek, is first copied to an unnamed temporary file. A file object is read from its start, stays the
+            caller's to close, and must not be used by others meanwhile.
 
     Attributes:
         name: see ``name_of``.
 
     Raises:
         MissingPath: the path does not exist. BadDataError: it is unreadable, or no regular file; nothing is in it.
-        UsageError: see ``name_of``.
+        UsageError: see ``name_of``; a URL of another protocol.
     """
 
     def __init__(self, media: MediaInput) -> None:
@@ -63,7 +67,10 @@ class Source:
         self._file: Any = None
         self._lock = threading.Lock()
         self.name = name_of(media)
-        if isinstance(media, (str, os.PathLike)):
+        if isinstance(media, str) and is_url(media):
+            self._file = _fetched(media)
+            size = self._file.seek(0, os.SEEK_END)
+        elif isinstance(media, (str, os.PathLike)):
             self._path = Path(media)
             size = _size(self._path, self.name)
         elif isinstance(media, (bytes, bytearray, memoryview)):
@@ -115,6 +122,14 @@ class _View(io.RawIOBase, BinaryIO):
 
     def tell(self) -> int:
         return self._place
+
+
+def _fetched(url: str) -> BinaryIO:
+    scheme = url.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        hint = "mmx live BUNDLE URL" if scheme.startswith("rt") else "http:// and https:// are; or download it first"
+        raise UsageError(f"{shown(url)}: {scheme}:// URLs are not read here", hint)
+    return fetched(url)
 
 
 def _size(path: Path, name: str) -> int:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from mmx.runtime.download import MAX_BYTES
 from mmx.runtime.errors import EnvironmentMissing, MmxError
 from mmx.runtime.urls import is_url, shown
 from mmx.runtime.workers.task import Task
 from mmx.serving.batch.inputs import Asked
 from mmx.serving.batch.urls import download
-
-MAX_BYTES = 4 * 2**30  # of one file
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,12 @@ class Fetched:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def fetch(asked: Asked, scratch: Path, max_bytes: int = MAX_BYTES) -> Fetched:
-    """Download what of a task is not local. An error is in the result, with nothing left on the disk."""
+def fetch(asked: Asked, scratch: Path, max_bytes: int = MAX_BYTES, *, private: bool = False) -> Fetched:
+    """Download what of a task is not local. An error is in the result, with nothing left on the disk.
+
+    Args:
+        private: see ``urls.download``.
+    """
     task = asked.task
     transcript = str(task.transcript) if isinstance(task.transcript, (str, Path)) else None
     wanted = [url for url in (str(task.path), transcript) if url is not None and is_url(url)]
@@ -58,7 +61,7 @@ def fetch(asked: Asked, scratch: Path, max_bytes: int = MAX_BYTES) -> Fetched:
             ]  # a transcript's format follows from it
             local[url] = folder / f"{number}{suffix if suffix[1:].isalnum() else ''}"
             with local[url].open("wb") as out:
-                download(url, out, max_bytes)
+                download(url, out, max_bytes, private=private)
     except (MmxError, OSError) as e:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -71,13 +74,15 @@ def fetch(asked: Asked, scratch: Path, max_bytes: int = MAX_BYTES) -> Fetched:
     return Fetched(asked, task, content_of(task), folder)
 
 
-def fetch_all(tasks: Iterable[Asked], ahead: int, scratch: Path) -> Generator[Fetched, None, None]:
+def fetch_all(
+    tasks: Iterable[Asked], ahead: int, scratch: Path, *, private: bool = False
+) -> Generator[Fetched, None, None]:
     """Fetch ``ahead`` tasks side by side and yield them in order; those not drawn at the end are discarded."""
     waiting: deque[Future[Fetched]] = deque()
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="mmx-fetch")
     try:
         for task in tasks:
-            waiting.append(pool.submit(partial(fetch, scratch=scratch), task))
+            waiting.append(pool.submit(partial(fetch, scratch=scratch, private=private), task))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -58,6 +58,7 @@ def find_tasks(
     beside: bool = False,
     window: float | None = None,
     allow: Collection[str] = (),
+    private: bool = False,
 ) -> list[Task]:
     """Every file that the inputs name, once, in their order (a folder's and a glob's files sorted).
 
@@ -69,6 +70,7 @@ def find_tasks(
         beside: a file without words takes the .srt, .vtt or .txt beside it (local files only).
         window: of every task.
         allow: protocols of URLs that are followed besides ``urls.PROTOCOLS``.
+        private: whether the URL of a list may lead to this machine and its network.
 
     Raises:
         UsageError: there is nothing at a path, or nothing in a folder or glob, or a URL that is not followed.
@@ -78,7 +80,7 @@ def find_tasks(
     allowed = {*PROTOCOLS, *allow}
     found: dict[tuple[Any, ...], Task] = {}
     for given in inputs:
-        for task in _expand(given, allowed):
+        for task in _expand(given, allowed, private):
             for url in (task.path, task.transcript):
                 if isinstance(url, str) and is_url(url):
                     check_url(url, allowed)
@@ -91,14 +93,14 @@ def find_tasks(
     return list(found.values())
 
 
-def _expand(given: str, allowed: Collection[str]) -> Iterator[Task]:
+def _expand(given: str, allowed: Collection[str], private: bool) -> Iterator[Task]:
     if is_url(given):
         check_url(given, allowed)
     suffix = Path(given).suffix.lower()
     if given == "-":
         yield from _lines(sys.stdin)
     elif suffix in LISTS and not any(c in given for c in "*?["):
-        yield from _read_list(given, suffix)
+        yield from _read_list(given, suffix, private)
     elif is_url(given):
         yield from map(Task, _expand_url(given) if any(c in given for c in "*[") else [given])
     elif Path(given).is_dir():
@@ -153,27 +155,27 @@ def _expand_url(pattern: str) -> list[str]:
         ) from e
 
 
-def _read_list(given: str, suffix: str) -> Iterator[Task]:
+def _read_list(given: str, suffix: str, private: bool) -> Iterator[Task]:
     """A list's tasks. It is read whole: what is wrong with it should be known before the work begins."""
     try:
         if suffix == ".parquet":
-            return _rows(_read_parquet(given), given)
-        with open_text(given) as file:
+            return _rows(_read_parquet(given, private), given)
+        with open_text(given, private) as file:
             return iter(list(_lines(file) if suffix == ".txt" else _rows(csv.DictReader(file, strict=True), given)))
     except (OSError, ValueError, csv.Error) as e:
         raise BadDataError(f"{shown(given)} cannot be read as a list of files: {e}", _list_hint(suffix)) from e
 
 
-def open_text(path: str) -> IO[str]:
+def open_text(path: str, private: bool = False) -> IO[str]:
     """A local file or a URL, open for reading text (UTF-8, with or without a byte order mark)."""
-    return io.TextIOWrapper(_open_binary(path), encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(_open_binary(path, private), encoding="utf-8-sig", newline="")
 
 
-def _open_binary(path: str) -> BinaryIO:
+def _open_binary(path: str, private: bool) -> BinaryIO:
     if not is_url(path):
         return Path(path).open("rb")
     content = io.BytesIO()
-    download(path, content, MAX_LIST_BYTES)
+    download(path, content, MAX_LIST_BYTES, private=private)
     content.seek(0)
     return content
 
@@ -184,14 +186,14 @@ def _lines(file: IO[str]) -> Iterator[Task]:
             yield Task(path)
 
 
-def _read_parquet(given: str) -> Iterable[dict[str, Any]]:
+def _read_parquet(given: str, private: bool) -> Iterable[dict[str, Any]]:
     try:
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError as e:
         raise missing_extra("pyarrow", "batch") from e
     try:
-        with _open_binary(given) as file:
+        with _open_binary(given, private) as file:
             parquet = ParquetFile(file)
             wanted = [name for name in COLUMNS if name in parquet.schema_arrow.names]
             rows: list[dict[str, Any]] = parquet.read(wanted).to_pylist()

@@ -50,7 +50,7 @@ class RayWorkers:
 
     Attributes:
         bundle: a path that every node sees. faces, asr, language, limits, on_mismatch, backend, precision, threads,
-            device, certainty: as ``Pipeline``.
+            device, certainty: as ``Pipeline``. private: see ``fetch``.
         readers, networks: the fewest and the most actors; None: from one to as many as the cluster has CPUs (for
             readers), nodes or GPUs (for networks).
         gpus: of each network actor; without any it takes no CPU of its own, as readers wait for it when it is behind.
@@ -70,6 +70,7 @@ class RayWorkers:
     asr: str = "none"
     language: str | None = None
     certainty: Certainty | None = None
+    private: bool = False
 
 
 class Attempts:
@@ -95,7 +96,7 @@ class Read:
     """A reader: one chunk for each file, or several for a long one. The file is read by a worker process of its own."""
 
     def __init__(self, settings: RayWorkers, attempts: Any) -> None:
-        self._attempts = attempts
+        self._attempts, self._private = attempts, settings.private
         self._scratch = Scratch("ray")
         self._workers = Workers(
             Bundle.open(settings.bundle),
@@ -117,7 +118,7 @@ class Read:
             if died >= TRIES:
                 fetched = Fetched(asked, asked.task, "", error=_deadly(asked.task.shown))
             else:
-                fetched = fetch(asked, self._scratch.path)
+                fetched = fetch(asked, self._scratch.path, private=self._private)
             try:
                 for chunk in self._chunks(fetched):
                     yield chunk_table(chunk)

@@ -104,13 +104,13 @@ def collect(
                 yield progress, record
 
 
-def predict_here(pipeline: Pipeline, asked: Iterable[Asked]) -> Records:
-    """The record of each task, in their order, with the pipeline of this process."""
+def predict_here(pipeline: Pipeline, asked: Iterable[Asked], *, private: bool = False) -> Records:
+    """The record of each task, in their order, with the pipeline of this process (``private``: see ``fetch``)."""
     under_way: deque[Fetched] = deque()
     lost: deque[Fetched] = deque()
 
     def tasks() -> Generator[Task, None, None]:
-        with closing(fetch_all(asked, FETCH_AHEAD, scratch.path)) as all_fetched:
+        with closing(fetch_all(asked, FETCH_AHEAD, scratch.path, private=private)) as all_fetched:
             for fetched in all_fetched:
                 if fetched.error is not None:
                     lost.append(fetched)

@@ -454,8 +454,10 @@ def test_http_is_bounded_and_its_passwords_are_kept_secret(media: Path, tiny_bun
         urls = [f"{with_password}/{name}?token={SECRET}&n=1" for name in ("1.wav", "round", "file", "none")]
         (tmp_path / "list.txt").write_text("\n".join(urls))
         out = tmp_path / "out.jsonl"
-        assert run(tiny_bundle, tmp_path / "list.txt", "--out", out, "--threads", "1") == 5
-        small = fetch(with_keys(find_tasks([urls[0]]))[0], tmp_path, max_bytes=100)
+        assert run(tiny_bundle, tmp_path / "list.txt", "--out", out, "--threads", "1", "--allow-private") == 5
+        asked_before = len(asked)
+        small = fetch(with_keys(find_tasks([urls[0]]))[0], tmp_path, max_bytes=100, private=True)
+        kept_out = fetch(with_keys(find_tasks([urls[0]]))[0], tmp_path)
         server.shutdown()
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     found = {line["file"]: line["error"] and line["error"]["message"] for line in lines}
@@ -467,6 +469,8 @@ def test_http_is_bounded_and_its_passwords_are_kept_secret(media: Path, tiny_bun
     assert sum(path.startswith("/round") for path, _ in asked) <= 12
     assert asked[0][1] == "Basic dXNlcjpvcGVuLXNlc2FtZQ=="
     assert SECRET not in out.read_text()
+    assert kept_out.error is not None and "private address" in kept_out.error.message
+    assert len(asked) == asked_before + 1
     assert small.error is not None and "larger than" in small.error.message and SECRET not in str(small.error)
 
 
