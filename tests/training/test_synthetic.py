@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -16,6 +19,7 @@ from mmx.runtime.manifest import FaceSpec, MelSpec, Preprocessing
 from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.mel import mel_spectrogram
 from mmx.runtime.media.reader import SegmentEnd, read_segments
+from mmx.runtime.media.transcript import read_transcript
 from mmx.training.synthetic.emotions import EXPRESSIONS, PROSODIES
 from mmx.training.synthetic.ideal import FIDELITY, expressed, ideal
 from mmx.training.synthetic.sentences import EMOTIONS, WORDS, compose, cue_chances
@@ -152,3 +156,28 @@ def test_the_voice_alone_shows_the_emotion_of_unseen_speakers() -> None:
         targets.append(number % 6)
     forest = RandomForestClassifier(300, random_state=0).fit(rows[:420], targets[:420])
     assert forest.score(rows[420:], targets[420:]) > 0.85
+
+
+def test_the_example_is_what_its_transcript_says(tmp_path: Path) -> None:
+    """Each sentence is where its cue is: loud there, silent in the pauses. It takes no more than the runtime's packages."""
+    code = "import sys, mmx.training.synthetic.example as e; clip, words = e.example(); open(sys.argv[1], 'wb').write(clip); "
+    code += (
+        "open(sys.argv[2], 'w').write(words); print(*{'torch', 'scipy', 'sklearn', 'PIL', 'onnx'} & set(sys.modules))"
+    )
+    clip, words = tmp_path / "example.mp4", tmp_path / "example.vtt"
+    done = subprocess.run([sys.executable, "-c", code, clip, words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    cues = read_transcript(words)
+    assert not isinstance(cues, str) and len(cues) == 3
+    with av.open(clip) as opened:
+        frames = [float(frame.time) for frame in opened.decode(video=0)]
+    with av.open(clip) as opened:
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in opened.decode(audio=0)])
+    assert frames[-1] == pytest.approx(len(sound) / 16000, abs=0.3)
+
+    def level(start: float, end: float) -> float:
+        return float(np.sqrt(np.mean(sound[int(start * 16000) : int(end * 16000)] ** 2)))
+
+    for cue, following in zip(cues, [*cues[1:], None], strict=True):
+        pause_ends = following.start if following else len(sound) / 16000
+        assert level(cue.start, cue.end) > 5 * level(cue.end + 0.1, pause_ends - 0.1)
