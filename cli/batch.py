@@ -18,6 +18,7 @@ from mmx.cli.paths import BUNDLE
 from mmx.cli.progress import ShownProgress
 from mmx.cli.render import printable
 from mmx.cli.signals import end_like_ctrl_c
+from mmx.runtime.backends.choice import chosen_precision
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError, missing_extra
 from mmx.runtime.throughput import Pipeline
@@ -159,12 +160,13 @@ def batch(
     tracks = Tracks(video_track, audio_track)
     tasks = [replace(task, tracks=tracks) for task in tasks]
     limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
-    options: dict[str, Any] = {"backend": backend, "device": device, "precision": precision, "threads": threads}
+    options: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
     certainty = certainty_of(min_confidence, max_error)
     options |= {"on_mismatch": on_mismatch, "faces": faces, "limits": limits, "asr": asr, "language": language}
     options["certainty"] = certainty
     with ExitStack() as closing:
         opened = Bundle.open(path)
+        options["precision"] = precision = chosen_precision(opened, precision, "throughput")
         made = made_with(opened, precision, window, faces, tracks, asr, language, certainty)
         shards = {"shard_files": shard_files, "shard_s": shard_seconds} if form == "parquet" else {}
         results = closing.enter_context(open_results(out, form, opened, made, resume=True, **shards))

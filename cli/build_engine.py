@@ -53,7 +53,10 @@ def _precision_flags(decorated: Callable[..., None]) -> Callable[..., None]:
 
 @command(renamed=[Renamed("--batch", "--batch-size")])
 @click.argument("source", metavar="[BUNDLE]", type=InPath("make a bundle with mmx export ckpt.pt"), required=False)
-@shared("--precision", default=None, show_default=False, help="What the engine computes in; --fp16 is short for it.")
+@shared(
+    "--precision", type=click.Choice(PRECISIONS), default=None, show_default=False,
+    help="What the engine computes in; --fp16 is short for it.",
+)  # fmt: skip
 @_precision_flags
 @click.option(
     "--target",

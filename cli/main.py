@@ -57,6 +57,7 @@ SECTIONS = {
         "asr": Entry("List the speech models on this machine, or download one.", "asr", ("faster_whisper",)),
     },
     "Measure": {
+        "optimize": Entry("Find how a bundle runs fastest here; auto follows it.", "export", ("sklearn", "scipy")),
         "bench": Entry("Compare systems and backends on this machine.", "export", TORCH),
         "eval": Entry("Score a checkpoint or a bundle on a data set, in every precision.", "training", ("torch",)),
         "profile": Entry("Show where a bundle spends its time, layer by layer.", "export", ("onnx",)),

@@ -92,8 +92,8 @@ SHARED: dict[str, dict[str, Any]] = {
         "type": Device(), "default": "auto", "show_default": True, "help": "cuda:1 is the second of several GPUs.",
     },
     "--precision": {
-        "type": click.Choice(PRECISIONS), "default": "fp32", "show_default": True,
-        "help": "One that the bundle holds; bf16 on OpenVINO needs no variant.",
+        "type": click.Choice(["auto", *PRECISIONS]), "default": "auto", "show_default": True,
+        "help": "One that the bundle holds, or bf16 on OpenVINO; auto: what mmx optimize chose, or fp32.",
     },
     "--on-mismatch": {
         "type": click.Choice(["error", "rebuild", "onnx"]), "default": "error", "show_default": True,

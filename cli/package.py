@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mmx.cli.command import Renamed, command
-from mmx.cli.options import shared
+from mmx.cli.options import PRECISIONS, shared
 from mmx.cli.paths import BUNDLE
 from mmx.runtime.errors import UsageError
 
@@ -22,7 +22,9 @@ from mmx.runtime.errors import UsageError
     default="onnxruntime",
     help="--triton: what runs the network; tensorrt takes the bundle's engine.",
 )
-@shared("--precision", help="--triton: which graph or engine of the bundle.")
+@shared(
+    "--precision", type=click.Choice(PRECISIONS), default="fp32", help="--triton: which graph or engine of the bundle."
+)
 @click.option("--name", default="mmx", show_default=True, help="--triton: what the models are called.")
 @shared("--workers", default=2, show_default=True, help="--triton: processes that read media.")
 def package(

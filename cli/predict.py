@@ -169,7 +169,9 @@ def predict(
                 from mmx.serving.batch.results import made_with
                 from mmx.serving.batch.run import SUFFIXES, open_results
 
-                made = made_with(opened.bundle, precision, window, faces, tracks, asr, language, certainty)
+                made = made_with(
+                    opened.bundle, opened.backend.precision, window, faces, tracks, asr, language, certainty
+                )
                 form = form or SUFFIXES.get(out.suffix.lower(), "jsonl")
                 results = closing.enter_context(open_results(out, form, opened.bundle, made, resume=resume))
                 predictions = _recorded(opened, tasks, results, report)

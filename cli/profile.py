@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from mmx.cli.command import Renamed, command, say
-from mmx.cli.options import shared
+from mmx.cli.options import PRECISIONS, shared
 from mmx.cli.paths import BUNDLE, OutFile
 
 
 @command(name="profile", renamed=[Renamed("--json", "--out", ending=".json")])
 @click.argument("bundle", type=BUNDLE)
 @shared("--backend")
-@shared("--precision")
+@shared("--precision", type=click.Choice(PRECISIONS), default="fp32", help="One that the bundle holds.")
 @shared("--threads", default=1, show_default=True, help="CPU threads of the network.")
 @click.option(
     "--duration", type=click.FloatRange(0.1, 600), default=4.75, show_default=True, help="Seconds of the utterance."

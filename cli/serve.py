@@ -58,7 +58,9 @@ RENAMED = (
 @shared("--min-confidence")
 @shared("--max-error")
 @shared("--workers", default=2, show_default=True, help="Processes that read media.")
-@shared("--batch-size", default=4, show_default=True, help="Utterances in a batch, at most; more for a GPU.")
+@shared(
+    "--batch-size", help="Utterances in a batch, at most; more for a GPU.  [default: what mmx optimize chose, or 4]"
+)
 @click.option(
     "--max-wait-ms", type=click.FloatRange(0, 10_000), default=5.0, show_default=True,
     help="How long an utterance waits for others while the network is idle.",
@@ -125,7 +127,7 @@ def serve(
     min_confidence: float | None,
     max_error: float | None,
     workers: int,
-    batch_size: int,
+    batch_size: int | None,
     max_wait_ms: float,
     queue: int,
     deadline: float | None,

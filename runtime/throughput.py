@@ -80,6 +80,7 @@ class Pipeline(Closing):
             on_mismatch=on_mismatch,
             device=device,
             certainty=certainty,
+            goal="throughput",
         )
         self.backend = self.network.backend
         self._side_by_side = workers or usable_cores()

@@ -6,7 +6,7 @@ What is asked for by name is what runs, or an error says why it can't; only ``au
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from time import perf_counter
 from types import TracebackType
@@ -15,6 +15,8 @@ from typing import Protocol, Self
 from numpy.typing import NDArray
 
 from mmx.runtime.backends.autotune import Autotuned, compare, recall, remember, setting_of
+from mmx.runtime.backends.choice import Goal, chosen_precision
+from mmx.runtime.backends.choice import recall as recall_choice
 from mmx.runtime.bundle import Bundle, Graph
 from mmx.runtime.engines import ENGINE_GRAPHS, EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
@@ -92,6 +94,7 @@ class _Asked:
     utterances: int | None
     streams: int | None
     index: int | None
+    goal: Goal
 
     @property
     def few(self) -> bool:
@@ -117,15 +120,17 @@ def open_backend(
     *,
     streams: int | None = 1,
     device: str | None = None,
+    goal: Goal = "latency",
 ) -> Backend:
     """Load a bundle's graph or engine.
 
     Args:
         bundle: an opened bundle.
-        name: one of ``NAMES``, or ``auto``: the first of ``ON_GPU`` that works here, or else the one of ``ON_CPU`` that
-            is faster in a short measurement. ``Backend.why`` says what was measured, and why others are not available.
+        name: one of ``NAMES``, or ``auto``: what ``mmx optimize`` chose for this bundle here, in its precision; or else
+            the first of ``ON_GPU`` that works, or the one of ``ON_CPU`` that is faster in a short measurement.
+            ``Backend.why`` says what was measured, and why others are not available.
         precision: ``fp32``, or another that the bundle has a graph or engine for; ``bf16`` on OpenVINO is the FP32
-            graph computed in bfloat16, on CPUs that have it.
+            graph computed in bfloat16, on CPUs that have it. ``auto``: what ``mmx optimize`` chose, or ``fp32``.
         threads: CPU threads of each stream; None leaves it to the backend (all cores; with several streams, its share).
         on_mismatch: what to do when the engine is of another GPU, TensorRT or graph: ``error``, ``rebuild`` it here, or
             run the ``onnx`` graph instead.
@@ -136,6 +141,7 @@ def open_backend(
             than one of two, which spends much of its time waiting for the slower thread. None: on a CPU one for each
             core up to ``MOST_STREAMS``, on a GPU one.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None: the first that the backend runs on.
+        goal: which choice of ``mmx optimize`` ``auto`` follows.
 
     Raises:
         UsageError: an unknown name or device, no such graph or engine in the bundle, fewer threads or streams than
@@ -153,7 +159,8 @@ def open_backend(
         if count is not None and count < 1:
             raise UsageError(f"{what} is {count}; it must be 1 or more")
     kind, index = _device(device)
-    asked = _Asked(precision, threads, on_mismatch, utterances, streams, index)
+    precision = chosen_precision(bundle, precision, goal)
+    asked = _Asked(precision, threads, on_mismatch, utterances, streams, index, goal)
     if (kind == "cuda" and name in ON_CPU) or (kind == "cpu" and name in ON_GPU):
         where, others = ("CPU", ON_GPU) if name in ON_CPU else ("GPU", ON_CPU)
         raise UsageError(f"{name} runs on the {where}, not on {device}", f"--backend {' or '.join(others)}")
@@ -216,6 +223,8 @@ def _stored(name: str, precision: str) -> str:
 def _choose(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, *, cpu: bool) -> Backend:
     """The first GPU backend that works, or else the fastest on the CPU; ``why`` gives the reasons."""
     passed: list[str] = []
+    if (chosen := _as_chosen(bundle, gpu, asked, passed, cpu=cpu)) is not None:
+        return chosen
     for name in gpu:
         try:
             backend = _open(bundle, name, asked)
@@ -229,6 +238,24 @@ def _choose(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, *, cpu: bool) -
         raise EnvironmentMissing(f"nothing runs this bundle on the GPU: {'; '.join(passed)}", "--device cpu")
     backend, why = _fastest_on_cpu(bundle, asked, passed)
     backend.why = "auto: " + "; ".join([why, *passed])
+    log.info("%s", backend.why)
+    return backend
+
+
+def _as_chosen(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, passed: list[str], *, cpu: bool) -> Backend | None:
+    """The backend that ``mmx optimize`` chose for this precision, if it may be taken and still opens."""
+    choice = recall_choice(bundle, asked.goal)
+    if choice is None or choice.precision != asked.precision or choice.backend not in (*gpu, *(ON_CPU if cpu else ())):
+        return None
+    own = asked.streams in (None, choice.streams) and asked.threads in (None, choice.threads)
+    if own:
+        asked = replace(asked, streams=choice.streams, threads=choice.threads)
+    try:
+        backend = _open(bundle, choice.backend, asked)
+    except (EnvironmentMissing, UsageError, BadDataError) as e:
+        passed.append(f"not {choice.backend}, which mmx optimize chose: {e.message}")
+        return None
+    backend.why = f"auto: mmx optimize chose {choice}"
     log.info("%s", backend.why)
     return backend
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -20,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.runtime.bundle import Graph
-from mmx.runtime.errors import MmxError
-from mmx.runtime.files import write_text
-from mmx.runtime.machine import cache_folder, cpu_name, usable_cores
+from mmx.runtime.kept import Kept, engine_versions
+from mmx.runtime.machine import cpu_name, usable_cores
 from mmx.runtime.manifest import TensorSpec
 from mmx.runtime.packing import feature_sizes, pack, pack_features
 from mmx.runtime.synthetic import make_sample, with_features
@@ -30,17 +27,13 @@ from mmx.runtime.synthetic import make_sample, with_features
 if TYPE_CHECKING:
     from mmx.runtime.backends import Backend
 
-SCHEMA_VERSION = 1
-RESULTS = "autotune.json"
+RESULTS = Kept("autotune.json", schema_version=1)
 LIMIT_S = 1.0
 ROUNDS = 9  # more would not change the median
-KEPT = 200  # results in one file: machines, versions and precisions
-LIMIT_BYTES = 2**18
 # An utterance of 4.5 s, about the mean of IEMOCAP's; features are taken at a few steps a second.
 TYPICAL = (16, 9, 12)  # tokens, faces and mel pieces of it
 FEATURE_ROWS = 20
 SMALL_VOCABULARY = 100  # no graph's is smaller
-ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino")
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ def setting_of(graph: Graph, precision: str, threads: int | None) -> Setting:
         threads=threads,
         precision=precision,
         graph_sha256=graph.sha256,
-        versions=tuple((name, number) for name in ENGINE_PACKAGES if (number := _version(name))),
+        versions=engine_versions(),
     )
 
 
@@ -124,40 +117,18 @@ def typical_inputs(inputs: Sequence[TensorSpec]) -> dict[str, NDArray]:
 
 def recall(setting: Setting, names: Sequence[str]) -> Autotuned | None:
     """The result for this setting; None if these backends were not compared in it."""
-    if (folder := cache_folder()) is None:
-        return None
-    kept = _read(folder / RESULTS).get(setting.key, {})
+    kept = RESULTS.get(setting.key)
     seconds, load_seconds = (_times(kept.get(kind), names) for kind in ("seconds", "load_seconds"))
     return Autotuned(seconds, load_seconds) if seconds and load_seconds else None
 
 
 def remember(setting: Setting, result: Autotuned) -> None:
     """Keep a result where it can be kept. Never an error: the next start measures again."""
-    if (folder := cache_folder()) is None:
-        return
-    results = _read(folder / RESULTS)
-    results.pop(setting.key, None)
-    results[setting.key] = {**asdict(setting), **{kind: _rounded(times) for kind, times in asdict(result).items()}}
-    newest = dict(list(results.items())[-KEPT:])
-    with suppress(MmxError):
-        write_text(folder / RESULTS, json.dumps({"schema_version": SCHEMA_VERSION, "results": newest}, indent=1))
+    RESULTS.put(setting.key, {**asdict(setting), **{kind: _rounded(times) for kind, times in asdict(result).items()}})
 
 
 def _rounded(times: Mapping[str, float]) -> dict[str, float]:
     return {name: round(seconds, 6) for name, seconds in times.items()}
-
-
-def _read(path: Path) -> dict[str, dict]:
-    """The results in a file; none if it is not there, or not what ``remember`` wrote."""
-    try:
-        if path.is_symlink() or path.stat().st_size > LIMIT_BYTES:
-            return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema_version"] != SCHEMA_VERSION:
-            return {}
-        return {str(key): kept for key, kept in content["results"].items() if isinstance(kept, dict)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
 
 
 def _times(value: object, names: Sequence[str]) -> dict[str, float] | None:
@@ -165,12 +136,3 @@ def _times(value: object, names: Sequence[str]) -> dict[str, float] | None:
     if not isinstance(value, dict) or set(value) != set(names):
         return None
     return value if all(isinstance(s, float) and 0 < s < 3600 for s in value.values()) else None
-
-
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # 25 ms that only `auto` needs
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

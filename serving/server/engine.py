@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from mmx.runtime.backends.choice import chosen_batch_size
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import EnvironmentMissing, MmxError
 from mmx.runtime.network import Network, require_media
@@ -27,6 +28,7 @@ from mmx.serving.server.rejection import Rejection, rejection_of
 from mmx.serving.server.settings import Settings
 
 log = logging.getLogger(__name__)
+BATCH_SIZE = 4  # unless asked otherwise
 AHEAD = 8  # segments of one request that are decoded before the first of them is answered
 
 Step = tuple[Segment, asyncio.Future[Row] | None] | Exception | None
@@ -54,6 +56,7 @@ class Engine:
             streams=settings.streams,
             device=settings.device,
             certainty=settings.certainty,
+            goal="throughput",
         )
         self.backend = self.network.backend
         self._metrics = metrics
@@ -64,9 +67,13 @@ class Engine:
             self.network,
             self.backend.streams,
             metrics,
-            max_batch=settings.max_batch,
+            max_batch=settings.max_batch or self._batch_size(),
             max_wait_s=settings.max_wait_ms / 1000,
         )
+
+    def _batch_size(self) -> int:
+        backend = self.backend
+        return chosen_batch_size(self.bundle, "throughput", backend.name, backend.precision, BATCH_SIZE)
 
     async def open(self) -> None:
         """Start the processes and run the network once in each stream: the first request does not pay for it."""

@@ -48,8 +48,8 @@ class Settings:
         streams: batches that run side by side; threads: CPU threads of each. None, device: see ``open_backend``.
         host, port: where it listens; port 0 lets the system choose one.
         workers: processes that decode uploads. worker_threads: CPU threads of each.
-        max_batch: segments that the network takes at once, at most. max_wait_ms: how long the first of a batch waits
-            for others while the network is idle.
+        max_batch: segments that the network takes at once, at most; None: what ``mmx optimize`` chose, or 4.
+        max_wait_ms: how long the first of a batch waits for others while the network is idle.
         queue: requests that are being answered or wait for it; another one gets 429. uploads: bodies that may be
             arriving at the same time.
         budget_bytes: of all uploads together, those that arrive and those that are being answered.
@@ -75,7 +75,7 @@ class Settings:
     port: int = 8000
     workers: int = 2
     worker_threads: int = 1
-    max_batch: int = 4
+    max_batch: int | None = None
     max_wait_ms: float = 5.0
     queue: int = 64
     uploads: int = 64
@@ -89,9 +89,9 @@ class Settings:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        counts = {"workers": self.workers, "max_batch": self.max_batch, "queue": self.queue, "uploads": self.uploads}
+        counts = {"workers": self.workers, "queue": self.queue, "uploads": self.uploads, "max_batch": self.max_batch}
         for name, count in counts.items():
-            if count < 1:
+            if count is not None and count < 1:
                 raise UsageError(f"{name} is {count}; it must be 1 or more")
         if self.api_key is not None and (len(self.api_key) < 16 or not self.api_key.isascii()):
             raise UsageError(

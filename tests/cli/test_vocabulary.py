@@ -25,6 +25,9 @@ OTHER_FORM = {
     ("export", "--dataset"): "may be a name of one's own",
     ("inspect", "--dataset"): "may be a name of one's own",
     ("package", "--backend"): "what Triton runs",
+    ("package", "--precision"): "a graph that is there: nothing is chosen on this machine",
+    ("profile", "--precision"): "a graph that is there: a measurement names what it measures",
+    ("build-engine", "--precision"): "a new engine's",
     ("synth", "--samples"): "may be 0, for clips alone",
     ("prepare", "--compat"): "as the notebooks do it, which is another thing than as the loader does",
 }
@@ -35,10 +38,12 @@ OTHER_DEFAULT = {
     ("transcribe", "--threads"): "1: the recogniser gains nothing from more on short speech",
     ("serve", "--workers"): "2: the other cores are the network's",
     ("package", "--workers"): "2, as mmx serve",
-    ("serve", "--batch-size"): "4: a request waits for its batch",
     ("build-engine", "--batch-size"): "8: a profile has a largest batch",
     ("build-engine", "--precision"): "none: an engine has to be asked for",
     ("package", "--backend"): "onnxruntime: Triton chooses none",
+    ("package", "--precision"): "fp32: nothing is chosen on this machine",
+    ("profile", "--precision"): "fp32: a measurement names what it measures",
+    ("optimize", "--samples"): "enough to score, few enough to time",
     ("serve", "--file-seconds"): "as --deadline: a caller waits",
     ("serve", "--file-pixels"): "2160p: a caller waits",
     ("train", "--system"): "ours",
@@ -132,7 +137,7 @@ def test_variables_are_no_other_variable_of_mmx() -> None:
 
 MISSING = {
     "export": ["no.pt"], "inspect": ["no.mmx"], "build-engine": ["no.mmx", "--fp16"],
-    "calibrate": ["no.mmx", "--noise"], "predict": ["no.mmx", "v.mp4"],
+    "optimize": ["no.mmx"], "calibrate": ["no.mmx", "--noise"], "predict": ["no.mmx", "v.mp4"],
     "live": ["no.mmx", "0"], "batch": ["v.mp4", "--out", "r", "--bundle", "no.mmx"],
     "serve": ["no.mmx"], "package": ["no.mmx", "--triton", "t"], "transcribe": ["no.mp4"],
     "bench": ["iemocap", "--data", "no"], "eval": ["no.pt", "--data", "no"], "profile": ["no.mmx"],

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmx.runtime import kept as kept_results
 from mmx.runtime.backends import Backend, autotune, open_backend
 from mmx.runtime.backends.autotune import RESULTS
 from mmx.runtime.bundle import Bundle
@@ -32,7 +33,7 @@ def opened(bundle: Bundle, threads: int = 1) -> tuple[str, str]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Where results are kept; the folder is there."""
-    path = tmp_path / "cache" / "mmx" / RESULTS
+    path = tmp_path / "cache" / "mmx" / RESULTS.name
     path.parent.mkdir(parents=True)
     return path
 
@@ -102,7 +103,7 @@ def test_what_was_measured_decides(bundle: Bundle, file: Path) -> None:
         b'{"schema_version": 1, "results": {"KEY": {"seconds": {"onnxruntime": NaN, "openvino": 0.2}, LOAD}}}',
         b'{"schema_version": 1, "results": {"KEY": {"seconds": {"onnxruntime": "x", "openvino": 0.2}, LOAD}}}',
         b'{"schema_version": 1, "results": {"KEY": {"seconds": {"onnxruntime": 0.1, "openvino": 0.2}}}}',
-        b" " * (autotune.LIMIT_BYTES + 1),
+        b" " * (kept_results.LIMIT_BYTES + 1),
     ],
 )
 def test_a_file_that_is_not_ours_is_measured_again(bundle: Bundle, file: Path, content: bytes) -> None:
@@ -141,10 +142,10 @@ def test_few_utterances_do_not_wait_for_autotuning(bundle: Bundle, file: Path) -
 
 def test_only_so_many_are_kept(bundle: Bundle, file: Path) -> None:
     setting = autotune.setting_of(bundle.graph(), "fp32", 1)
-    for threads in range(1, autotune.KEPT + 5):
+    for threads in range(1, kept_results.MOST + 5):
         autotune.remember(replace(setting, threads=threads), autotune.Autotuned({"x": 1.0}, {"x": 1.0}))
     results = list(kept(file).values())
-    assert len(results) == autotune.KEPT and results[-1]["threads"] == autotune.KEPT + 4
+    assert len(results) == kept_results.MOST and results[-1]["threads"] == kept_results.MOST + 4
 
 
 def test_features_are_filled_like_the_rest() -> None:
