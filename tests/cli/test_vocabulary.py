@@ -29,6 +29,7 @@ OTHER_FORM = {
     ("profile", "--precision"): "a graph that is there: a measurement names what it measures",
     ("build-engine", "--precision"): "a new engine's",
     ("synth", "--samples"): "may be 0, for clips alone",
+    ("data check", "--samples"): "may be 0: no clip is opened",
     ("prepare", "--compat"): "as the notebooks do it, which is another thing than as the loader does",
 }
 OTHER_DEFAULT = {
@@ -49,6 +50,7 @@ OTHER_DEFAULT = {
     ("train", "--system"): "ours",
     ("live", "--window"): "3: a stream has no utterances yet",
     ("synth", "--samples"): "a data set has a size",
+    ("data check", "--samples"): "a look at some clips, not at all of them",
     ("calibrate", "--samples"): "ranges need about so many",
     ("build-engine", "--samples"): "a comparison needs about so many",
     ("train", "--compat"): "a training has no checkpoint to ask",
