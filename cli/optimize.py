@@ -81,7 +81,7 @@ def optimize(
     from mmx.view.terminal import Progress
 
     bundle, cores = Bundle.open(path), usable_cores()
-    aim = GOALS[GOALS.index(goal)]  # type: ignore[arg-type]
+    aim = GOALS[GOALS.index(goal)]
     backends = backends or BACKENDS
     candidates = first_candidates(bundle, aim, cores, backends)
     if dry_run:
