@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mmx.calibration.gate import CPU_ENGINES, Accuracy, Judge, Speed, measure_speed
+from mmx.calibration.gate import CPU_BACKENDS, Accuracy, Judge, Speed, measure_speed
 from mmx.calibration.layers import Layer, find_layers, without
+from mmx.calibration.noise import Noise
 from mmx.calibration.quantize import WEIGHT_BITS, quantise
 from mmx.calibration.ranges import SCHEMA_VERSION, Inputs, Ranges, measure_limits, read_ranges
 from mmx.calibration.sensitivity import layer_sqnr
@@ -33,6 +34,7 @@ RANGES = "ranges.json"
 VERIFIED = ("schema_version", "layers", "sqnr_db", "tries", "milliseconds", "faster", "bytes", "target")  # recorded
 SQNR_SAMPLES = 16
 SPEED_SAMPLES = 24
+FORESEEN_S = 15.0
 
 Targets = NDArray[np.int64]
 
@@ -61,7 +63,7 @@ Say = Callable[[str, float], None]
 class Try:
     """One round of the sweep: the layers kept in FP32, and what came of it.
 
-    Each is judged in the graph's own arithmetic; what holds, also in the engines that would run it here.
+    Each is judged in the graph's own arithmetic; what holds, also on the backends that would run it here.
     """
 
     kept: tuple[str, ...]
@@ -194,8 +196,8 @@ def calibrate(
         else:
             say("speed", 0)
             speed = measure_speed(bundle, int8, _spread(samples, SPEED_SAMPLES))
-            if (engine := speed.fastest.split()[0]) != tries[-1].accuracy.engine:
-                tries += (Try(tries[-1].kept, judge.accuracy(int8, engine)),)
+            if (backend := speed.fastest.split()[0]) != tries[-1].accuracy.backend:
+                tries += (Try(tries[-1].kept, judge.accuracy(int8, backend)),)
             if not tries[-1].accuracy.holds:
                 failure = tries[-1].accuracy.failure
             elif not speed.holds and require_speed:
@@ -235,6 +237,36 @@ def calibrate(
     return replace(found, bundle=bundle.refreshed())
 
 
+def foresee_speed(bundle: Bundle, keep_fp32: Sequence[str] = ()) -> Speed:
+    """INT8's speed here, before anything is measured for it: every layer quantised, to ranges that are made up.
+
+    Ranges do not change how long a graph takes. Layers that go back to FP32 do, but where INT8 as a whole costs time,
+    nobody should wait minutes for the few that may gain.
+
+    Args:
+        keep_fp32: see ``calibrate``.
+    """
+    model = onnx.load(bundle.graph().path)
+    layers = without(find_layers(model), keep_fp32)
+    limits = {name: 1.0 for layer in layers for name in (layer.activation, layer.output)}
+    noise = Noise(bundle.manifest, SPEED_SAMPLES, 0)
+    samples = [noise[i] for i in range(len(noise))]
+    return measure_speed(bundle, quantise(model, layers, limits), samples, seconds=FORESEEN_S)
+
+
+def require_gain(bundle: Bundle, speed: Speed) -> None:
+    """Raise ParityError where INT8 cannot pay here.
+
+    Raises:
+        ParityError: ``speed`` says that it is slower beyond the noise.
+    """
+    if speed.hopeless:
+        raise ParityError(
+            f"{bundle.path} keeps its precision, and nothing was calibrated: INT8 failed the gate on {speed.failure}",
+            "--any-speed calibrates all the same, for engines elsewhere",
+        )
+
+
 def require(found: Calibration) -> None:
     """Raise ParityError if the gate failed.
 
@@ -259,8 +291,8 @@ def _sweep(
         say(f"gate, {count} layers kept", count / max(len(worst), 1))
         int8 = quantise(model, layers, limits, kept)
         tries.append(Try(kept, judge.accuracy(int8)))
-        if tries[-1].accuracy.holds:  # here it is run by an engine, which may add up otherwise
-            tries.append(Try(kept, judge.accuracy(int8, CPU_ENGINES[0])))
+        if tries[-1].accuracy.holds:  # here it is run by a backend, which may add up otherwise
+            tries.append(Try(kept, judge.accuracy(int8, CPU_BACKENDS[0])))
         count = max(1, 2 * count)
         if tries[-1].accuracy.holds or count >= len(worst):
             return tuple(tries), int8

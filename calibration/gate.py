@@ -27,9 +27,9 @@ from mmx.runtime.precisions import BF16_BACKENDS
 from mmx.runtime.scratch import Scratch
 from mmx.runtime.types import Sample
 
-CPU_ENGINES = ("onnxruntime", "openvino")
+CPU_BACKENDS = ("onnxruntime", "openvino")
 AS_WRITTEN = "as written"
-"""In place of an engine: the graph's own arithmetic, which is the same on every machine."""
+"""In place of a backend: the graph's own arithmetic, which is the same on every machine."""
 
 MAX_LOSS = 0.005
 """Mean F1 and mean accuracy may each lose half a point."""
@@ -38,7 +38,7 @@ MAX_SHIFT = 0.05
 """Where targets are not known: how far any label's probability may move, as in ``mmx bench``."""
 
 SPEED_S, FEWEST_TIMED = 60.0, 6
-"""The timing takes about so long: a slow system is timed on fewer utterances, evenly chosen."""
+"""The timing takes about so long by default: a slow system is timed on fewer utterances, evenly chosen."""
 
 Logits = NDArray[np.float32]
 
@@ -47,13 +47,13 @@ Logits = NDArray[np.float32]
 class Accuracy:
     """INT8 against FP32 on held-out samples; shares 0..1, means over the emotions.
 
-    ``engine``: what ran INT8, or ``AS_WRITTEN``. ``labelled``: whether targets are known; if not, FP32's labels stand
+    ``backend``: what ran INT8, or ``AS_WRITTEN``. ``labelled``: whether targets are known; if not, FP32's labels stand
     in for them.
     ``f1``, ``accuracy``: (FP32's, INT8's). ``error``: largest difference of a fused logit; ``relative``: that over the
     largest logit; ``shift``: the largest of a probability. ``flips``: labels that changed, of ``decisions``.
     """
 
-    engine: str
+    backend: str
     labelled: bool
     samples: int
     f1: tuple[float, float]
@@ -75,16 +75,16 @@ class Accuracy:
     def failure(self) -> str:
         """What the gate says when it does not hold."""
         if not self.labelled:
-            return f"agreement: a probability moves by {self.shift:.3f} in {self.engine}, {MAX_SHIFT} may be"
+            return f"agreement: a probability moves by {self.shift:.3f} in {self.backend}, {MAX_SHIFT} may be"
         return (
             f"accuracy: F1 {100 * self.f1[0]:.2f} -> {100 * self.f1[1]:.2f}, accuracy {100 * self.accuracy[0]:.2f} -> "
-            f"{100 * self.accuracy[1]:.2f} in {self.engine}; {100 * MAX_LOSS:.1f} points may go"
+            f"{100 * self.accuracy[1]:.2f} in {self.backend}; {100 * MAX_LOSS:.1f} points may go"
         )
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds [utterances, passes] by engine and precision: the same utterances, single-threaded and interleaved."""
+    """Seconds [utterances, passes] by backend and precision: the same utterances, single-threaded and interleaved."""
 
     seconds: Mapping[str, NDArray[np.float64]]
 
@@ -100,7 +100,7 @@ class Speed:
 
     @property
     def fastest(self) -> str:
-        """The fastest engine for INT8."""
+        """The fastest backend for INT8."""
         return self._fastest(int8=True)
 
     @property
@@ -112,6 +112,11 @@ class Speed:
     def holds(self) -> bool:
         """Whether it is faster beyond the noise of this measurement: the whole interval lies above 1."""
         return self.ratio.low > 1
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it is slower beyond the noise: the whole interval lies below 1."""
+        return self.ratio.high < 1
 
     @property
     def failure(self) -> str:
@@ -139,19 +144,19 @@ class Judge:
         self._manifest = bundle.manifest
         self._samples = samples
         self._bundle = bundle
-        with _network(bundle, bundle.graph().path, CPU_ENGINES[0], "fp32") as network:
+        with _network(bundle, bundle.graph().path, CPU_BACKENDS[0], "fp32") as network:
             self._exact = self._logits(network)
         self._labelled = targets is not None
         if targets is None:
             targets = decisions(self._exact, self._manifest.thresholds).astype(np.int64)
         self._targets = targets
 
-    def accuracy(self, model: onnx.ModelProto, engine: str = AS_WRITTEN) -> Accuracy:
-        """How good an INT8 graph is beside FP32, as ``engine`` runs it here, or in its own arithmetic."""
-        if engine == AS_WRITTEN:
+    def accuracy(self, model: onnx.ModelProto, backend: str = AS_WRITTEN) -> Accuracy:
+        """How good an INT8 graph is beside FP32, as ``backend`` runs it here, or in its own arithmetic."""
+        if backend == AS_WRITTEN:
             logits = self._logits(Network(self._bundle, _AsWritten(model)))
         else:
-            with _saved(model) as path, _network(self._bundle, path, engine, "int8") as network:
+            with _saved(model) as path, _network(self._bundle, path, backend, "int8") as network:
                 logits = self._logits(network)
         if not np.isfinite(logits).all():
             logits = np.nan_to_num(logits, nan=-1e4, posinf=1e4, neginf=-1e4)  # as wrong as can be, and finite
@@ -160,7 +165,7 @@ class Judge:
         error = float(np.abs(logits - self._exact).max())
         probabilities = [sigmoid(x.astype(np.float64)) for x in (self._exact, logits)]
         return Accuracy(
-            engine=engine,
+            backend=backend,
             labelled=self._labelled,
             samples=len(logits),
             f1=(exact.mean("f1"), found.mean("f1")),
@@ -213,24 +218,26 @@ class _Graph:
         self._network.close()
 
 
-def measure_speed(bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Sample], passes: int = 3) -> Speed:
-    """Time an INT8 graph beside every graph of the bundle, in every CPU engine and precision that there is here."""
+def measure_speed(
+    bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Sample], passes: int = 3, seconds: float = SPEED_S
+) -> Speed:
+    """Time an INT8 graph beside every graph of the bundle, on every CPU backend and in each precision there is here."""
     stored = [name for name in bundle.precisions if name not in ("int8", *ENGINE_GRAPHS.values())]
     with _saved(model) as path, ExitStack() as opened:
         files = {name: bundle.graph(name).path for name in stored} | {"int8": path}
         graphs: list[_Graph] = []
-        for engine in CPU_ENGINES:
-            more = {"bf16": files["fp32"]} if engine in BF16_BACKENDS and "bf16" not in files else {}
+        for backend in CPU_BACKENDS:
+            more = {"bf16": files["fp32"]} if backend in BF16_BACKENDS and "bf16" not in files else {}
             for precision, file in (files | more).items():
                 try:
-                    network = opened.enter_context(_network(bundle, file, engine, precision))
+                    network = opened.enter_context(_network(bundle, file, backend, precision))
                 except (EnvironmentMissing, BadDataError):
-                    if engine == CPU_ENGINES[0] and precision in ("fp32", "int8"):  # this one comes with mmx
+                    if backend == CPU_BACKENDS[0] and precision in ("fp32", "int8"):  # this one comes with mmx
                         raise
                 else:
-                    graphs.append(_Graph(f"{engine} {precision}", network))
+                    graphs.append(_Graph(f"{backend} {precision}", network))
         costs = {graph.key: warm_up(graph, samples[0]) for graph in graphs}
-        affordable = int(SPEED_S / ((passes + 1) * sum(costs.values())))
+        affordable = int(seconds / ((passes + 1) * sum(costs.values())))
         places = np.linspace(0, len(samples) - 1, min(len(samples), max(FEWEST_TIMED, affordable))).round().astype(int)
         makers: list[Callable[[], Sample]] = [lambda s=samples[i]: s for i in places]  # type: ignore[misc]
         timed = interleave(graphs, makers, passes)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.calibration.calibrate import Data, calibrate
-from mmx.calibration.gate import CPU_ENGINES, MAX_SHIFT
+from mmx.calibration.gate import CPU_BACKENDS, MAX_SHIFT
 from mmx.calibration.noise import Noise
 from mmx.datasets.dataset import find_dataset
 from mmx.evaluation.environment import Environment, describe
@@ -116,7 +116,7 @@ def with_variants(bundle: Bundle, ranges: Data, held_out: Data, labelled: bool) 
 
 
 def _rows(bundle: Bundle, tested: Data) -> tuple[Row, ...]:
-    runners, _ = open_runners(None, bundle, CPU_ENGINES)
+    runners, _ = open_runners(None, bundle, CPU_BACKENDS)
     try:
         logits = {
             runner.key: np.concatenate([runner.run([tested[i]]) for i in range(len(tested))]) for runner in runners

@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from mmx.calibration import calibrate as module_under_test
-from mmx.calibration.calibrate import Calibration, calibrate, require
+from mmx.calibration.calibrate import Calibration, calibrate, foresee_speed, require, require_gain
 from mmx.calibration.gate import Accuracy, Speed
+from mmx.calibration.layers import find_layers
+from mmx.calibration.quantize import quantise
+from mmx.cli.main import main
 from mmx.runtime.backends import open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import EnvironmentMissing, ParityError
@@ -61,7 +65,7 @@ def run(bundle: Bundle, **options: object) -> Calibration:
 def verdict(monkeypatch: pytest.MonkeyPatch, fp32_ms: float, int8_ms: float) -> None:
     """Decide what the stopwatch says; whether this machine is quick today is not what is tested."""
     times = {"onnxruntime fp32": _seconds(fp32_ms), "onnxruntime int8": _seconds(int8_ms)}
-    monkeypatch.setattr(module_under_test, "measure_speed", lambda *_: Speed(times))
+    monkeypatch.setattr(module_under_test, "measure_speed", lambda *_, **__: Speed(times))
 
 
 def _seconds(ms: float, noise: float = 0.0) -> np.ndarray:
@@ -110,6 +114,51 @@ def test_a_slow_graph_is_rejected_unless_it_is_for_elsewhere(bundle: Bundle, mon
     assert (bundle.path / "manifest.json").read_bytes() == before
     assert "int8" not in Bundle.open(bundle.path).precisions
     assert run(bundle, require_speed=False).added
+
+
+def test_where_int8_costs_time_the_command_says_so_before_it_reads_data(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it may gain, and where a slower one is accepted, it goes on."""
+
+    class Reading(Exception):
+        pass
+
+    def read(*_: object) -> None:
+        raise Reading
+
+    monkeypatch.setattr("mmx.cli.calibrate._folder", read)
+    before = [path.name for path in bundle.path.rglob("*")]
+    verdict(monkeypatch, 1.0, 1.5)
+    assert main(["calibrate", str(bundle.path), "--synth"]) == 3
+    assert "nothing was calibrated: INT8 failed the gate on speed: INT8 takes 1.50 ms" in capsys.readouterr().err
+    assert [path.name for path in bundle.path.rglob("*")] == before
+    with pytest.raises(Reading):
+        main(["calibrate", str(bundle.path), "--synth", "--any-speed"])
+    verdict(monkeypatch, 1.0, 0.999)
+    with pytest.raises(Reading):
+        main(["calibrate", str(bundle.path), "--synth"])
+
+
+def test_the_speed_that_is_foreseen_is_that_of_every_layer_quantised(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[onnx.ModelProto] = []
+
+    def measure(_: Bundle, model: onnx.ModelProto, samples: list[Sample], **__: object) -> Speed:
+        assert len({len(sample.pieces) for sample in samples}) > 1
+        timed.append(model)
+        return Speed({"onnxruntime fp32": _seconds(2.0), "onnxruntime int8": _seconds(1.0)})
+
+    monkeypatch.setattr(module_under_test, "measure_speed", measure)
+    require_gain(bundle, foresee_speed(bundle))
+    model = onnx.load(bundle.graph().path)
+    layers = find_layers(model)
+    limits = {name: 2.0 for layer in layers for name in (layer.activation, layer.output)}
+    assert [node.op_type for node in timed[0].graph.node] == [
+        node.op_type for node in quantise(model, layers, limits).graph.node
+    ]
+    assert sum(node.op_type == "QuantizeLinear" for node in timed[0].graph.node) >= len(layers) / 2
 
 
 def test_a_worse_graph_is_rejected_after_the_sweep(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
