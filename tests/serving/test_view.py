@@ -245,7 +245,18 @@ def test_the_page_of_the_server(browser: Any, server: Any, video: Path) -> None:
     assert "200 MB, 10 minutes" in browser.find_element("id", "limits").text
     browser.find_element("id", "file").send_keys(str(video))
     browser.find_element("css selector", "#window option[value='1']").click()
+    until(lambda: browser.execute_script("return chosen.duration") is not None, "the video's length")
+    browser.execute_script(
+        "window.told = []; const was = say; say = (text, bad) => { told.push(text); was(text, bad); }"
+    )
     assert ask(browser) == "Done: 3 segments."
+    told = browser.execute_script("return told")
+    assert told[0].startswith("Sending video.mp4") and "Reading the video …" in told
+    assert [each for each in told if "up to" in each] == [
+        "1 segment, up to 0:01.0 of 0:03.0 …",
+        "2 segments, up to 0:02.0 of 0:03.0 …",
+        "3 segments, up to 0:03.0 of 0:03.0 …",
+    ]
     assert browser.find_element("id", "title").text == "video.mp4"
     shown = browser.execute_script("return shown.segments")
     for mine, theirs in zip(shown, answered, strict=True):
