@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CODE   := cli models export runtime datasets evaluation benchmarks training calibration serving view
+TOP    := api
 # Tests whose results come from a CPU's own arithmetic.
 NUMERIC := $(addprefix tests/,calibration export folding media models precision runtime training)
-SOURCE := $(CODE) demo studies docs/site_hook.py tests
+SOURCE := $(TOP) $(CODE) demo studies docs/site_hook.py tests
 
 .PHONY: demo picture test test-all lint types docs bench clean
 
@@ -37,12 +38,13 @@ test-all: lint
 lint: $(VENV)/.installed types
 	$(BIN)/ruff check $(SOURCE)
 	$(BIN)/ruff format --check $(SOURCE)
-	MYPYPATH=build/types $(BIN)/mypy $(foreach d,$(CODE),-p mmx.$(d))
+	MYPYPATH=build/types $(BIN)/mypy -m mmx $(foreach d,$(CODE),-p mmx.$(d))
 	MYPYPATH=build/types:studies $(BIN)/mypy studies
 
 # The packages under their installed names, for mypy and the API reference (a folder mmx/ in the root would shadow them).
 types:
 	@rm -rf build/types && mkdir -p build/types/mmx && for d in $(CODE); do ln -sfn ../../../$$d build/types/mmx/$$d; done
+	@ln -sfn ../../../$(TOP)/__init__.py build/types/mmx/__init__.py
 
 docs: $(VENV)/.installed types
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from mmx.runtime.arguments import as_path
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.external_data import external_locations
 from mmx.runtime.files import UNFINISHED, sha256_of
@@ -88,7 +89,7 @@ class Bundle:
             BadDataError: the bundle is unfinished, damaged or hostile; the message names the file.
             BundleReplaced: it is not the expected one.
         """
-        folder = Path(path)
+        folder = as_path("the bundle", path)
         for attempt in range(1, _ATTEMPTS + 1):
             _check_folder(folder)
             content = manifest_bytes(folder / MANIFEST)

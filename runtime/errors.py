@@ -10,9 +10,10 @@ from mmx.runtime.extras import install_command
 class MmxError(Exception):
     """A message that says what is wrong (naming the file) and a hint that says what to do.
 
-    ``exit_code`` is what the ``mmx`` command exits with.
+    ``code`` is the kind of error, in one word for programs. ``exit_code`` is what the ``mmx`` command exits with.
     """
 
+    code: str = "error"
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -27,24 +28,28 @@ class MmxError(Exception):
 class UsageError(MmxError):
     """The command line or the arguments ask for something that does not exist or does not fit together."""
 
+    code = "usage"
     exit_code = 2
 
 
 class ParityError(MmxError):
     """The deployed graph does not give the answers of the PyTorch system it came from."""
 
+    code = "parity"
     exit_code = 3
 
 
 class EnvironmentMissing(MmxError):
     """This machine lacks an extra, a driver, a provider or a device that was asked for."""
 
+    code = "environment"
     exit_code = 4
 
 
 class BadDataError(MmxError):
     """A file is broken, hostile, or not what its name says."""
 
+    code = "bad_data"
     exit_code = 5
 
 
@@ -55,10 +60,13 @@ class ConnectionLost(BadDataError):
 class BackendFailed(BadDataError):
     """A backend failed while it ran a graph: the graph asks for what it cannot do, or for more memory than there is."""
 
+    code = "backend_failed"
+
 
 class MissingPath(BadDataError):
     """A file or folder that was named does not exist."""
 
+    code = "missing_path"
     exit_code = UsageError.exit_code
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from mmx.runtime.errors import BadDataError, missing_extra
+from mmx.runtime.errors import BadDataError, UsageError, missing_extra
 from mmx.runtime.from_json import from_plain
 from mmx.runtime.schema import KeyedBy, arrow_fields, described, json_schema, to_plain
 
@@ -212,17 +212,22 @@ def arrow_row(prediction: Prediction) -> dict[str, Any]:
     return plain
 
 
-def to_pandas(predictions: Iterable[Prediction]) -> pandas.DataFrame:
+def to_pandas(predictions: Prediction | Iterable[Prediction]) -> pandas.DataFrame:
     """A DataFrame with a row for each prediction; the columns are those of ``Prediction.to_flat``.
 
     Raises:
-        EnvironmentMissing: pandas is not installed.
+        EnvironmentMissing: pandas is not installed. UsageError: they are no predictions.
     """
+    if not isinstance(predictions, Iterable):
+        predictions = [predictions]
     try:
         import pandas
     except ModuleNotFoundError as e:
         raise missing_extra("pandas", "pandas") from e
-    rows = [prediction.to_flat() for prediction in predictions]
+    given = list(predictions)
+    if not all(isinstance(prediction, Prediction) for prediction in given):
+        raise UsageError("to_pandas takes a Prediction, or several", "give it what Predictor.predict yields")
+    rows = [prediction.to_flat() for prediction in given]
     return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=[f.name for f in fields(Prediction)])
 
 

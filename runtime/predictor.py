@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mmx.runtime.arguments import at_least_one
 from mmx.runtime.backends import Backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.closing import Closing
@@ -69,8 +70,7 @@ class Predictor(Closing):
         certainty: Certainty | None = None,
         wait: bool = True,
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; it must be 1 or more")
+        at_least_one("batch_size", batch_size)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, beside=not wait)
         require_media(self.bundle)
         loading = ThreadPoolExecutor(1, "mmx-load")

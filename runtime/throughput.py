@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
+from mmx.runtime.arguments import at_least_one
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.closing import Closing
 from mmx.runtime.errors import UsageError
@@ -68,8 +69,8 @@ class Pipeline(Closing):
         language: str | None = None,
     ) -> None:
         for name, value in (("workers", workers), ("max_rows", max_rows), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}; it must be 1 or more")
+            if value is not None:
+                at_least_one(name, value)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         require_media(self.bundle)
         self.network = Network.open(
@@ -96,8 +97,11 @@ class Pipeline(Closing):
         exception or Ctrl-C and dropping it) stops the work and waits for the threads to end.
 
         Raises:
-            EnvironmentMissing: the workers cannot be started. Exception: what ``tasks`` raises.
+            UsageError: ``tasks`` is no iterable. EnvironmentMissing: the workers cannot be started. Exception: what
+                ``tasks`` raises.
         """
+        if not isinstance(tasks, Iterable) or isinstance(tasks, (str, bytes)):
+            raise UsageError(f"tasks are {type(tasks).__name__}", "give a list, or any iterable, of paths or Tasks")
         self._workers.wait()
         with Run(self.network, self._workers, self._side_by_side, self._max_rows, self._batch_size) as run:
             yield from run.results(task if isinstance(task, Task) else Task(task) for task in tasks)

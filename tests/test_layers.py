@@ -36,6 +36,7 @@ BELOW = {
     },
 }
 BELOW["cli"] = {*BELOW["serving"], "serving"}
+TOP = "api"  # what `import mmx` and `python -m mmx` are: a few names of the runtime, and the command
 NOT_INSTALLED = {"demo", "studies", "tests", "docs"}  # these may use every package; no package uses them
 # `--on-mismatch rebuild` runs `mmx build-engine` as its user would, in a process of its own.
 RUN_AS_COMMAND = {("runtime", "mmx.cli.main")}
@@ -72,7 +73,7 @@ def code_folders() -> set[str]:
 
 
 def test_every_folder_has_its_place() -> None:
-    assert code_folders() <= set(BELOW) | NOT_INSTALLED, "say in BELOW what the new folder may import"
+    assert code_folders() <= {*BELOW, TOP} | NOT_INSTALLED, "say in BELOW what the new folder may import"
 
 
 def test_every_package_is_installed_and_in_the_wheel_of_an_image() -> None:
@@ -82,13 +83,16 @@ def test_every_package_is_installed_and_in_the_wheel_of_an_image() -> None:
         for folder in BELOW
         for init in (ROOT / folder).rglob("__init__.py")
     }
-    assert set(settings["packages"]) == on_disk
-    assert settings["package-dir"] == {f"mmx.{folder}": folder for folder in BELOW}
+    assert set(settings["packages"]) == {"mmx", *on_disk}
+    assert settings["package-dir"] == {"mmx": TOP} | {f"mmx.{folder}": folder for folder in BELOW}
     assert set(PACKAGES) == set(BELOW)
     assert all((ROOT / folder / "py.typed").exists() for folder in BELOW)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     checked = re.search(r"^CODE\s*:=(.*)$", makefile, re.M)
     assert checked and set(checked[1].split()) == set(BELOW)
+    assert re.search(rf"^TOP\s*:=\s*{TOP}$", makefile, re.M)
+    ours = [packages(path.read_text("utf-8"), TOP) for path in (ROOT / TOP).glob("*.py")]
+    assert set().union(*ours) == {"runtime", "cli"}
 
 
 @pytest.mark.parametrize("folder", BELOW)

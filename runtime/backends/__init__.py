@@ -14,6 +14,7 @@ from typing import Protocol, Self
 
 from numpy.typing import NDArray
 
+from mmx.runtime.arguments import as_text, at_least_one
 from mmx.runtime.backends.autotune import Autotuned, compare, recall, remember, setting_of
 from mmx.runtime.backends.choice import Goal, chosen_precision
 from mmx.runtime.backends.choice import recall as recall_choice
@@ -156,8 +157,8 @@ def open_backend(
     if on_mismatch not in ON_MISMATCH:
         raise UsageError(f"--on-mismatch {on_mismatch} is unknown", f"choose one of: {', '.join(ON_MISMATCH)}")
     for what, count in (("threads", threads), ("streams", streams)):
-        if count is not None and count < 1:
-            raise UsageError(f"{what} is {count}; it must be 1 or more")
+        if count is not None:
+            at_least_one(what, count)
     kind, index = _device(device)
     precision = chosen_precision(bundle, precision, goal)
     asked = _Asked(precision, threads, on_mismatch, utterances, streams, index, goal)
@@ -185,7 +186,7 @@ def _asked_for(bundle: Bundle, name: str, asked: _Asked, *, cpu: bool) -> Backen
 
 def _device(device: str | None) -> tuple[str | None, int | None]:
     """The kind and the number that a device's name means."""
-    kind, colon, number = (device or "").partition(":")
+    kind, colon, number = ("" if device is None else as_text("device", device)).partition(":")
     if device is None or (kind in ("cpu", "cuda") and not colon):
         return device, None
     if kind == "cuda" and number.isascii() and number.isdigit():

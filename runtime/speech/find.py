@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmx.runtime.arguments import as_text
 from mmx.runtime.errors import EnvironmentMissing, UsageError, missing_extra
 from mmx.runtime.extras import install_command
 from mmx.runtime.speech.recogniser import Recogniser
@@ -49,6 +50,7 @@ def resolve(asr: str) -> str:
     Raises:
         EnvironmentMissing, UsageError: see ``find_recogniser``.
     """
+    as_text("asr", asr)
     chosen = (automatic() or asr) if asr == "auto" else asr
     if chosen in ("auto", "none") or any(point.name == chosen for point in entry_points(group=ENTRY_POINTS)):
         return chosen

@@ -35,6 +35,7 @@ def write_wheel(folder: Path) -> Path:
     path = folder / f"mmx-{mmx.version}-py3-none-any.whl"
     info = f"mmx-{mmx.version}.dist-info"
     files = {f"mmx/{package}/{name}": content for package in PACKAGES for name, content in _files(package).items()}
+    files |= {f"mmx/{name}": content for name, content in _files("").items() if "/" not in name}
     files |= {
         f"{info}/METADATA": (mmx.read_text("METADATA") or mmx.read_text("PKG-INFO") or "").encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: mmx package\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
@@ -88,8 +89,8 @@ def pinned(*extras: str) -> list[str]:
 
 
 def _files(package: str) -> dict[str, bytes]:
-    """Every file of a package but what Python compiled, by its path in the package."""
-    spec = find_spec(f"mmx.{package}")
+    """Every file of a package ("" is mmx itself) but what Python compiled, by its path in the package."""
+    spec = find_spec(f"mmx.{package}" if package else "mmx")
     assert spec is not None and spec.submodule_search_locations is not None
     root = Path(next(iter(spec.submodule_search_locations)))
     return {
