@@ -13,7 +13,7 @@ import click
 
 from mmx.cli.build_engine import bundle_here
 from mmx.cli.command import Renamed, command, say
-from mmx.cli.options import certainty_of, shared
+from mmx.cli.options import certainty_of, check_people, shared
 from mmx.cli.paths import BUNDLE
 from mmx.cli.progress import ShownProgress
 from mmx.cli.render import printable
@@ -71,6 +71,7 @@ class Pool(click.ParamType[tuple[int, int]]):
 @shared("--precision")
 @shared("--on-mismatch")
 @shared("--faces")
+@shared("--people")
 @shared("--video-track")
 @shared("--audio-track")
 @shared("--asr")
@@ -114,6 +115,7 @@ def batch(
     precision: str,
     on_mismatch: str,
     faces: str,
+    people: str,
     video_track: int | None,
     audio_track: int | None,
     asr: str,
@@ -154,11 +156,12 @@ def batch(
         except ModuleNotFoundError as e:
             raise missing_extra("pyarrow", "batch") from e
 
+    check_people(people, faces)
     end_like_ctrl_c()
     path, named = _bundle_and_inputs(bundle, inputs)
     tasks = find_tasks(named, beside=beside, window=window, allow=allow_protocol, private=allow_private)
     tracks = Tracks(video_track, audio_track)
-    tasks = [replace(task, tracks=tracks) for task in tasks]
+    tasks = [replace(task, tracks=tracks, people=people) for task in tasks]
     limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
     options: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
     certainty = certainty_of(min_confidence, max_error)
@@ -167,7 +170,7 @@ def batch(
     with ExitStack() as closing:
         opened = Bundle.open(path)
         options["precision"] = precision = chosen_precision(opened, precision, "throughput")
-        made = made_with(opened, precision, window, faces, tracks, asr, language, certainty)
+        made = made_with(opened, precision, window, faces, tracks, asr, language, certainty, people)
         shards = {"shard_files": shard_files, "shard_s": shard_seconds} if form == "parquet" else {}
         results = closing.enter_context(open_results(out, form, opened, made, resume=True, **shards))
         show = closing.enter_context(ShownProgress())

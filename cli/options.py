@@ -103,6 +103,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "type": click.Choice(["exact", "fast", "large", "track"]), "default": "exact", "show_default": True,
         "help": "How faces are searched for: docs/faces.md.",
     },
+    "--people": {
+        "default": "largest", "show_default": True, "metavar": "largest|left|right|center|region=X,Y,W,H|each",
+        "help": "Whose face it is about where there are several: docs/people.md.",
+    },
     "--video-track": {
         "type": click.IntRange(min=0), "help": "Which video track, from 0.  [default: the file's default one]",
     },
@@ -175,6 +179,14 @@ def certainty_of(min_confidence: float | None, max_error: float | None) -> Certa
     from mmx.runtime.probabilities import Certainty
 
     return Certainty(min_confidence, max_error)
+
+
+def check_people(people: str, faces: str) -> None:
+    """Raise UsageError, before anything is loaded, for --people that are no choice or do not go with --faces."""
+    if people != "largest":
+        from mmx.runtime.people.choice import People
+
+        People.parse(people, faces)
 
 
 def shared(name: str, *more: str, **changes: Any) -> Callable[[Decorated], Decorated]:

@@ -13,7 +13,7 @@ import click
 
 from mmx.cli.command import Renamed, command, say, verbose
 from mmx.cli.main import print_error
-from mmx.cli.options import certainty_of, shared
+from mmx.cli.options import certainty_of, check_people, shared
 from mmx.cli.paths import BUNDLE, OutFile
 from mmx.cli.render import describe, printable, render
 from mmx.cli.signals import end_like_ctrl_c
@@ -48,6 +48,7 @@ Report = Callable[[str, MmxError], None]
 @shared("--precision")
 @shared("--on-mismatch")
 @shared("--faces")
+@shared("--people")
 @shared("--video-track")
 @shared("--audio-track")
 @shared("--asr")
@@ -81,6 +82,7 @@ def predict(
     precision: str,
     on_mismatch: str,
     faces: str,
+    people: str,
     video_track: int | None,
     audio_track: int | None,
     asr: str,
@@ -127,6 +129,7 @@ def predict(
         raise UsageError(f"--render draws into one video; there are {len(files)} files", "render one at a time")
     if resume and (html or not out):
         raise UsageError("--resume goes on with --out" + (", of which --html shows only a part" if out else ""))
+    check_people(people, faces)
     if rendered:  # before the work, if Pillow is missing
         from mmx.view.overlay import burn
     codes = [0]
@@ -162,7 +165,7 @@ def predict(
 
             end_like_ctrl_c()
             said = one_each("text", text or None, files), one_each("transcript", transcript or None, files)
-            tasks = [Task(*each, window, tracks) for each in zip(files, *said, strict=True)]
+            tasks = [Task(*each, window, tracks, people=people) for each in zip(files, *said, strict=True)]
             options["limits"] = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
             opened = closing.enter_context(Pipeline(bundle, workers=workers, **options))
             if out:
@@ -170,7 +173,7 @@ def predict(
                 from mmx.serving.batch.run import SUFFIXES, open_results
 
                 made = made_with(
-                    opened.bundle, opened.backend.precision, window, faces, tracks, asr, language, certainty
+                    opened.bundle, opened.backend.precision, window, faces, tracks, asr, language, certainty, people
                 )
                 form = form or SUFFIXES.get(out.suffix.lower(), "jsonl")
                 results = closing.enter_context(open_results(out, form, opened.bundle, made, resume=resume))
@@ -185,7 +188,13 @@ def predict(
             options["utterances"] = len(files) if one_each_file else None
             opened = closing.enter_context(Predictor(checked, wait=False, **options))
             predictions = opened.predict(
-                files, text=text or None, transcript=transcript or None, window=window, tracks=tracks, on_error=report
+                files,
+                text=text or None,
+                transcript=transcript or None,
+                window=window,
+                tracks=tracks,
+                people=people,
+                on_error=report,
             )
         manifest = opened.bundle.manifest
         thresholds = dict(zip(manifest.labels, manifest.thresholds, strict=True))

@@ -53,6 +53,7 @@ RENAMED = (
 @shared("--streams")
 @shared("--threads", help="CPU threads of each stream.  [default: all cores, shared among the streams]")
 @shared("--faces")
+@shared("--people", help="Whose face it is about where a request does not say (docs/people.md).")
 @shared("--asr")
 @shared("--language")
 @shared("--min-confidence")
@@ -122,6 +123,7 @@ def serve(
     streams: int | None,
     threads: int | None,
     faces: str,
+    people: str,
     asr: str,
     language: str | None,
     min_confidence: float | None,
@@ -164,6 +166,7 @@ def serve(
         streams=streams,
         threads=threads,
         faces=faces,
+        people=people,
         asr=asr,
         language=language,
         certainty=certainty_of(min_confidence, max_error),

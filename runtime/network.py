@@ -190,6 +190,8 @@ class Network(Closing):
             frames_seen=segment.frames_seen,
             text=segment.span.text,
             faces=segment.faces,
+            others=segment.others,
+            person=segment.person,
             words=segment.words,
             recogniser=segment.recogniser,
             language=segment.language.code if segment.language else None,

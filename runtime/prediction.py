@@ -30,11 +30,12 @@ ByModality = Annotated[dict[str, ByLabel], KeyedBy("modality")]
 
 @dataclass(frozen=True)
 class SeenFace:
-    """The largest face of one frame."""
+    """A face in one frame."""
 
     time: float = described("Seconds from the start of the file.")
     box: tuple[float, float, float, float] = described("Left, top, right, bottom in fractions of the frame, 0..1.")
     probability: float = described("The detector's, 0..1.")
+    person: int | None = described("Whose it is: people are numbered as they appear in the file, from 1.", default=None)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Prediction:
     contributions: ByModality = described("Fusion weight times logit; over the modalities they sum to logits.")
     modalities: tuple[str, ...] = described("The modalities that took part in the fusion, in the system's order.")
     left_out: dict[str, str] = described("Why each of the system's other modalities did not take part.")
-    faces_found: int = described("Frames with a detected face.")
+    faces_found: int = described("Frames with a face that is used.")
     frames_seen: int = described("Frames looked at.")
     text: str | None = described("The transcript of the segment; null if there was none.")
     timings_ms: dict[str, float] = described(
@@ -75,7 +76,9 @@ class Prediction:
     flags: tuple[str, ...] = described(
         "Quality flags such as no_face or truncated_text; docs/predict.md lists them.", default=()
     )
-    faces: tuple[SeenFace, ...] = described("The largest face of each frame that has one, in time order.", default=())
+    faces: tuple[SeenFace, ...] = described(
+        "The face of each frame that is used, in time order: the largest one, or as people were chosen.", default=()
+    )
     calibrated: bool = described("Whether the probabilities are calibrated on validation data.", default=False)
     thresholds: ByLabel = described("The threshold of each label's probability, 0..1.", default_factory=dict)
     uncertain: str | None = described("Why no label is given; null where nothing was asked or it is met.", default=None)
@@ -88,6 +91,14 @@ class Prediction:
     language_probability: float | None = described("How sure that is, 0..1; 1 if it was given.", default=None)
     video_tracks: int = described("Video tracks of the file, cover pictures not counted; one is read.", default=0)
     audio_tracks: int = described("Audio tracks of the file; one is read.", default=0)
+    person: int | None = described(
+        "Whose face it is, by number in the file; null without a face, or if it is not always the same person's.",
+        default=None,
+    )
+    others: tuple[SeenFace, ...] = described(
+        "Faces of other people in those frames, which are not used; none where each person has a prediction.",
+        default=(),
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values, with ``schema_version`` first. ``from_dict`` gives the prediction back."""

@@ -20,6 +20,7 @@ from mmx.runtime.media.arrays import MediaArrays
 from mmx.runtime.media.source import MediaInput, name_of
 from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import rows
+from mmx.runtime.people.choice import People
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
 from mmx.runtime.probabilities import Certainty
@@ -89,6 +90,7 @@ class Predictor(Closing):
         if wait:
             self._network.result()
         self._batch_size = batch_size
+        self._faces = faces
         self._preprocessor = Preprocessor(self.bundle, threads=threads, faces=faces, asr=asr, language=language)
 
     @property
@@ -109,6 +111,7 @@ class Predictor(Closing):
         transcript: Transcript | Sequence[Transcript | None] | None = None,
         window: float | None = None,
         tracks: Tracks = DEFAULT_TRACKS,
+        people: str = "largest",
         on_error: Callable[[str, MmxError], Any] | None = None,
     ) -> Iterator[Prediction]:
         """Yield a prediction for each segment of each file, in order, as soon as it is known.
@@ -116,8 +119,8 @@ class Predictor(Closing):
         Args:
             files: one or several of: a path, the bytes of a file, a binary file object, or frames and sound in memory
                 (``MediaArrays``).
-            text, transcript, window, tracks: see ``Preprocessor.segments``. With several files, text and transcript are
-                lists with one entry (or None) for each file.
+            text, transcript, window, tracks, people: see ``Preprocessor.segments``. With several files, text and
+                transcript are lists with one entry (or None) for each file.
             on_error: called with the file's name and its error; the next file follows.
 
         Raises:
@@ -132,7 +135,9 @@ class Predictor(Closing):
             transcript = [transcript]  # of one file in which nothing is said
         transcripts = one_each("transcript", transcript, media)
         _check_said(texts, transcripts, window)
-        return self._predict_all(list(zip(media, names, texts, transcripts, strict=True)), window, tracks, on_error)
+        People.parse(people, self._faces)
+        inputs = list(zip(media, names, texts, transcripts, strict=True))
+        return self._predict_all(inputs, window, tracks, people, on_error)
 
     def close(self) -> None:
         """Free the memory of the network."""
@@ -144,12 +149,13 @@ class Predictor(Closing):
         inputs: Sequence[tuple[Media, str, str | None, Transcript | None]],
         window: float | None,
         tracks: Tracks,
+        people: str,
         on_error: Callable[[str, MmxError], Any] | None,
     ) -> Iterator[Prediction]:
         for file, name, text, transcript in inputs:
             try:
                 segments = self._preprocessor.segments(
-                    file, text=text, transcript=transcript, window=window, tracks=tracks
+                    file, text=text, transcript=transcript, window=window, tracks=tracks, people=people
                 )
                 for group in self._groups(segments):
                     yield from self._answered(group)

@@ -6,27 +6,27 @@ Only the bundle's preprocessing spec decides, so that every use of a bundle gets
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.arrays import MediaArrays
 from mmx.runtime.media.container import MediaInfo
-from mmx.runtime.media.faces import Face, FaceDetector
+from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.mel import mel_pieces
 from mmx.runtime.media.reader import Frame, SegmentEnd, open_input, read_segments
 from mmx.runtime.media.source import MediaInput
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import Transcript, read_transcript
 from mmx.runtime.packing import FACE_SHAPE
+from mmx.runtime.people.choice import People
+from mmx.runtime.people.watcher import Looks, View, Watcher
 from mmx.runtime.prediction import SeenFace, Word
 from mmx.runtime.quality import of_faces, of_sound
 from mmx.runtime.speech.find import find_recogniser, resolve, why_none
@@ -46,7 +46,8 @@ class Segment:
     Attributes:
         file: path as the caller gave it. span: its stretch of the file, with what is said in it.
         sample: the network's input. absent: the reason for each missing modality.
-        faces: the largest face of each frame that has one. frames_seen: how many frames were searched.
+        faces: the face of each frame that is used; others: those of other people. person: whose face it is.
+        frames_seen: how many frames were searched.
         flags: quality flags. quality: numbers by name (``runtime.quality``).
         timings_ms: milliseconds by stage (decode, faces, mel, text).
         words, recogniser, language: of recognised text.
@@ -67,17 +68,8 @@ class Segment:
     language: Language | None = None
     video_tracks: int = 0
     audio_tracks: int = 0
-
-
-@dataclass
-class _Faces:
-    """The face crops of a segment whose frames are still coming."""
-
-    crops: list[NDArray[np.float32]] = field(default_factory=list)
-    found: list[NDArray[np.float32]] = field(default_factory=list)  # those of crops with a face
-    sizes: list[float] = field(default_factory=list)  # of each face, in pixels
-    seen: list[SeenFace] = field(default_factory=list)
-    ms: float = 0.0
+    person: int | None = None
+    others: tuple[SeenFace, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +136,7 @@ class Preprocessor:
         transcript: Transcript | None = None,
         window: float | None = None,
         tracks: Tracks = DEFAULT_TRACKS,
+        people: str = "largest",
         stop: threading.Event | None = None,
     ) -> Generator[Segment, None, None]:
         """Read one file, in one pass and bounded memory, and yield its segments in the order they end.
@@ -156,14 +149,18 @@ class Preprocessor:
                 are spoken in it, taking all words of a cue to be equally long; untimed text goes to every
                 window, with the flag ``text_of_whole_file``.
             tracks: which video and audio track to read; by default the one that the file marks as default.
+            people: whose faces: largest, left, right, center, region=X,Y,W,H, or each, which gives a segment for each
+                person (docs/people.md).
             stop: once it is set, reading ends at the next frame, and what was read since the last segment is dropped.
 
         Raises:
-            UsageError: text and transcript together, or a window that is too short or too long (see ``plan_cuts``).
+            UsageError: text and transcript together, a window that is too short or too long (see ``plan_cuts``), or
+                people that are no choice or do not go with the face search.
             BadDataError: the file or the transcript can't be read, or the bundle lacks the tokenizer or the face
                 nets that this file needs.
         """
         said = _what_is_said(text, transcript)
+        choice = People.parse(people, self._faces)
         started = perf_counter()
         opened = open_input(file, tracks)
         windowed = window is not None
@@ -186,7 +183,7 @@ class Preprocessor:
         )
         decode_ms = _ms_since(started)
         waiting: list[Frame] = []
-        faces: dict[int, _Faces] = defaultdict(_Faces)
+        watcher: Watcher | None = None
         while True:
             started = perf_counter()
             event = next(events, None)
@@ -197,10 +194,13 @@ class Preprocessor:
                 waiting.append(event)
                 if len(waiting) < CHUNK_FRAMES and sum(frame.rgb.nbytes for frame in waiting) < CHUNK_BYTES:
                     continue
-            self._find_faces(waiting, faces)
-            waiting.clear()
+            if waiting:
+                watcher = watcher or Watcher(self._face_detector(), choice, self._no_face)
+                watcher.look(waiting)
+                waiting.clear()
             if isinstance(event, SegmentEnd):
-                yield self._segment(source, event, faces.pop(event.segment, _Faces()), decode_ms)
+                looks = watcher.ended(event.segment) if watcher else Looks()
+                yield from self._ended(source, event, looks, choice, decode_ms)
                 decode_ms = 0.0
 
     def segments_of(
@@ -208,6 +208,7 @@ class Preprocessor:
         events: Iterable[Sequence[Frame] | SegmentEnd],
         info: MediaInfo,
         wanted: Callable[[SegmentEnd], bool],
+        people: str = "largest",
     ) -> Generator[Segment, None, None]:
         """The segments of what is read elsewhere; faces are searched for as soon as a frame is there.
 
@@ -215,48 +216,41 @@ class Preprocessor:
             events: looks at one frame, and ends of segments, in order of time.
             info: what the header says.
             wanted: whether a segment that ends is to be made at all.
+            people: see ``segments``.
         """
         source = _Source(info.name, info, None, True, ())
-        faces: dict[int, _Faces] = defaultdict(_Faces)
+        choice = People.parse(people, self._faces)
+        watcher: Watcher | None = None
         for event in events:
             if not isinstance(event, SegmentEnd):
-                self._find_faces(event, faces)
+                watcher = watcher or Watcher(self._face_detector(), choice, self._no_face)
+                watcher.look(event)
                 continue
-            seen = faces.pop(event.segment, _Faces())
+            looks = watcher.ended(event.segment) if watcher else Looks()
             if wanted(event):
-                yield self._segment(source, event, seen, 0.0)
+                yield from self._ended(source, event, looks, choice, 0.0)
 
-    def _find_faces(self, frames: Sequence[Frame], faces: dict[int, _Faces]) -> None:
-        """Detect and crop; each frame's crop goes to its segment, and the time in equal parts."""
-        if not frames:
-            return
-        started = perf_counter()
-        no_face = "upstream" if self._spec.compat == "upstream" else self._spec.video.no_face
-        new = [frame for i, frame in enumerate(frames) if not i or frame.rgb is not frames[i - 1].rgb]
-        found = iter(self._face_detector().extract([f.rgb for f in new], no_face, [f.time for f in new]))
-        each_ms = _ms_since(started) / len(frames)
-        crop = next(found)
-        for i, frame in enumerate(frames):
-            if i and frame.rgb is not frames[i - 1].rgb:
-                crop = next(found)
-            mine = faces[frame.segment]
-            mine.ms += each_ms
-            if crop.face is not None:
-                mine.seen.append(_seen(frame, crop.face))
-                if crop.pixels is not None:
-                    left, top, right, bottom = crop.face.box.tolist()
-                    mine.found.append(crop.pixels)
-                    mine.sizes.append(min(right - left, bottom - top))
-            if crop.pixels is not None:
-                mine.crops.append(crop.pixels)
+    @property
+    def _no_face(self) -> str:
+        return "upstream" if self._spec.compat == "upstream" else self._spec.video.no_face
 
-    def _segment(self, source: _Source, end: SegmentEnd, faces: _Faces, decode_ms: float) -> Segment:
-        """Put one segment together, with the reason for each missing modality."""
+    def _ended(
+        self, source: _Source, end: SegmentEnd, looks: Looks, people: People, decode_ms: float
+    ) -> Iterator[Segment]:
+        """The segment, or one for each person: the first has the time that it took."""
+        base = self._without_faces(source, end, decode_ms)
+        base.timings_ms["faces"] = looks.ms
+        for number, view in enumerate(looks.views(people)):
+            timings = base.timings_ms if not number else dict.fromkeys(base.timings_ms, 0.0)
+            yield self._with_faces(replace(base, timings_ms=timings), source, end, view)
+
+    def _without_faces(self, source: _Source, end: SegmentEnd, decode_ms: float) -> Segment:
+        """A segment's sound and words, with the reason for each of them that is missing."""
         system = self._bundle.manifest.modalities
         heard = source.heard
         words = heard.words_in(end.span) if heard else ()
         text = " ".join(word.text for word in words if word.text) or None if heard else source.text_of(end.span)
-        timings = {"decode": decode_ms, "faces": faces.ms}
+        timings = {"decode": decode_ms, "faces": 0.0}
         flags = [*end.flags, *source.flags]
         absent: dict[str, str] = {}
 
@@ -285,31 +279,44 @@ class Preprocessor:
             absent["text"] = why_none() if self._asr == "auto" else "no transcript"
         timings["text"] = _ms_since(started)
 
-        crops = faces.crops
-        if end.frames and not faces.seen:
-            flags.append("no_face")
-            # The public demo feeds its fallback crops even if it never saw a face; they say nothing about a face.
-            crops = crops if self._spec.compat == "upstream" else []
-        if not crops:
-            seen = f"no face in {end.frames} frames" if end.frames else "no frame in this segment"
-            absent["visual"] = seen if source.info.has_video else "no video track"
-
-        picture = of_faces(faces.found, faces.sizes, end.frames)
         return Segment(
             file=source.file,
             span=Span(end.span.start, end.span.end, text),
-            sample=Sample(token_ids, np.stack(crops) if crops else np.empty((0, *FACE_SHAPE), np.float32), pieces),
+            sample=Sample(token_ids, np.empty((0, *FACE_SHAPE), np.float32), pieces),
             absent={modality: why for modality, why in absent.items() if modality in system},
-            faces=tuple(faces.seen),
+            faces=(),
             frames_seen=end.frames,
-            flags=(*flags, *sound.flags, *picture.flags),
+            flags=(*flags, *sound.flags),
             timings_ms=timings,
-            quality=sound.numbers | picture.numbers,
+            quality=sound.numbers,
             words=tuple(word for word in words if word.text),
             recogniser=heard.recogniser if heard else None,
             language=heard.language if heard else None,
             video_tracks=source.info.video_tracks,
             audio_tracks=source.info.audio_tracks,
+        )
+
+    def _with_faces(self, base: Segment, source: _Source, end: SegmentEnd, view: View) -> Segment:
+        """A segment with the faces of one view of it, or the reason why there are none."""
+        crops, flags, absent = view.crops, base.flags, base.absent
+        if end.frames and not view.faces:
+            flags += ("no_face",)
+            # The public demo feeds its fallback crops even if it never saw a face; they say nothing about a face.
+            crops = crops if self._spec.compat == "upstream" else []
+        if not crops and "visual" in self._bundle.manifest.modalities:
+            seen = f"no face in {end.frames} frames" if end.frames else "no frame in this segment"
+            absent = {**absent, "visual": seen if source.info.has_video else "no video track"}
+        found = [(face.pixels, face.size) for face in view.faces if face.pixels is not None]
+        picture = of_faces([pixels for pixels, _ in found], [size for _, size in found], end.frames)
+        return replace(
+            base,
+            sample=replace(base.sample, faces=np.stack(crops) if crops else base.sample.faces),
+            absent=absent,
+            faces=tuple(face.seen for face in view.faces),
+            others=view.others,
+            person=view.person,
+            flags=(*flags, *picture.flags, *view.flags),
+            quality=base.quality | picture.numbers | view.numbers,
         )
 
     def _listener(self) -> Heard | None:
@@ -374,13 +381,6 @@ def _what_is_said(text: str | None, transcript: Transcript | None) -> str | Sequ
     if transcript is None:
         return text
     return transcript or ""  # no cue: it is known that nothing is said
-
-
-def _seen(frame: Frame, face: Face) -> SeenFace:
-    """The face in fractions of its frame: what an overlay on the picture needs at any size."""
-    height, width = frame.rgb.shape[:2]
-    left, top, right, bottom = np.clip(face.box / (width, height, width, height), 0, 1).tolist()
-    return SeenFace(frame.time, (left, top, right, bottom), face.probability)
 
 
 def _ms_since(started: float) -> float:

@@ -26,6 +26,7 @@ SMALL_PX, DARK = 48, 40.0  # a face under the crop's own size, and under this me
 NUMBERS = (
     *("sound_dbfs", "sound_clipped", "sound_variation_db", "sound_flatness"),
     *("face_share", "face_pixels", "face_brightness", "face_sharpness"),
+    *("people", "several_faces", "face_switches"),  # of runtime.people
 )
 Numbers = dict[str, float]
 

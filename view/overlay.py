@@ -1,9 +1,13 @@
-"""A video with its answers drawn in: the face's box, and the labels' probabilities over time."""
+"""A video with its answers drawn in: boxes around faces with people's numbers, and the labels' probabilities over time.
+
+Where each person has answers of their own, the labels stand at the boxes instead.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ TIME_BASE = Fraction(1, 90_000)
 SOUND_RATE = 48_000  # Hz
 FACE_HELD_S = 0.3  # a box is shown this long around the frame it was found in, and between two frames of one stretch
 FACE_GAP_S = 1.1
-YELLOW, WHITE, DARK = (255, 210, 63), (255, 255, 255), (0, 0, 0, 170)
+YELLOW, WHITE, GREY, DARK = (255, 210, 63), (255, 255, 255), (190, 190, 190), (0, 0, 0, 170)
 
 Box = tuple[float, float, float, float]
 
@@ -62,27 +66,71 @@ def face_at(faces: Sequence[SeenFace], time: float) -> Box | None:
     return next((face.box for face in pair if abs(face.time - time) <= FACE_HELD_S), None)
 
 
+class _Answers:
+    """Predictions in order of time that do not overlap much: of the file, or of one person."""
+
+    def __init__(self, predictions: Sequence[Prediction]) -> None:
+        self._predictions = predictions
+        self._starts = [each.start for each in predictions]
+
+    def at(self, time: float) -> Prediction | None:
+        number = bisect_right(self._starts, time) - 1
+        return self._predictions[number] if number >= 0 and time < self._predictions[number].end else None
+
+
 class _Drawing:
     """Draws what is known at a time on a frame."""
 
     def __init__(self, predictions: Sequence[Prediction], thresholds: dict[str, float]) -> None:
-        self._predictions = predictions
-        self._starts = [each.start for each in predictions]
-        self._faces = [face for each in predictions for face in each.faces]
         self._thresholds = thresholds
+        used = _by_person(face for each in predictions for face in each.faces)
+        others = _by_person(face for each in predictions for face in each.others)
+        self._boxes = [(who, faces, GREY) for who, faces in others.items()]
+        self._boxes += [(who, faces, YELLOW) for who, faces in used.items()]
+        self._numbered = len({who for who, _, _ in self._boxes}) > 1
+        spans = [(each.start, each.end) for each in predictions]
+        self._of_people: dict[int | None, _Answers] = {}
+        self._of_all: _Answers | None = None
+        if len(set(spans)) < len(spans):  # a prediction for each person
+            people = {each.person for each in predictions}
+            self._of_people = {who: _Answers([each for each in predictions if each.person == who]) for who in people}
+        else:
+            self._of_all = _Answers(predictions)
 
     def __call__(self, rgb: NDArray[np.uint8], time: float) -> NDArray[np.uint8]:
         picture = Image.fromarray(rgb)
         height, width = rgb.shape[:2]
         draw = ImageDraw.Draw(picture, "RGBA")
-        box = face_at(self._faces, time)
-        if box:
-            corners = [value * side for value, side in zip(box, (width, height) * 2, strict=True)]
-            draw.rectangle(corners, outline=YELLOW, width=max(2, height // 180))
-        number = bisect_right(self._starts, time) - 1
-        if number >= 0 and time < self._predictions[number].end:
-            self._labels(draw, self._predictions[number], width, height)
+        for who, faces, colour in self._boxes:
+            box = face_at(faces, time)
+            if box:
+                corners = [value * side for value, side in zip(box, (width, height) * 2, strict=True)]
+                draw.rectangle(corners, outline=colour, width=max(2, height // 180))
+                self._name(draw, corners, who, time, colour, height)
+        if self._of_all and (now := self._of_all.at(time)):
+            self._labels(draw, now, width, height)
         return np.asarray(picture)
+
+    def _name(
+        self,
+        draw: ImageDraw.ImageDraw,
+        corners: Sequence[float],
+        who: int | None,
+        time: float,
+        colour: tuple[int, int, int],
+        height: int,
+    ) -> None:
+        """A person's number, and labels of their own, on top of the box; nothing where there is one person alone."""
+        parts = [str(who)] if who and self._numbered else []
+        if (answers := self._of_people.get(who)) and (now := answers.at(time)):
+            parts += now.labels
+        if not parts:
+            return
+        font = ImageFont.load_default(max(10, height // 24))
+        _, _, right, bottom = draw.textbbox((0, 0), " ".join(parts), font=font)
+        y = max(corners[1] - bottom - 4, 0)
+        draw.rectangle((corners[0], y, corners[0] + right + 6, y + bottom + 4), fill=DARK)
+        draw.text((corners[0] + 3, y + 1), " ".join(parts), fill=colour, font=font)
 
     def _labels(self, draw: ImageDraw.ImageDraw, prediction: Prediction, width: int, height: int) -> None:
         """A panel in the lower left corner: a bar for each label, with a tick at its threshold."""
@@ -103,6 +151,14 @@ class _Drawing:
             draw.rectangle((left, y + line * 0.2, left + bar * value, y + line * 0.8), fill=colour)
             tick = left + bar * prediction.thresholds.get(label, threshold)
             draw.line((tick, y, tick, y + line), fill=WHITE, width=max(1, line // 12))
+
+
+def _by_person(faces: Iterable[SeenFace]) -> dict[int | None, list[SeenFace]]:
+    """The faces of each person in order of time: between two of them a box moves in a straight line."""
+    found: dict[int | None, list[SeenFace]] = defaultdict(list)
+    for face in sorted(faces, key=lambda face: face.time):
+        found[face.person].append(face)
+    return found
 
 
 def _encode(source: Path, container: Any, has_audio: bool, fps: int, drawing: _Drawing) -> None:

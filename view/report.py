@@ -18,7 +18,8 @@ from mmx.runtime.prediction import Prediction
 from mmx.view.model import describe_model
 
 EMBED_BYTES = 24 * 2**20  # of all media together: a page of this size still opens at once
-SCRIPTS = ("flags.js", "basics.js", "timeline.js", "detail.js", "words.js", "view.js")  # of the page, in order
+# Of the page, in order.
+SCRIPTS = ("flags.js", "basics.js", "timeline.js", "detail.js", "words.js", "boxes.js", "view.js")
 PAGE, STANDALONE = (files("mmx.view") / name for name in ("page", "standalone"))
 
 

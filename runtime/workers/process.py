@@ -120,6 +120,7 @@ class Reader:
             transcript=transcript,
             window=task["window"],
             tracks=container.Tracks(*task["tracks"]),
+            people=task["people"],
             stop=stop,
         )
         with closing(segments):

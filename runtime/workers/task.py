@@ -18,7 +18,7 @@ class Task:
     """One media file, what is said in it, and how it is cut (see ``Preprocessor.segments``).
 
     ``tracks``: which video and audio track is read. ``name``: what predictions and messages call the file; its path if
-    not given. ``transcript_name``: the same for a transcript that is a file.
+    not given. ``transcript_name``: the same for a transcript that is a file. ``people``: whose faces.
     """
 
     path: str | Path
@@ -28,6 +28,7 @@ class Task:
     tracks: Tracks = DEFAULT_TRACKS
     name: str | None = None
     transcript_name: str | None = None
+    people: str = "largest"
 
     @property
     def shown(self) -> str:
@@ -50,6 +51,7 @@ class Task:
             "transcript": transcript,
             "window": self.window,
             "tracks": [self.tracks.video, self.tracks.audio],
+            "people": self.people,
             "names": named,
         }
 

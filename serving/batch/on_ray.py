@@ -267,13 +267,13 @@ def task_row(asked: Asked) -> str:
     """A task as it goes to a reader."""
     task = asked.task
     tracks = [task.tracks.video, task.tracks.audio]
-    row = [asked.key, str(task.path), task.text, task.transcript, task.window, tracks, task.name]
+    row = [asked.key, str(task.path), task.text, task.transcript, task.window, tracks, task.name, task.people]
     return json.dumps(row, default=str)
 
 
 def _asked(row: str) -> Asked:
-    key, path, text, transcript, window, tracks, name = json.loads(row)
-    return Asked(key, Task(path, text, transcript, window, Tracks(*tracks), name))
+    key, path, text, transcript, window, tracks, name, people = json.loads(row)
+    return Asked(key, Task(path, text, transcript, window, Tracks(*tracks), name, people=people))
 
 
 def _join(ray: Any, address: str | None) -> None:

@@ -2,7 +2,7 @@
 
 The rules are the same for every form (``parquet``, ``lines``):
 
-- results of another graph, preprocessing, precision, window, face mode or schema are not mixed with these;
+- results of another graph, preprocessing, precision, window, face mode, people or schema are not mixed with these;
 - a file is done if its record is of the same words and of the same content (SHA-256; a URL's is not looked at again);
 - a record of other words or of other content is removed, and so, if wanted, is one with an error.
 """
@@ -91,6 +91,7 @@ def made_with(
     asr: str = "none",
     language: str | None = None,
     certainty: Certainty | None = None,
+    people: str = "largest",
 ) -> dict[str, Any]:
     """What two runs must share for their results to stand together: the graph, and how it is fed; not the backend."""
     manifest = bundle.manifest
@@ -106,6 +107,7 @@ def made_with(
         "precision": precision,
         "window": window,
         "faces": faces,
+        "people": people,
         "tracks": [tracks.video, tracks.audio],
         "asr": resolve(asr),
         "language": language,

@@ -88,7 +88,7 @@ class Answering(Response):
             upload = kept.enter_context(service.uploads.upload(client, declared))
             if kind == MULTIPART:
                 folder = await kept.enter_async_context(service.folder())
-                task = await read_form(request, upload, folder, limits)
+                task = await read_form(request, upload, folder, service.settings)
             elif kind == CONTENT_TYPE:
                 data = await read_bytes(request, upload, service.tensor_limits.max_bytes, limits)
                 sample = await asyncio.to_thread(read_sample, data, service.tensor_limits)

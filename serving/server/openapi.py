@@ -72,6 +72,11 @@ def predict_operation() -> dict[str, Any]:
                 "description": "Seconds of a segment, or 'utterance'.",
                 "default": "utterance",
             },
+            "people": {
+                "type": "string",
+                "description": "Whose face it is about: largest, left, right, center, region=X,Y,W,H (fractions of the "
+                "frame), or each: a prediction for each person. By default as the server was started.",
+            },
         },
     }
     tensors = {

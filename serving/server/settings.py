@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmx.runtime.errors import UsageError
+from mmx.runtime.people.choice import People
 from mmx.runtime.probabilities import Certainty
 
 
@@ -44,7 +45,7 @@ class Settings:
 
     Attributes:
         bundle: the bundle's folder. backend, precision, on_mismatch, faces, asr, language,
-            certainty: as ``Predictor`` has them.
+            certainty: as ``Predictor`` has them. people: of requests that name none, see ``Preprocessor.segments``.
         streams: batches that run side by side; threads: CPU threads of each. None, device: see ``open_backend``.
         host, port: where it listens; port 0 lets the system choose one.
         workers: processes that decode uploads. worker_threads: CPU threads of each.
@@ -68,6 +69,7 @@ class Settings:
     device: str | None = None
     on_mismatch: str = "error"
     faces: str = "exact"
+    people: str = "largest"
     asr: str = "none"
     language: str | None = None
     certainty: Certainty | None = None
@@ -89,6 +91,7 @@ class Settings:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
+        People.parse(self.people, self.faces)
         counts = {"workers": self.workers, "queue": self.queue, "uploads": self.uploads, "max_batch": self.max_batch}
         for name, count in counts.items():
             if count is not None and count < 1:

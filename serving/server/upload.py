@@ -15,20 +15,21 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from mmx.runtime.errors import BadDataError
+from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.from_json import from_plain, parse_list
+from mmx.runtime.people.choice import People
 from mmx.runtime.types import Span
 from mmx.runtime.workers.task import Task
 from mmx.serving.server.off_loop import on_disk
 from mmx.serving.server.rejection import Rejection
-from mmx.serving.server.settings import Limits
+from mmx.serving.server.settings import Limits, Settings
 from mmx.serving.server.uploads import Upload
 
 MULTIPART = "multipart/form-data"
-PARTS = ("video", "text", "transcript", "segments", "window")
+PARTS = ("video", "text", "transcript", "segments", "window", "people")
 DISCARD_S = 5.0  # how long the rest of a rejected body is read, so that the client gets to read the rejection
 SAID = ("text", "transcript", "segments")  # at most one of these
-WINDOW_BYTES = 32
+WINDOW_BYTES, PEOPLE_BYTES = 32, 128
 WRITE_BYTES = 256 * 1024  # of a video, before they go to the disk
 
 
@@ -89,7 +90,7 @@ async def read_bytes(request: Request, upload: Upload, limit: int, limits: Limit
     return b"".join([chunk async for chunk in body(request, upload, limit, limits)])
 
 
-async def read_form(request: Request, upload: Upload, folder: Path, limits: Limits) -> Task:
+async def read_form(request: Request, upload: Upload, folder: Path, settings: Settings) -> Task:
     """A multipart form into ``folder``: the task it asks for.
 
     Raises:
@@ -99,7 +100,8 @@ async def read_form(request: Request, upload: Upload, folder: Path, limits: Limi
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise _broken("there is no boundary")
-    form = _Form(folder, limits)
+    limits = settings.limits
+    form = _Form(folder, settings)
     try:
         parser = MultipartParser(
             boundary,
@@ -131,13 +133,16 @@ class _Form:
     ``pending_bytes``: of the video, not written yet.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, settings: Settings) -> None:
         self._folder = folder
+        self._settings = settings
+        limits = settings.limits
         self._most = {
             "text": limits.text_bytes,
             "transcript": limits.transcript_bytes,
             "segments": limits.transcript_bytes,
             "window": WINDOW_BYTES,
+            "people": PEOPLE_BYTES,
         }
         self._name = ""
         self._header = (b"", b"")
@@ -228,7 +233,19 @@ class _Form:
             window,
             name="video",
             transcript_name=name,
+            people=self._people(),
         )
+
+    def _people(self) -> str:
+        given = self._short.get("people")
+        if not given:
+            return self._settings.people
+        people = given.decode("utf-8", "replace")
+        try:
+            People.parse(people, self._settings.faces)
+        except UsageError as e:
+            raise _broken(f"{e.message} ({e.hint})") from e
+        return people
 
 
 def transcript_kind(data: bytes) -> str:

@@ -132,9 +132,11 @@ async function ask(parts, onPrediction) {
 
 const segments = (count) => (count === 1 ? "1 segment" : `${count} segments`);
 
+const people = () => (at("people").value ? { people: at("people").value } : {});
+
 async function askFirst() {
   const words = at("transcript").value.trim();
-  const parts = { window: at("window").value, ...(words && { transcript: new Blob([words]) }) };
+  const parts = { window: at("window").value, ...people(), ...(words && { transcript: new Blob([words]) }) };
   shown = null;
   const whole = await ask(parts, (segment) => {
     if (!shown) openView();
@@ -163,11 +165,15 @@ async function askAgain(corrections) {
   const view = shown;
   const asked = corrections.map(({ segment, text }) => ({ start: segment.start, end: segment.end, text }));
   const same = (a, b) => a.start === b.start && a.end === b.end;
-  await ask({ segments: JSON.stringify(asked) }, (answer) => {
-    const old = corrections.find(({ segment }) => same(segment, answer))?.segment;
+  const apart = (a, b) => Math.hypot(...[0, 1].map((i) => (a.faces[0]?.box[i] ?? 0) - (b.faces[0]?.box[i] ?? 0)));
+  const left = view.segments.filter((each) => corrections.some(({ segment }) => same(segment, each)));
+  await ask({ segments: JSON.stringify(asked), ...people() }, (answer) => {
+    // Whose it is: people are numbered as they appear, and fewer frames were asked for than before.
+    const [old] = left.filter((each) => same(each, answer)).sort((a, b) => apart(a, answer) - apart(b, answer));
     if (!old) return;
+    left.splice(left.indexOf(old), 1);
     const partly = (flag) => flag === "transcript_covers_part" && !old.flags.includes(flag); // it is this request that asks for parts
-    view.replace(old, { ...answer, flags: answer.flags.filter((flag) => !partly(flag)) });
+    view.replace(old, { ...answer, person: old.person, flags: answer.flags.filter((flag) => !partly(flag)) });
     summarise();
   });
 }

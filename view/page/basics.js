@@ -32,6 +32,9 @@ function clock(seconds, digits = 1) {
 
 const from = ({ start, end }) => `${clock(start)} to ${clock(end)}`;
 
+// Who it is about, where people have answers of their own.
+const whose = ({ person }, people) => (people.length > 1 && person ? `Person ${person}, ` : "");
+
 // What a prediction says, in a few words.
 function headline(prediction) {
   if (prediction.uncertain) return "uncertain";

@@ -15,7 +15,8 @@ class Detail {
       this.root.append(element("p", "soft", "Answers appear here as they come."));
       return;
     }
-    this.root.append(element("h3", "", headline(segment)), element("p", "soft", from(segment)));
+    const about = segment.person && segment.quality?.people > 1 ? `Person ${segment.person}: ` : "";
+    this.root.append(element("h3", "", about + headline(segment)), element("p", "soft", from(segment)));
     if (segment.uncertain) this.root.append(element("p", "warn", segment.uncertain));
     if (segment.text) this.root.append(element("blockquote", "", segment.text));
     const furthest = Math.max(1e-9, ...Object.values(segment.contributions).flatMap((part) => Object.values(part).map(Math.abs)));
@@ -29,6 +30,8 @@ class Detail {
     if (Object.keys(segment.contributions).length) this.root.append(this.#legend());
     const notes = element("ul", "notes");
     if (segment.frames_seen) notes.append(element("li", "", `A face was found in ${segment.faces_found} of ${segment.frames_seen} frames.`));
+    if (segment.quality?.people > 1) notes.append(element("li", "", `${segment.quality.people} people are seen here.`));
+    if (segment.quality?.face_switches) notes.append(element("li", "", `The face that is used changes ${segment.quality.face_switches} times.`));
     const tracks = ["video", "audio"].filter((kind) => segment[`${kind}_tracks`] > 1).map((kind) => `${segment[`${kind}_tracks`]} ${kind}`);
     if (tracks.length) notes.append(element("li", "", `The file has ${tracks.join(" and ")} tracks; one of each is read.`));
     for (const [modality, why] of Object.entries(segment.left_out)) notes.append(element("li", "", `${modality} left out: ${why}`));

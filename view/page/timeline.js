@@ -13,6 +13,7 @@ class Timeline {
     this.seek = seek;
     this.duration = 0;
     this.segments = [];
+    this.people = []; // whose answers have rows of their own, in the order of the rows
     this.root = element("section", "timeline");
     this.root.setAttribute("aria-label", "Emotions over time");
     this.axis = element("div", "axis");
@@ -46,10 +47,12 @@ class Timeline {
   add(prediction) {
     this.segments.push(prediction);
     this.extend(prediction.end);
-    const made = button(prediction.labels[0] ?? (prediction.uncertain ? "?" : "–"), "segment", () => this.seek(prediction.start, prediction));
+    this.#makeRows(prediction);
+    const short = prediction.labels[0] ?? (prediction.uncertain ? "?" : "–");
+    const made = button(short, "segment", () => this.seek(prediction.start, prediction));
     const best = mostProbable(prediction);
     const near = prediction.labels.length || !best ? "" : `, most likely ${best}`;
-    made.title = `${from(prediction)}: ${headline(prediction)}${near}`;
+    made.title = `${whose(prediction, this.people)}${from(prediction)}: ${headline(prediction)}${near}`;
     made.setAttribute("aria-label", made.title);
     made.tabIndex = this.segments.length === 1 ? 0 : -1;
     this.strip.append(made);
@@ -133,13 +136,29 @@ class Timeline {
     }
   }
 
-  #place(node, { start, end }) {
-    Object.assign(node.dataset, { start, end });
+  // Several people have an answer for the same segment: each gets a row in every band.
+  #makeRows({ start, end, person }) {
+    const mine = this.segments.filter((each) => each.start === start && each.end === end).map((each) => each.person);
+    if (mine.length < 2 && !this.people.length) return;
+    const people = [...new Set([...this.people, ...mine, person])].sort((a, b) => a - b);
+    if (people.length === this.people.length) return;
+    this.people = people;
+    this.area.style.setProperty("--rows", people.length);
+    for (const node of this.area.querySelectorAll(".cell, .segment")) this.#position(node);
+  }
+
+  #place(node, { start, end, person }) {
+    Object.assign(node.dataset, { start, end, person: person ?? "" });
     this.#position(node);
   }
 
   #position(node) {
     node.style.left = `${(100 * node.dataset.start) / this.duration}%`;
     node.style.width = `${(100 * (node.dataset.end - node.dataset.start)) / this.duration}%`;
+    const row = this.people.indexOf(Number(node.dataset.person));
+    if (row < 0) return;
+    node.style.top = `${(100 * row) / this.people.length}%`;
+    node.style.height = `calc(${100 / this.people.length}% - .15rem)`;
+    if (node.classList.contains("segment")) node.dataset.number = this.people[row];
   }
 }

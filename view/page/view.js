@@ -2,31 +2,11 @@
 // Shared by the server's page and by `mmx predict --html`.
 "use strict";
 
-const FACE_HELD_S = 0.3; // a box is shown this long around the frame it was found in, and between two frames of one stretch
-const FACE_GAP_S = 1.1;
-
-// The box at a time: between two frames of one stretch it moves in a straight line.
-function faceAt(faces, time) {
-  let before = null;
-  let after = null;
-  for (const face of faces) {
-    if (face.time <= time) before = face;
-    else { after = face; break; }
-  }
-  if (before && after && after.time - before.time <= FACE_GAP_S) {
-    const part = (time - before.time) / (after.time - before.time);
-    return before.box.map((value, i) => value + part * (after.box[i] - value));
-  }
-  const near = [before, after].find((face) => face && Math.abs(face.time - time) <= FACE_HELD_S);
-  return near ? near.box : null;
-}
-
 class View {
   // root: where it goes. model: {labels, thresholds: {label: number}, modalities}. send: see Words.
   constructor(root, model, send) {
     this.model = model;
     this.segments = [];
-    this.faces = [];
     this.current = null;
     this.finished = false;
     root.replaceChildren();
@@ -35,9 +15,8 @@ class View {
     this.media = element("video");
     this.media.controls = true;
     this.media.playsInline = true;
-    this.box = element("div", "face");
-    this.box.hidden = true;
-    this.player.append(this.media, this.box);
+    this.player.append(this.media);
+    this.boxes = new FaceBoxes(this.player);
     this.cannotPlay = element("p", "warn", "This browser cannot play this file; the answers still stand.");
     this.cannotPlay.hidden = true;
     const left = element("div", "left");
@@ -70,9 +49,9 @@ class View {
 
   add(prediction) {
     this.segments.push(prediction);
-    this.faces.push(...(prediction.faces ?? []));
+    this.boxes.add(prediction);
     this.timeline.add(prediction);
-    this.words.add(prediction);
+    if (this.#first(prediction) === prediction) this.words.add(prediction); // of several people's answers, once
     if (this.segments.length === 1) this.show(this.media.currentTime, prediction);
   }
 
@@ -84,11 +63,12 @@ class View {
 
   // A segment was predicted again with other words; everything else of it stays.
   replace(old, prediction) {
+    const hadWords = this.#first(old) === old;
     this.segments[this.segments.indexOf(old)] = prediction;
     this.timeline.clear();
     this.segments.forEach((each) => this.timeline.add(each));
     this.timeline.finish();
-    this.words.replace(old, prediction);
+    if (hadWords) this.words.replace(old, prediction);
     this.current = null;
     this.seek(prediction.start, prediction);
   }
@@ -100,18 +80,24 @@ class View {
 
   // Bring playhead, face box, words and detail to a time; the segment that holds it unless one is given.
   show(time, segment = null) {
-    const box = this.media.videoWidth ? faceAt(this.faces, time) : null; // a codec may have sound only here
-    this.box.hidden = box === null;
-    if (box) {
-      const [left, top, right, bottom] = box.map((value) => 100 * value);
-      Object.assign(this.box.style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` });
-    }
-    const now = segment ?? this.segments.findLast((each) => each.start <= time && time < each.end) ?? this.current;
+    const now = segment ?? this.#at(time) ?? this.current;
+    this.boxes.show(time, now?.person ?? null, !this.media.videoWidth); // a codec may have sound only here
     this.timeline.mark(time, now);
-    this.words.mark(time, now);
+    this.words.mark(time, this.#first(now));
     if (now === this.current) return;
     this.current = now;
     this.detail.describe(now);
+  }
+
+  // The segment that holds a time: the current person's, if each person has one.
+  #at(time) {
+    const holds = (each) => each.start <= time && time < each.end;
+    return this.segments.findLast((each) => holds(each) && each.person === this.current?.person) ?? this.segments.findLast(holds);
+  }
+
+  // The first person's answer for the same segment.
+  #first(segment) {
+    return segment && this.segments.find((each) => each.start === segment.start && each.end === segment.end);
   }
 
   #follow() {

@@ -16,9 +16,10 @@ from mmx.runtime.machine import usable_cores
 from mmx.runtime.manifest import FaceSpec
 from mmx.runtime.media.faces.cascade import Cascade, Detections
 from mmx.runtime.media.faces.crop import RESAMPLINGS, center_crop, face_crop, upstream_crop
-from mmx.runtime.media.faces.search import SEARCHES, FaceSearch, largest
+from mmx.runtime.media.faces.search import SEARCHES, FaceSearch, areas
 
 NO_FACE = ("center", "skip", "mask", "error", "upstream")
+MOST_FACES = 16  # of a frame that are told apart: a crowd would cost time and memory without end
 T = TypeVar("T")
 
 
@@ -77,34 +78,51 @@ class FaceDetector:
             BadDataError: a frame is not such an array.
         """
         search = FaceSearch(self._cascade, self._search)
-        return self._each(lambda i: _largest_face(search(_rgb(frames[i]))), len(frames))
+        return self._each(lambda i: next(iter(_faces(search(_rgb(frames[i])), 1)), None), len(frames))
 
     def extract(
         self, frames: Sequence[NDArray[np.uint8]], no_face: str = "center", times: Sequence[float] | None = None
     ) -> list[FaceCrop]:
-        """The crop of each frame's largest face, or what ``no_face`` says where there is none.
+        """The crop of each frame's largest face, or what ``no_face`` says where there is none; see ``find``."""
+        return [faces[0] for faces in self.find(frames, no_face, times, most=1)]
 
-        ``center``: the largest centred square; ``skip``: no pixels; ``mask``: a black square; ``error``: BadDataError
-        naming the frame's time; ``upstream``: the unscaled, off-centre cut of the public demo (``compat: upstream``).
-        Frames that have a face are the same under every policy.
+    def find(
+        self,
+        frames: Sequence[NDArray[np.uint8]],
+        no_face: str = "center",
+        times: Sequence[float] | None = None,
+        *,
+        every: bool = False,
+        most: int = MOST_FACES,
+    ) -> list[list[FaceCrop]]:
+        """The crops of each frame's faces, the largest first (of equal ones, the more probable).
+
+        For a frame without a face there is one crop without a face, as ``no_face`` says: ``center``: the largest
+        centred square; ``skip``: no pixels; ``mask``: a black square; ``error``: BadDataError naming the frame's time;
+        ``upstream``: the unscaled, off-centre cut of the public demo (``compat: upstream``). Frames that have a face
+        are the same under every policy.
 
         Args:
             times: the frames' times in seconds, for the message of ``error``.
+            every: look for all faces; otherwise only the exact search finds more than the largest one for sure.
+            most: how many of a frame, at most.
+
+        Raises:
+            UsageError: ``every`` with a search that looks for the largest face alone. BadDataError: see ``detect``.
         """
         if no_face not in NO_FACE:
             raise UsageError(f"no_face is {no_face!r}", f"it can be {', '.join(NO_FACE)}")
-        search = FaceSearch(self._cascade, self._search)
+        search = FaceSearch(self._cascade, self._search, every=every)
 
-        def one(i: int) -> FaceCrop:
+        def one(i: int) -> list[FaceCrop]:
             frame = _rgb(frames[i])
-            face = _largest_face(search(frame))
-            pixels = face_crop(frame, face.box, self._spec) if face else None
-            if pixels is not None:
-                return FaceCrop(pixels, face)
+            crops = [FaceCrop(face_crop(frame, face.box, self._spec), face) for face in _faces(search(frame), most)]
+            if crops and crops[0].pixels is not None:
+                return [crop for crop in crops if crop.pixels is not None]
             if no_face == "error":
                 when = f"frame {i}" if times is None else f"the frame at {times[i]:.3f} s"
                 raise BadDataError(f"no face in {when}", "choose another no_face policy: center, skip or mask")
-            return FaceCrop(self._stand_in(frame, no_face), None)
+            return [FaceCrop(self._stand_in(frame, no_face), None)]
 
         return self._each(one, len(frames))
 
@@ -124,11 +142,10 @@ class FaceDetector:
             return list(pool.map(work, range(count)))
 
 
-def _largest_face(found: Detections) -> Face | None:
-    if not len(found.boxes):
-        return None
-    which = largest(found)
-    return Face(found.boxes[which], float(found.probabilities[which]))
+def _faces(found: Detections, most: int) -> list[Face]:
+    """The largest first; of equal ones the one that came first."""
+    order = np.argsort(-areas(found), kind="stable")[:most]
+    return [Face(found.boxes[which], float(found.probabilities[which])) for which in order]
 
 
 def _rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

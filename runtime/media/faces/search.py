@@ -11,11 +11,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.runtime.errors import UsageError
 from mmx.runtime.media.faces.boxes import Boxes, pixel_rectangles, squared
 from mmx.runtime.media.faces.cascade import CELL, NOTHING, Cascade, Detections, Proposals
 from mmx.runtime.media.faces.resample import IntegralImage
 
 SEARCHES = ("exact", "fast", "large", "track")
+EVERY = ("exact", "large")  # can find all the faces of a frame
 FIRST_LOOK = 1 / 8  # of the frame's shorter side: the smallest face that a search for the largest begins with
 WIDENED = 1 / 3  # what that shrinks to where nothing is found
 REACH = 1 / 2  # a face is also proposed by windows of other sizes; those smaller than this part of it do not matter
@@ -31,11 +33,18 @@ class FaceSearch:
             the remaining levels are too fine for; a frame without a face costs a little more than exactly. ``large``:
             the same, but faces under 1/8 of the shorter side are not seen. ``track``: about the last frame's face
             first, then as ``fast``.
+        every: find all faces that ``exact`` or ``large`` can see, not the largest alone.
+
+    Raises:
+        UsageError: ``every`` with a search that looks for the largest face alone.
     """
 
-    def __init__(self, cascade: Cascade, how: str) -> None:
+    def __init__(self, cascade: Cascade, how: str, *, every: bool = False) -> None:
+        if every and how not in EVERY:
+            raise UsageError(f"the face search {how!r} looks for the largest face alone", f"use {' or '.join(EVERY)}")
         self._cascade = cascade
         self._how = how
+        self._every = every
         self._last: Boxes | None = None  # [1, 4]
 
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
@@ -58,6 +67,8 @@ class FaceSearch:
         if not scales:
             return NOTHING
         image = IntegralImage(frame)
+        if self._every:
+            return self._cascade.decide(image, [self._cascade.propose(image, scale) for scale in scales])
         levels: list[Proposals] = []
         found, enough = NOTHING, FIRST_LOOK * shorter
         while scales:
