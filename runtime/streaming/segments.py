@@ -95,6 +95,8 @@ def moved(segment: Segment, seconds: float) -> Segment:
     if not seconds:
         return segment
     span = replace(segment.span, start=segment.span.start + seconds, end=segment.span.end + seconds)
-    faces = tuple(replace(face, time=face.time + seconds) for face in segment.faces)
+    faces, others = (
+        tuple(replace(face, time=face.time + seconds) for face in seen) for seen in (segment.faces, segment.others)
+    )
     words = tuple(replace(word, start=word.start + seconds, end=word.end + seconds) for word in segment.words)
-    return replace(segment, span=span, faces=faces, words=words)
+    return replace(segment, span=span, faces=faces, others=others, words=words)
