@@ -209,6 +209,29 @@ def test_words_as_they_are_spoken_and_corrected(browser: Any, video: Path, manif
     ]
 
 
+def test_people_are_compared(browser: Any, video: Path, manifest: Manifest, tmp_path: Path) -> None:
+    """The answers of two people for one segment stand side by side, and lead to each other."""
+    seen = {"quality": {"people": 2.0}, "text": "Hm."}
+    first, second = answer(0, (0.9, 0.1, 0.2), person=1, **seen), answer(0, (0.2, 0.7, 0.1), person=2, **seen)
+    out = tmp_path / "out.html"
+    write_report(out, manifest, [FileAnswers(video, [first, second, answer(1, (0.1, 0.2, 0.3), person=1)])])
+    browser.get(out.as_uri())
+    detail = browser.find_element("css selector", ".detail")
+
+    def cells() -> list[list[str]]:
+        rows = detail.find_elements("css selector", ".comparison tr")[1:]
+        return [[cell.text.split(",")[0].strip() for cell in row.find_elements("css selector", "td")] for row in rows]
+
+    assert cells() == [["90 %", "20 %"], ["10 %", "70 %"], ["20 %", "10 %"]]
+    assert detail.find_element("css selector", "h3").text == "Person 1: ang"
+    detail.find_elements("css selector", ".comparison button")[1].click()
+    assert detail.find_element("css selector", "h3").text == "Person 2: hap"
+    assert browser.switch_to.active_element.text == "Person 2"
+    assert len(browser.find_elements("css selector", ".words li")) == 2  # what is said is the same for both
+    browser.find_elements("css selector", ".segment")[2].click()
+    assert not detail.find_elements("css selector", ".comparison")
+
+
 def test_what_no_segment_covers_is_shown(browser: Any, video: Path, manifest: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "out.html"
     write_report(out, manifest, [FileAnswers(video, [ANSWERS[0], ANSWERS[2]])])

@@ -2,14 +2,17 @@
 "use strict";
 
 class Detail {
-  constructor(model) {
+  // show(segment): called where the user chooses another person.
+  constructor(model, show) {
     this.model = model;
+    this.show = show;
     this.root = element("section", "detail");
     this.root.setAttribute("aria-label", "The segment in detail");
     this.describe(null);
   }
 
-  describe(segment) {
+  // everybody: the answers of all people for this segment, its own among them.
+  describe(segment, everybody = []) {
     this.root.replaceChildren();
     if (!segment) {
       this.root.append(element("p", "soft", "Answers appear here as they come."));
@@ -28,6 +31,7 @@ class Detail {
     }
     this.root.append(table);
     if (Object.keys(segment.contributions).length) this.root.append(this.#legend());
+    if (everybody.length > 1) this.root.append(this.#comparison(segment, everybody));
     const notes = element("ul", "notes");
     if (segment.frames_seen) notes.append(element("li", "", `A face was found in ${segment.faces_found} of ${segment.frames_seen} frames.`));
     if (segment.quality?.people > 1) notes.append(element("li", "", `${segment.quality.people} people are seen here.`));
@@ -59,6 +63,44 @@ class Detail {
     if (over) number.append(element("span", "unseen", `, over its threshold of ${percent(least)}`));
     row.append(name, bars, number);
     return row;
+  }
+
+  // The same moment, person by person; the head of a column leads to that person.
+  #comparison(segment, everybody) {
+    const table = element("table", "comparison");
+    table.append(element("caption", "", "The same moment, person by person"));
+    const head = element("tr");
+    head.append(element("td"));
+    for (const each of everybody) {
+      const cell = element("th");
+      cell.scope = "col";
+      const choose = button(`Person ${each.person}`, "small", () => {
+        this.show(each);
+        this.root.querySelector('.comparison [aria-pressed="true"]').focus();
+      });
+      choose.setAttribute("aria-pressed", String(each === segment));
+      cell.append(choose);
+      head.append(cell);
+    }
+    table.append(head);
+    for (const label of this.model.labels) {
+      const row = element("tr");
+      const name = element("th", "", label);
+      name.scope = "row";
+      row.append(name);
+      for (const each of everybody) {
+        const value = each.probabilities[label];
+        const cell = element("td", each.labels.includes(label) ? "over" : "", value === undefined ? "–" : percent(value));
+        if (each.labels.includes(label)) cell.append(element("span", "unseen", ", over its threshold"));
+        const colour = LABEL_COLOURS[this.model.labels.indexOf(label) % LABEL_COLOURS.length];
+        if (value !== undefined) cell.style.backgroundImage = `linear-gradient(90deg, color-mix(in srgb, ${colour} 45%, transparent) ${100 * value}%, transparent 0)`;
+        row.append(cell);
+      }
+      table.append(row);
+    }
+    const box = element("div", "wide"); // many people scroll to the side
+    box.append(table);
+    return box;
   }
 
   // Contributions of the modalities to one logit: what speaks for the label to the right of the middle, what against to the left.

@@ -23,7 +23,7 @@ class View {
     left.append(this.player, this.cannotPlay);
 
     this.timeline = new Timeline(model.labels, (time, segment) => this.seek(time, segment));
-    this.detail = new Detail(model);
+    this.detail = new Detail(model, (segment) => this.show(this.media.currentTime, segment));
     this.words = new Words((time, segment) => this.seek(time, segment), send);
     const stage = element("div", "stage");
     stage.append(left, this.timeline.root, this.detail.root, this.words.root);
@@ -53,6 +53,7 @@ class View {
     this.timeline.add(prediction);
     if (this.#first(prediction) === prediction) this.words.add(prediction); // of several people's answers, once
     if (this.segments.length === 1) this.show(this.media.currentTime, prediction);
+    else if (this.#sameMoment(this.current).includes(prediction)) this.#describe(); // one more person's
   }
 
   // All segments are there.
@@ -86,7 +87,7 @@ class View {
     this.words.mark(time, this.#first(now));
     if (now === this.current) return;
     this.current = now;
-    this.detail.describe(now);
+    this.#describe();
   }
 
   // The segment that holds a time: the current person's, if each person has one.
@@ -95,9 +96,17 @@ class View {
     return this.segments.findLast((each) => holds(each) && each.person === this.current?.person) ?? this.segments.findLast(holds);
   }
 
-  // The first person's answer for the same segment.
+  // Everybody's answers for the same segment.
+  #sameMoment(segment) {
+    return segment ? this.segments.filter((each) => each.start === segment.start && each.end === segment.end) : [];
+  }
+
   #first(segment) {
-    return segment && this.segments.find((each) => each.start === segment.start && each.end === segment.end);
+    return this.#sameMoment(segment)[0];
+  }
+
+  #describe() {
+    this.detail.describe(this.current, this.#sameMoment(this.current));
   }
 
   #follow() {
