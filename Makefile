@@ -25,8 +25,9 @@ demo: $(VENV)/.installed
 picture: $(VENV)/.installed
 	$(BIN)/python demo/picture.py demo-out/trained/ckpt.mmx demo-out/unseen/clips docs/picture.png
 
+# A file of tests runs in one process, beside another file on another core.
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-all: lint
 	# Ray is 80 MB that the quick tests do without.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # for variants
@@ -19,6 +20,7 @@ os.environ["MMX_ASR"] = "none"  # whatever models this machine has, unless a tes
 import av
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mmx.runtime.errors import EnvironmentMissing
 
@@ -69,23 +71,45 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``tiny_checkpoint`` exported, with tokenizer and face nets. Do not change it: every test folder shares it."""
-    from mmx.export.exporter import export_bundle
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """``made_once(name, make)``: what ``make(path)`` makes, once for all processes of this run, under that name."""
 
-    out = tmp_path_factory.mktemp("bundle") / "tiny.mmx"
-    export_bundle(tiny_checkpoint, out, tokenizer=tokenizer_dir)
-    return out
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            folder = folder.parent  # of the run; each process has a folder of its own in it
+        path, done = folder / "once" / name, folder / "once" / f"{name}.done"
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(path.with_name(f"{name}.lock")):
+            if not done.exists():
+                make(path)
+                done.touch()
+        return path
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def tiny_bundle(
+    tiny_checkpoint: Path, tokenizer_dir: Path, made_once: Callable[[str, Callable[[Path], None]], Path]
+) -> Path:
+    """``tiny_checkpoint`` exported, with tokenizer and face nets. Do not change it: every test folder shares it."""
+    from mmx.export.exporter import export_bundle
+
+    return made_once("tiny.mmx", lambda out: export_bundle(tiny_checkpoint, out, tokenizer=tokenizer_dir))
+
+
+@pytest.fixture(scope="session")
+def clip(made_once: Callable[[str, Callable[[Path], None]], Path]) -> tuple[Path, str]:
     """Ten seconds of a talking face with real speech, and the transcript (see demo/clip.py)."""
-    path = tmp_path_factory.mktemp("clip") / "talk.mp4"
-    built = subprocess.run([sys.executable, ROOT / "demo" / "clip.py", path], capture_output=True, text=True)
-    if built.returncode == EnvironmentMissing.exit_code:
-        pytest.skip(f"the clip's media can't be had here: {built.stderr}")
-    assert built.returncode == 0, built.stderr
+
+    def make(path: Path) -> None:
+        built = subprocess.run([sys.executable, ROOT / "demo" / "clip.py", path], capture_output=True, text=True)
+        if built.returncode == EnvironmentMissing.exit_code:
+            pytest.skip(f"the clip's media can't be had here: {built.stderr}")
+        assert built.returncode == 0, built.stderr
+
+    path = made_once("talk.mp4", make)
     return path, path.with_suffix(".txt").read_text(encoding="utf-8").strip()
 
 
