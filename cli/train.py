@@ -42,6 +42,20 @@ if TYPE_CHECKING:
 @click.option("--patience", type=click.IntRange(min=1), help="Epochs to wait for a better validation F1.")
 @shared("--batch-size", help="Utterances in a batch.  [default: 8, as in the paper; tiny: 16]")
 @click.option("--learning-rate", type=float, help="Adam's.  [default: 4.5e-6, as in the paper; tiny: 3e-3]")
+@click.option(
+    "--augment",
+    metavar="LIST",
+    help="Train with faults, drawn anew each epoch: noise, babble, reverb, codec, blur, dark, lowres, asr-errors, "
+    "flip, or all; noise:10 is that severity alone (docs/training.md).",
+)
+@click.option(
+    "--augment-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the samples that get a fault, for each modality.",
+)
+@click.option("--balanced", is_flag=True, help="Draw samples so that labels are about equally frequent.")
 @shared("--device")
 @click.option("--mixed/--no-mixed", default=None, help="bfloat16 where it is safe.  [default: on a GPU that has it]")
 @shared("--threads", help="CPU threads.  [default: all cores]")
@@ -65,6 +79,9 @@ def train(
     patience: int | None,
     batch_size: int | None,
     learning_rate: float | None,
+    augment: str | None,
+    augment_share: float,
+    balanced: bool,
     device: str | None,
     mixed: bool | None,
     threads: int | None,
@@ -76,9 +93,11 @@ def train(
     mmx synth data && mmx train data --preset tiny      minutes on a CPU
     mmx train iemocap --data IEMOCAP --init albert.pt   the real thing
     mmx train clips.csv --preset tiny                   your own: docs/own_data.md
+    torchrun --nproc-per-node 4 -m mmx.cli train ...    on four GPUs
     """
     import torch
 
+    from mmx.training.parallel import leads
     from mmx.training.recipe import recipe_for
     from mmx.training.session import Plan, train_system
     from mmx.view.terminal import Progress
@@ -98,11 +117,15 @@ def train(
     recipe = replace(
         recipe_for(preset),
         seed=seed,
+        balanced=balanced,
+        augment=augment or "",
+        augment_share=augment_share,
         mixed=(on_gpu and torch.cuda.is_bf16_supported()) if mixed is None else mixed,
         **{name: value for name, value in given.items() if value is not None},
     )
     plan = Plan(system, preset, form, tokenizer, init, device or "auto", save_every, compat)
-    say(f"{system} ({preset}) on {found.name}: {recipe}")
+    if leads():
+        say(f"{system} ({preset}) on {found.name}: {recipe}")
     with Progress(quiet_elsewhere=True) as shown:
         trained = train_system(
             found,
@@ -111,9 +134,11 @@ def train(
             recipe,
             resume=resume,
             cache=cache,
-            tick=shown.update,
+            tick=shown.update if leads() else None,
             report=lambda epoch: shown.say(_describe(epoch)),
         )
+    if not leads():
+        return
     for each in trained.notes:
         note(each)
     best = max(trained.history, key=lambda epoch: (epoch.best, epoch.number))

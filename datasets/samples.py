@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.datasets.processed import Item
-from mmx.datasets.reading import read_utterance
+from mmx.datasets.reading import read_media, read_utterance
 from mmx.datasets.table import Clip
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.files import sha256_of, whole_file
@@ -82,6 +82,20 @@ class Utterances:
             arrays = (sample.faces, sample.pieces)
             _write(path, arrays)
         return Sample(None if self.tokenizer is None else self.tokenizer.encode(item.text)[0], *arrays)
+
+    def sound(self, index: int) -> tuple[NDArray[np.float32], int]:
+        """An utterance's sound, float32 [n], and its rate in Hz; kept in the cache in 16 bits."""
+        item = self.items[index]
+        path = self._folder / f"{self._digest(item)}.sound.npz"
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                return kept["sound"].astype(np.float32) / np.float32(32767), int(kept["rate"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            media = read_media(item, self.spec)
+            whole = np.rint(np.clip(media.sound, -1, 1) * 32767).astype(np.int16)
+            with whole_file(path) as part, part.open("wb") as file:
+                np.savez(file, sound=whole, rate=media.rate)
+            return whole.astype(np.float32) / np.float32(32767), media.rate
 
     @cached_property
     def detector(self) -> FaceDetector:

@@ -19,6 +19,9 @@ class Recipe:
         modalities: those that take part; the others' fusion weights are 0 and stay so.
         seed: of the weights and of the order of the samples.
         mixed: bfloat16 where it saves time without a loss scale; weights and sums stay FP32.
+        balanced: draw samples, with repetition, so that labels are about equally frequent; else each once an epoch.
+        augment: faults to train with, as ``datasets.augmented.Augmentation.parse`` reads them ("": none), and the share
+            of the samples (of each modality) that get one.
     """
 
     learning_rate: float = 4.5e-6
@@ -30,12 +33,17 @@ class Recipe:
     modalities: tuple[str, ...] = MODALITIES
     seed: int = 0
     mixed: bool = False
+    balanced: bool = False
+    augment: str = ""
+    augment_share: float = 0.5
 
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and self.text_factor >= 0 and self.modality_loss >= 0):
             raise UsageError("learning rate, text factor and modality loss must not be negative")
         if min(self.batch_size, self.epochs, self.patience) < 1:
             raise UsageError("batch size, epochs and patience must be 1 or more")
+        if not 0 < self.augment_share <= 1:
+            raise UsageError("the share that is augmented is over 0 and at most 1")
         if not self.modalities or any(name not in MODALITIES for name in self.modalities):
             raise UsageError(f"modalities are {', '.join(MODALITIES)}", "name one or more of them")
 

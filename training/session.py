@@ -37,6 +37,7 @@ from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.files import sha256_of, write_text
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.text import Tokenizer
+from mmx.training.parallel import Group, joined
 from mmx.training.recipe import Recipe
 from mmx.training.trainer import SAVE_EVERY, Epoch, Trainer
 
@@ -114,31 +115,58 @@ def train_system(
         UsageError: the plan makes no sense, ``out`` holds a training and ``resume`` is not set, or holds another one.
         BadDataError: the data set is damaged. EnvironmentMissing: no such device, or no face nets.
     """
+    with joined(_device(plan.device)) as (group, device):
+        return _train(data, out, plan, recipe, group, device, resume=resume, cache=cache, tick=tick, report=report)
+
+
+def _train(
+    data: DataSet,
+    out: Path,
+    plan: Plan,
+    recipe: Recipe,
+    group: Group,
+    device: str,
+    *,
+    resume: bool,
+    cache: Path | None,
+    tick: Tick | None,
+    report: Callable[[Epoch], None],
+) -> Trained:
+    """``train_system`` in one of the processes that train together; the first one writes."""
     config = replace(plan.config(), labels=len(data.labels))
-    device = _device(plan.device)
     state = out / STATE
     if state.exists() and not resume:
         raise UsageError(f"{out} holds a training", "--resume goes on with it; --out names another folder")
     out.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
-    texts = [item.text for item in data.items("train")]
-    tokenizer = _tokenizer(out, plan, texts, config.text.vocabulary, notes)
-    nets = face_nets()
     splits = {}
+    if not group.leads:
+        group.wait()  # then the tokenizer is there, and the samples are in the cache
+    texts = [item.text for item in data.items("train")]
+    tokenizer = _tokenizer(out, plan, texts, config.text.vocabulary, notes, group.leads)
+    nets = face_nets()
     for split in ("train", "valid"):
         splits[split] = Utterances(data.items(split), Preprocessing(compat=plan.compat), nets, tokenizer, cache=cache)
         notes += [f"{data.root} {why}" for why in splits[split].prepare(_part(tick, f"preparing {split}"))]
+    if group.leads:
+        group.wait()
     notes += filter(None, [undecided(splits["valid"].targets, data.labels)])
     with _deterministic(recipe.seed):
         module = cast(MultimodalSystem, get_system(plan.system).build(config))
         notes += _initialise(module, plan.init)
-        trainer = Trainer(module, recipe, splits["train"], splits["valid"], device, plan.save_every)
+        trainer = Trainer(module, recipe, splits["train"], splits["valid"], device, plan.save_every, group)
+        if group.size > 1:
+            torch.manual_seed(recipe.seed + group.rank)  # of what each process drops out
         about = {"system": plan.system, "config": to_dict(config), "tokenizer": sha256_of(_model_file(out))}
         about |= {} if plan.compat == "default" else {"compat": plan.compat}
         if state.exists():
             trainer.load(state, about)
-            _catch_up(out, trainer, plan, config, data, about)
-        for epoch in trainer.run(lambda: trainer.save(state, about), _part(tick, "training")):
+            if group.leads:
+                _catch_up(out, trainer, plan, config, data, about)
+        save = (lambda: trainer.save(state, about)) if group.leads else (lambda: None)
+        for epoch in trainer.run(save, _part(tick, "training")):
+            if not group.leads:
+                continue
             if epoch.best:
                 _write_checkpoint(out / CHECKPOINT, module, trainer, plan, config, data)
             _write_record(out / RECORD, trainer, about, data)
@@ -179,9 +207,13 @@ def _model_file(folder: Path) -> Path:
     return next(path for name in ("spiece.model", "tokenizer.json") if (path := folder / name).is_file())
 
 
-def _tokenizer(out: Path, plan: Plan, texts: list[str], vocabulary: int, notes: list[str]) -> Tokenizer:
+def _tokenizer(
+    out: Path, plan: Plan, texts: list[str], vocabulary: int, notes: list[str], leads: bool = True
+) -> Tokenizer:
     found = find_tokenizer(plan.init or out / CHECKPOINT, plan.tokenizer)
-    if found is None:
+    if not leads:
+        pass  # the first process has put it there
+    elif found is None:
         train_tokenizer(texts, out)
         notes.append(f"no ALBERT tokenizer was found: a small one was learned from the {len(texts)} training texts")
     elif found.parent != out:

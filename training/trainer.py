@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmx.datasets.augmented import Augmentation, Augmented, balanced
 from mmx.datasets.samples import Utterances
 from mmx.evaluation.scores import choose_thresholds, scorecard
 from mmx.models.multimodal import MultimodalSystem
@@ -26,6 +28,7 @@ from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.files import write_bytes
 from mmx.runtime.packing import pack, split
 from mmx.runtime.types import MODALITIES, Sample
+from mmx.training.parallel import ALONE, Group
 from mmx.training.recipe import Recipe
 
 STATE_VERSION = 1
@@ -49,6 +52,7 @@ class Trainer:
     Args:
         module: fresh or initialised; it is moved to ``device`` and trained in place.
         train, valid: the splits. device: a torch device. save_every: steps between states inside an epoch.
+        group: the processes that train together; each has a trainer like this one.
 
     Attributes: ``best``: a copy of the module's state at its best epoch, with ``best_thresholds``; ``history``.
     """
@@ -61,10 +65,15 @@ class Trainer:
         valid: Utterances,
         device: str = "cpu",
         save_every: int = SAVE_EVERY,
+        group: Group = ALONE,
     ) -> None:
         self.module = module.to(device)
         self.recipe, self.train, self.valid, self.device = recipe, train, valid, torch.device(device)
-        self._save_every = save_every
+        self._save_every, self._group = save_every, group
+        self._run = group.over(self.module)
+        what = Augmentation.parse(recipe.augment, recipe.augment_share) if recipe.augment else None
+        self._augmented = Augmented(train, what, recipe.seed, recipe.modalities) if what else None
+        self._chances = torch.from_numpy(balanced(train.targets)) if recipe.balanced else None
         self._chosen = torch.tensor([name in recipe.modalities for name in MODALITIES], device=device)
         text = [value for name, value in module.named_parameters() if name.startswith("T.")]
         rest = [value for name, value in module.named_parameters() if not name.startswith("T.")]
@@ -72,6 +81,8 @@ class Trainer:
         groups = [{"params": text, "lr": rate * recipe.text_factor}, {"params": rest, "lr": rate}]
         self.optimizer = torch.optim.Adam(groups, lr=rate)
         positives = train.targets.sum(axis=0)
+        if self._chances is not None:  # as many as there will be in an epoch
+            positives = len(train) * self._chances.numpy() @ train.targets
         weight = (len(train) - positives) / np.maximum(positives, 1)
         self._loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight, dtype=torch.float32, device=device))
         self.history: list[Epoch] = []
@@ -98,7 +109,7 @@ class Trainer:
             step: called with the samples done and all samples of the epoch.
         """
         while not self.finished:
-            order = torch.randperm(len(self.train), generator=self._generator()).tolist()
+            order = self._order()
             batches = [order[i : i + self.recipe.batch_size] for i in range(0, len(order), self.recipe.batch_size)]
             while self._step < len(batches):
                 batch = batches[self._step]
@@ -110,28 +121,43 @@ class Trainer:
                     step(min(self._step * self.recipe.batch_size, len(order)), len(order))
             yield self._validate(self._total / len(order), save)
 
+    def _order(self) -> list[int]:
+        """The samples of this epoch."""
+        if self._chances is None:
+            order = torch.randperm(len(self.train), generator=self._generator())
+        else:
+            order = torch.multinomial(self._chances, len(self.train), replacement=True, generator=self._generator())
+        return [int(place) for place in order]
+
+    def _sample(self, index: int) -> Sample:
+        made = self.train[index] if self._augmented is None else self._augmented.sample(index, self._epoch)
+        return only(made, self.recipe.modalities)
+
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(1_000_003 * self.recipe.seed + self._epoch)
 
     def _learn(self, batch: Sequence[int]) -> float:
         """One step; returns the loss."""
-        self.module.train()
+        self._run.train()
+        batch, part = self._group.share(batch)
         target = torch.from_numpy(self.train.targets[batch]).to(self.device, torch.float32)
         mixed = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.mixed else nullcontext()
         with mixed:
-            samples = [only(self.train[i], self.recipe.modalities) for i in batch]
-            fused, *each = self.module(**tensors(samples, self.device))
+            samples = [self._sample(i) for i in batch]
+            fused, *each = self._run(**tensors(samples, self.device))
         loss = self._loss(fused.float(), target)
         if self.recipe.modality_loss:
             own = [self._loss(logits.float(), target) for logits, on in zip(each, self._chosen, strict=True) if on]
             loss = loss + self.recipe.modality_loss * torch.stack(own).sum()
-        if not torch.isfinite(loss):
-            raise BadDataError(f"the loss is {float(loss)} in epoch {self._epoch + 1}", "lower the learning rate")
+        loss = loss * part
+        mean = float(self._group.mean(loss.detach()))
+        if not math.isfinite(mean):
+            raise BadDataError(f"the loss is {mean} in epoch {self._epoch + 1}", "lower the learning rate")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self._hold_fusion()
-        return float(loss.detach())
+        return mean
 
     def _hold_fusion(self) -> None:
         """Keep the modalities that take no part out of the fused logits."""
@@ -139,7 +165,10 @@ class Trainer:
             self.module.weighted_fusion.weight.mul_(self._chosen)
 
     def _validate(self, loss: float, save: Callable[[], None]) -> Epoch:
-        logits = predict(self.module, self.valid, self.recipe.modalities)["logits"]
+        self._group.agree(self.module)
+        mine = range(self._group.rank, len(self.valid), self._group.size)
+        logits = predict(self.module, self.valid, self.recipe.modalities, mine)["logits"]
+        logits = self._group.gather(logits, len(self.valid))
         thresholds = choose_thresholds(logits, self.valid.targets)
         card = scorecard(logits, self.valid.targets, thresholds, range_names(logits))
         f1 = card.mean("f1")
@@ -198,6 +227,8 @@ class Trainer:
             self.history = [Epoch(**epoch) for epoch in state["history"]]
             self.best, self.best_thresholds = state["best"], tuple(state["best_thresholds"])
             torch.set_rng_state(state["random"])
+            if self._group.size > 1:  # the state is the first process's
+                torch.manual_seed(1_000_003 * self.recipe.seed + 1000 * self._epoch + self._step + self._group.rank)
         except (BadDataError, UsageError):
             raise
         except Exception as e:  # a damaged file fails in whatever way its bytes lead to
@@ -240,17 +271,22 @@ def only(sample: Sample, modalities: Sequence[str]) -> Sample:
 
 
 def predict(
-    module: nn.Module, utterances: Utterances, modalities: Sequence[str] = MODALITIES
+    module: nn.Module,
+    utterances: Utterances,
+    modalities: Sequence[str] = MODALITIES,
+    places: Sequence[int] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Logits float32 [utterances, labels], fused and by modality (``logits``, ``logits_text``...), in eval mode.
 
     The fused logits are those of the graph: a sum over all modalities, also those that a sample has not.
+    ``places``: these utterances alone.
     """
     module.eval()
+    chosen = range(len(utterances)) if places is None else places
     device = next(module.parameters()).device
     rows: list[list[NDArray[np.float32]]] = []
     with torch.no_grad():
-        for group in split(only(utterances[i], modalities) for i in range(len(utterances))):
+        for group in split(only(utterances[i], modalities) for i in chosen):
             rows.append([output.cpu().numpy() for output in module(**tensors(group, device))])
     names = ("logits", *(f"logits_{modality}" for modality in MODALITIES))
     return {name: np.concatenate(parts) for name, parts in zip(names, zip(*rows, strict=True), strict=True)}

@@ -49,6 +49,20 @@ def test_adam_gives_the_text_a_tenth_and_positives_weigh_more(in_memory: type) -
     np.testing.assert_allclose(made._loss.pos_weight.numpy(), (40 - positives) / positives, rtol=1e-6)
 
 
+def test_balanced_draws_make_labels_equally_frequent(in_memory: type) -> None:
+    train = in_memory(40, 0)
+    train.targets = np.eye(6, dtype=np.int64)[[0] * 30 + [1, 2, 3, 4, 5] * 2]
+    system = get_system("ours")
+    made = Trainer(system.build(system.config(preset="tiny")), replace(Recipe(), balanced=True), train, in_memory(6, 1))
+    counts = np.zeros(6)
+    for made._epoch in range(30):
+        order = made._order()
+        assert len(order) == 40
+        counts += train.targets[order].sum(axis=0)
+    np.testing.assert_allclose(counts / counts.sum(), [1 / 6] * 6, atol=0.03)
+    np.testing.assert_allclose(made._loss.pos_weight.numpy(), [5.0] * 6, rtol=1e-6)
+
+
 def test_it_learns_what_the_words_say(in_memory: type) -> None:
     made = fresh(in_memory, replace(RECIPE, epochs=12, patience=12))
     history = list(made.run())
