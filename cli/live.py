@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from mmx.cli.command import command, note, say
-from mmx.cli.options import certainty_of, shared
+from mmx.cli.options import certainty_of, check_people, shared
 from mmx.cli.paths import BUNDLE, OutFile
 from mmx.cli.render import describe, printable
 from mmx.cli.signals import end_like_ctrl_c
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @shared("--precision")
 @shared("--on-mismatch")
 @shared("--faces")
+@shared("--people")
 @shared("--min-confidence")
 @shared("--max-error")
 @shared("--threads")
@@ -65,6 +66,7 @@ def live(
     precision: str,
     on_mismatch: str,
     faces: str,
+    people: str,
     min_confidence: float | None,
     max_error: float | None,
     threads: int | None,
@@ -87,6 +89,7 @@ def live(
 
     if window is None:
         raise UsageError("--window utterance: a stream has no utterances yet", "--window 3")
+    check_people(people, faces)
     end_like_ctrl_c()
     tally = Tally()
     with ExitStack() as closing:
@@ -106,6 +109,7 @@ def live(
                 threads=threads,
                 on_mismatch=on_mismatch,
                 faces=faces,
+                people=people,
                 certainty=certainty_of(min_confidence, max_error),
                 limits=Limits(memory=file_memory * 2**20, pixels=file_pixels),
                 on_lost=lambda reason: note(f"{printable(reason)}; trying again"),

@@ -73,6 +73,16 @@ RENAMED = (
     show_default=True,
     help="Requests in progress, at most; more get 429.",
 )
+@click.option(
+    "--live",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Cameras answered at the same time (WebSocket /v1/live), at most.",
+)
+@click.option(
+    "--live-seconds", type=click.FloatRange(1), default=3600.0, show_default=True, help="How long each may go on."
+)
 @click.option("--deadline", type=click.FloatRange(0.1), help="Seconds for a response.  [default: as --max-seconds]")
 @click.option(
     "--max-upload", type=click.IntRange(min=1), default=200, show_default=True, help="MB of an upload, at most."
@@ -132,6 +142,8 @@ def serve(
     batch_size: int | None,
     max_wait_ms: float,
     queue: int,
+    live: int,
+    live_seconds: float,
     deadline: float | None,
     max_upload: int,
     upload_budget: int | None,
@@ -177,6 +189,8 @@ def serve(
         max_batch=batch_size,
         max_wait_ms=max_wait_ms,
         queue=queue,
+        live=live,
+        live_s=live_seconds,
         uploads=queue,
         budget_bytes=(upload_budget or max(BUDGET_MB, max_upload)) * MB,
         api_key=_api_key(api_key_file),

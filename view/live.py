@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live as Screen
 from rich.table import Table
 from rich.text import Text
@@ -29,7 +29,8 @@ class LiveView:
     def __init__(self, labels: Sequence[str], title: str, console: Console | None = None) -> None:
         self._labels, self._title = tuple(labels), title
         self._console = console or Console(highlight=False)
-        self._past: dict[str, deque[float]] = {label: deque(maxlen=STRIP) for label in labels}
+        self._past: dict[tuple[int | None, str], deque[float]] = defaultdict(lambda: deque(maxlen=STRIP))
+        self._window: list[LivePrediction] = []  # the newest: one, or one for each person
         self._screen: Screen | None = None
         if self._console.is_terminal:
             self._screen = Screen(console=self._console, auto_refresh=False, transient=True)
@@ -48,28 +49,34 @@ class LiveView:
 
     def show(self, each: LivePrediction) -> None:
         """Draw an answer."""
-        for label, past in self._past.items():
-            past.append(each.prediction.probabilities.get(label, 0.0))
-        if self._screen:
-            self._screen.update(self._drawn(each), refresh=True)
-        else:
+        if not self._screen:
             self._console.print(line(each), markup=False, soft_wrap=True)
+            return
+        prediction = each.prediction
+        if self._window and self._window[-1].prediction.end != prediction.end:
+            self._window.clear()
+        self._window.append(each)
+        for label in self._labels:
+            self._past[prediction.person, label].append(prediction.probabilities.get(label, 0.0))
+        head = Text(f"{self._title}  {prediction.start:.1f}-{prediction.end:.1f} s", style="bold")
+        people = [part for one in self._window for part in self._drawn(one)]
+        self._screen.update(Group(head, *people, Text(_pace(each), style="dim")), refresh=True)
 
-    def _drawn(self, each: LivePrediction) -> Group:
+    def _drawn(self, each: LivePrediction) -> list[RenderableType]:
         prediction = each.prediction
         bars = Table.grid(padding=(0, 1))
         for number, label in enumerate(self._labels):
             value = prediction.probabilities.get(label, 0.0)
-            colour = COLOURS[number % len(COLOURS)]
-            over = label in prediction.labels
+            style, colour = "bold" if label in prediction.labels else "", COLOURS[number % len(COLOURS)]
+            full, past = round(BAR * value), self._past[prediction.person, label]
             bars.add_row(
-                Text(label, style="bold" if over else ""),
-                Text("█" * round(BAR * value) + "·" * (BAR - round(BAR * value)), style=colour),
-                Text(f"{value:4.0%}{'*' if over else ' '}", style="bold" if over else ""),
-                Text("".join(SHADES[round((len(SHADES) - 1) * past)] for past in self._past[label]), style=colour),
+                Text(label, style=style),
+                Text("█" * full + "·" * (BAR - full), style=colour),
+                Text(f"{value:4.0%}{'*' if style else ' '}", style=style),
+                Text("".join(SHADES[round((len(SHADES) - 1) * each)] for each in past), style=colour),
             )
-        head = Text(f"{self._title}  {prediction.start:.1f}-{prediction.end:.1f} s", style="bold")
-        return Group(head, bars, Text(_said(each)), Text(_pace(each), style="dim"))
+        who = [Text(f"person {prediction.person}", style="bold")] if prediction.person else []
+        return [*who, bars, Text(_said(each))]
 
 
 def line(each: LivePrediction) -> str:
@@ -79,7 +86,8 @@ def line(each: LivePrediction) -> str:
     shown = ", ".join(f"{label} {value:.2f}{'*' * (label in prediction.labels)}" for label, value in ranked)
     pace = _pace(each)
     behind = f"  ({pace})" if pace else ""
-    return f"{prediction.start:8.2f}-{prediction.end:.2f} s  {shown or _said(each)}{behind}"
+    who = f"person {prediction.person}: " if prediction.person else ""
+    return f"{prediction.start:8.2f}-{prediction.end:.2f} s  {who}{shown or _said(each)}{behind}"
 
 
 def _said(each: LivePrediction) -> str:

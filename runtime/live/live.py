@@ -23,6 +23,7 @@ from mmx.runtime.errors import MmxError, UsageError
 from mmx.runtime.live.session import RECONNECT_S, LiveCounts, LivePrediction, Session
 from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
+from mmx.runtime.people.choice import People
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.probabilities import Certainty
@@ -51,6 +52,7 @@ class Live(Closing):
         max_lag: seconds after which a frame that was not looked at is dropped.
         reconnect_s: how long a source that was lost is tried again.
         backend, precision, threads, on_mismatch, device: see ``open_backend``. faces, certainty: see ``Predictor``.
+        people: see ``Predictor.predict``; ``each`` gives a prediction a window for each person.
         limits: of the worker process that reads the source.
         on_lost: called with the reason, from another thread, each time the source is lost.
 
@@ -76,6 +78,7 @@ class Live(Closing):
         on_mismatch: str = "error",
         device: str | None = None,
         faces: str = "exact",
+        people: str = "largest",
         certainty: Certainty | None = None,
         limits: Limits | None = None,
         on_lost: Any = lambda reason: None,
@@ -83,7 +86,8 @@ class Live(Closing):
         if pace not in ("real", "none"):
             raise UsageError(f"pace is {pace!r}", "it can be real or none")
         opened = source if isinstance(source, LiveSource) else LiveSource.of(source)
-        task = LiveTask(opened, Rolling(window, hop), paced=pace == "real", max_lag=max_lag)
+        People.parse(people, faces)
+        task = LiveTask(opened, Rolling(window, hop), pace == "real", max_lag, people)
         self.name = opened.name
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         require_media(self.bundle)

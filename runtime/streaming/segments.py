@@ -23,13 +23,14 @@ class LiveTask:
         rolling: the windows.
         paced: a recording comes at its own speed, as from a camera, and what is late is dropped; otherwise it is read
             as fast as it is answered.
-        max_lag: seconds after which a frame that was not looked at is dropped.
+        max_lag: seconds after which a frame that was not looked at is dropped. people: see ``Preprocessor.segments``.
     """
 
     source: LiveSource
     rolling: Rolling = field(default_factory=Rolling)
     paced: bool = True
     max_lag: float = MAX_LAG_S
+    people: str = "largest"
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.max_lag <= 60:  # also NaN
@@ -86,7 +87,7 @@ def live_segments(
         skipped += late
         return not late
 
-    for segment in preprocessor.segments_of(reading, stream.info, wanted):
+    for segment in preprocessor.segments_of(reading, stream.info, wanted, task.people):
         yield LiveSegment(segment, reading.behind(segment.span.end), reading.dropped, skipped)
 
 

@@ -12,7 +12,7 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from av.container import InputContainer
@@ -42,7 +42,7 @@ PROBE_US = 2_000_000  # of a stream without a header, before its tracks are take
 
 @dataclass(frozen=True)
 class LiveSource:
-    """A source by its kind: file, url, camera, pipe.
+    """A source by its kind: file, url, camera, pipe; fed: a named pipe that its writer has open.
 
     Attributes:
         address: a path, a URL, a device. name: what predictions and messages call it; no password is in it.
@@ -132,4 +132,13 @@ class LiveSource:
                 raise BadDataError(f"cameras cannot be opened on {sys.platform}", "mmx serve, and its page's camera")
             return {"file": self.address, "format": form, "timeout": timeout}, {}
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        if self.kind == "fed":
+            return {"file": fed(self.address)}, options
         return {"file": f"file:{self.address}", "timeout": timeout}, options
+
+
+def fed(pipe: str) -> BinaryIO:
+    """A named pipe open for reading, even where its writer has written all and closed it already."""
+    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb", buffering=0)

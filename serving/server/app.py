@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
@@ -20,6 +20,7 @@ from starlette.responses import FileResponse
 from mmx.serving.server import openapi
 from mmx.serving.server.access import AccessLog, HostCheck
 from mmx.serving.server.answering import Answering, reject
+from mmx.serving.server.live import PATH, LiveConnection
 from mmx.serving.server.rejection import Rejection
 from mmx.serving.server.schemas import Capacity, ModelInfo, Status
 from mmx.serving.server.service import Service
@@ -42,12 +43,15 @@ def make_app(service: Service) -> FastAPI:
         )
     _add_errors(app)
     _add_model(app, service)
+    _add_live(app, service)
     _add_health(app, service)
     for file in sorted(PAGE.iterdir()):
         _add_file(app, "/" if file.name == "index.html" else f"/{file.name}", file)
     _add_example(app)
 
-    app.add_middleware(HostCheck, names=(service.settings.host, *service.settings.allowed_hosts))
+    app.add_middleware(
+        HostCheck, names=(service.settings.host, *service.settings.allowed_hosts), origins=service.settings.cors_origins
+    )
     app.add_middleware(AccessLog, paths=[getattr(route, "path", "") for route in app.routes])
 
     def document() -> dict[str, Any]:
@@ -82,6 +86,12 @@ def _add_model(app: FastAPI, service: Service) -> None:
     async def model(request: Request) -> ModelInfo:
         service.check_key(request.headers.get("authorization", ""))
         return model_info(service)
+
+
+def _add_live(app: FastAPI, service: Service) -> None:
+    @app.websocket(PATH)
+    async def live(socket: WebSocket) -> None:
+        await LiveConnection(service, socket).run()
 
 
 def _add_health(app: FastAPI, service: Service) -> None:

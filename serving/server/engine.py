@@ -62,7 +62,8 @@ class Engine:
         self._metrics = metrics
         asr = resolve(settings.asr)
         self.recogniser = None if asr in ("auto", "none") else model_name(asr)
-        self.workers = Pool(_worker_settings(settings, self.bundle, asr), settings.workers, metrics.replaced)
+        self.worker_settings = _worker_settings(settings, self.bundle, asr)
+        self.workers = Pool(self.worker_settings, settings.workers, metrics.replaced)
         self.batcher = Batcher(
             self.network,
             self.backend.streams,
@@ -120,6 +121,13 @@ class Engine:
         absent = {name: "not sent" for name in self.bundle.manifest.modalities if name not in present}
         segment = Segment("", Span(0.0, 0.0), sample, absent, (), 0, (), {})
         yield await self._prediction(segment, self.batcher.submit(sample))
+
+    async def predict_segment(self, segment: Segment) -> Prediction:
+        """The prediction of one segment that was read elsewhere. Raises Rejection."""
+        for stage, ms in segment.timings_ms.items():
+            self._metrics.stage(stage, ms / 1000)
+        answer = self.batcher.submit(segment.sample) if segment.sample.modalities else None
+        return await self._prediction(segment, answer)
 
     async def _decode(self, task: Task, steps: asyncio.Queue[Step]) -> None:
         """Put every segment in the queue, with the answer it will get; then None, or what went wrong."""

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mmx.runtime.errors import UsageError
 from mmx.serving.server.app import make_app
+from mmx.serving.server.live import MESSAGE_BYTES
 from mmx.serving.server.service import Service
 from mmx.serving.server.settings import Settings
 
@@ -106,7 +107,11 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(
                 make_app(service),
                 http=protocol,  # type: ignore[arg-type]
-                ws="none",
+                ws="wsproto",
+                ws_max_size=MESSAGE_BYTES,
+                ws_ping_interval=settings.limits.idle_s,
+                ws_ping_timeout=settings.limits.idle_s,
+                ws_per_message_deflate=False,  # video does not get smaller; a client could make it much larger
                 lifespan="off",
                 log_level="warning",
                 access_log=False,

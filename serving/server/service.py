@@ -29,6 +29,7 @@ class Service:
     Attributes:
         settings, metrics, engine, tensor_limits.
         uploads: the bodies that arrive. work: how many requests may be waiting or worked on.
+        live: how many cameras may be answered. draining: set when no more requests are taken.
         cut_off: set when requests that are still being worked on must end now.
     """
 
@@ -39,14 +40,16 @@ class Service:
         self.tensor_limits = TensorLimits.of(self.engine.bundle.manifest)
         self.uploads = Uploads(settings.uploads, settings.budget_bytes, settings.limits.upload_rate)
         self.work = Admission(settings.queue, "requests are being answered or wait for it")
+        self.live = Admission(settings.live, "cameras are being answered")
         self.cut_off = asyncio.Event()
-        self._draining = False
+        self.draining = asyncio.Event()
         self._opened = False
         self._scratch = Scratch("serve")
         self._numbers = itertools.count()
         self.metrics.watch(
             {
                 "requests": lambda: self.work.inside,
+                "live": lambda: self.live.inside,
                 "uploads": lambda: self.uploads.inside,
                 "decode": lambda: self.engine.workers.waiting,
                 "batch": lambda: self.engine.batcher.waiting,
@@ -67,11 +70,11 @@ class Service:
 
     def drain(self) -> None:
         """From now on take no request; those at hand go on."""
-        self._draining = True
+        self.draining.set()
 
     def check_ready(self) -> None:
         """Reject (503) where a new request would not be answered."""
-        if self._draining:
+        if self.draining.is_set():
             raise Rejection(
                 503, "shutting_down", "the server is shutting down", "try again later", retry_after=DRAINING_RETRY_S
             )

@@ -51,6 +51,7 @@ class Settings:
         workers: processes that decode uploads. worker_threads: CPU threads of each.
         max_batch: segments that the network takes at once, at most; None: what ``mmx optimize`` chose, or 4.
         max_wait_ms: how long the first of a batch waits for others while the network is idle.
+        live: cameras that are answered at the same time, each by a worker of its own. live_s: how long each may go on.
         queue: requests that are being answered or wait for it; another one gets 429. uploads: bodies that may be
             arriving at the same time.
         budget_bytes: of all uploads together, those that arrive and those that are being answered.
@@ -79,6 +80,8 @@ class Settings:
     worker_threads: int = 1
     max_batch: int | None = None
     max_wait_ms: float = 5.0
+    live: int = 2
+    live_s: float = 3600.0
     queue: int = 64
     uploads: int = 64
     budget_bytes: int = 2**30

@@ -11,17 +11,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import av
+import live_lag
 import numpy as np
 import pytest
 
 from mmx.cli.main import main
 from mmx.runtime.errors import BadDataError, ConnectionLost, MissingPath, MmxError, UsageError
-from mmx.runtime.live.live import Live
+from mmx.runtime.live.live import Live, LiveCounts
 from mmx.runtime.live.session import _Waiting
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.predictor import Predictor
@@ -92,6 +93,45 @@ def served(*bodies: bytes | int) -> Iterator[tuple[str, list[str]]]:
             yield f"http://user:hunter2@127.0.0.1:{server.server_port}/cam?token=hunter3", asked
         finally:
             server.shutdown()
+
+
+def run_camera(bundle: Path, video: Path, seconds: float, copy: Path) -> tuple[LiveCounts, list[Prediction]]:
+    """The counts and answers of a camera that sends each frame at its time; what it sent goes to ``copy``."""
+    server, url = live_lag.camera(video, seconds, copy)
+    found = []
+    options: dict[str, Any] = {"window": 2.0, "hop": 0.5, "reconnect_s": 0.0, "max_lag": 60.0}
+    with Live(bundle, url, backend="onnxruntime", threads=1, **options) as live, suppress(ConnectionLost):
+        for each in live:
+            found.append(each.prediction)
+    server.shutdown()
+    return live.counts, found
+
+
+def test_a_camera_at_its_own_speed_is_answered_as_its_recording_is(
+    tiny_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    """How late answers are is for studies/live_lag.py: this machine may be busy."""
+    counts, found = run_camera(tiny_bundle, clip, 4.0, tmp_path / "sent.ts")
+    assert counts.dropped == 0 and len(found) == counts.answered > 0
+    spans = [Span(each.start, each.start + 2.0) for each in found]
+    with Predictor(tiny_bundle, backend="onnxruntime", batch_size=1, asr="none") as predictor:
+        for one, other in zip(found, predictor.predict(tmp_path / "sent.ts", transcript=spans), strict=True):
+            assert one.logits == pytest.approx(other.logits, abs=1e-5)
+            assert (one.frames_seen, one.faces) == (other.frames_seen, other.faces)
+
+
+@pytest.mark.slow
+def test_half_an_hour_of_a_camera(tiny_bundle: Path, clip: Path, tmp_path: Path) -> None:
+    """Nothing adds up: neither lag nor memory; times are those of the stream."""
+    server, url = live_lag.camera(clip, 1800.0)
+    with Live(tiny_bundle, url, backend="onnxruntime", threads=1, reconnect_s=0.0) as live:
+        result = live_lag.measured(live)
+    server.shutdown()
+    assert result["answers"] + result["skipped"] >= 3590 and abs(result["drift_ms"]) < 200
+    memory = result["rss_mb"]
+    for name in ("parent", "worker"):
+        early = max(each[name] for each in memory[len(memory) // 10 : len(memory) // 4])
+        assert memory[-1][name] < early + 32
 
 
 def test_a_stream_that_is_lost_is_opened_again(tiny_bundle: Path, webm: bytes) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).parent))  # the modules beside the tests
 
+from pictures import picture
 from real_server import Server, Start, running
 
 
@@ -39,7 +39,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
         video.width, video.height, video.pix_fmt, video.bit_rate = 160, 120, "yuv420p", 400_000
         audio = out.add_stream("aac", rate=16000, layout="mono")
         for number in range(30):
-            frame = av.VideoFrame.from_ndarray(_picture(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
         seconds = np.arange(48000) / 16000
@@ -50,17 +50,3 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
             out.mux(audio.encode(part))
         out.mux(audio.encode(None))
     return path
-
-
-def _picture(number: int) -> np.ndarray:
-    image = Image.new("RGB", (160, 120), (90 + number, 110, 140))
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((45, 10, 115, 110), fill=(224, 172, 140))
-    draw.pieslice((43, 4, 117, 70), 180, 360, fill=(60, 40, 30))
-    for x in (63, 97):
-        draw.ellipse((x - 9, 45, x + 9, 56), fill=(250, 250, 250))
-        draw.ellipse((x - 4, 46, x + 4, 55), fill=(40, 30, 20))
-        draw.line((x - 11, 40, x + 11, 38), fill=(50, 30, 20), width=3)
-    draw.polygon([(80, 52), (74, 74), (86, 74)], fill=(200, 145, 115))
-    draw.ellipse((64, 84, 96, 94), fill=(170, 60, 60))
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(1.2)))

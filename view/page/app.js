@@ -138,31 +138,29 @@ async function askFirst() {
   const words = at("transcript").value.trim();
   const parts = { window: at("window").value, ...people(), ...(words && { transcript: new Blob([words]) }) };
   shown = null;
-  at("ask").hidden = true; // on a phone it would push the progress out of sight
   const whole = await ask(parts, (segment) => {
     if (!shown) openView();
     shown.add(segment);
     summarise();
   });
-  if (!shown) {
-    at("ask").hidden = false;
-    at("go").focus();
-    return;
-  }
+  if (!shown) return;
   if (whole) shown.finish();
 }
 
 function openView() {
+  at("ask").hidden = true;
   at("answers").hidden = false;
   at("title").textContent = chosen.name;
-  shown = new View(at("view"), model, {
-    label: "Predict again",
-    hint: "The video is sent again with these words; the server keeps nothing.",
-    run: askAgain,
-  });
+  shown = new View(at("view"), model, AGAIN);
   shown.setMedia(URL.createObjectURL(chosen.file), chosen.name);
   at("title").focus();
 }
+
+const AGAIN = {
+  label: "Predict again",
+  hint: "The video is sent again with these words; the server keeps nothing.",
+  run: (corrections) => chosen && askAgain(corrections),
+};
 
 // Only the segments whose words were corrected are asked for.
 async function askAgain(corrections) {
@@ -191,7 +189,6 @@ function summarise() {
 
 function busy(is) {
   at("progress").hidden = at("cancel").hidden = !is;
-  if (is) at("cancel").focus();
   at("go").disabled = is || !chosen;
   at("go").setAttribute("aria-busy", String(is));
   at("after").hidden = at("another").hidden = is || !shown;
