@@ -7,25 +7,22 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from mmx.cli.build_engine import bundle_here
 from mmx.cli.command import Renamed, command, say
-from mmx.cli.options import certainty_of, check_people, shared
+from mmx.cli.options import shared
 from mmx.cli.paths import BUNDLE
 from mmx.cli.progress import ShownProgress
 from mmx.cli.render import printable
+from mmx.cli.running import Running, runs_files
 from mmx.cli.signals import end_like_ctrl_c
 from mmx.runtime.backends.choice import chosen_precision
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError, missing_extra
 from mmx.runtime.throughput import Pipeline
-from mmx.runtime.types import Tracks
-from mmx.runtime.workers.task import Limits
 from mmx.serving.batch.inputs import Asked, find_tasks
-from mmx.serving.batch.results import made_with
 from mmx.serving.batch.run import SUFFIXES, Records, collect, open_results, predict_here
 
 
@@ -66,23 +63,8 @@ class Pool(click.ParamType[tuple[int, int]]):
     "--allow-private", is_flag=True,
     help="Let HTTP URLs, redirects included, lead to this machine and its network; use proxies.",
 )  # fmt: skip
-@shared("--backend")
-@shared("--device")
-@shared("--precision")
-@shared("--on-mismatch")
-@shared("--faces")
-@shared("--people")
-@shared("--video-track")
-@shared("--audio-track")
-@shared("--asr")
-@shared("--language")
-@shared("--min-confidence")
-@shared("--max-error")
+@runs_files
 @shared("--workers")
-@shared("--threads")
-@shared("--file-seconds")
-@shared("--file-memory")
-@shared("--file-pixels")
 @click.option(
     "--shard-files", type=click.IntRange(min=1), default=1000, show_default=True, help="Files in a shard, at most."
 )
@@ -110,23 +92,8 @@ def batch(
     retry: bool,
     allow_protocol: tuple[str, ...],
     allow_private: bool,
-    backend: str,
-    device: str | None,
-    precision: str,
-    on_mismatch: str,
-    faces: str,
-    people: str,
-    video_track: int | None,
-    audio_track: int | None,
-    asr: str,
-    language: str | None,
-    min_confidence: float | None,
-    max_error: float | None,
+    running: Running,
     workers: int | None,
-    threads: int | None,
-    file_seconds: float,
-    file_memory: int,
-    file_pixels: int,
     shard_files: int,
     shard_seconds: float,
     ray: bool,
@@ -156,21 +123,16 @@ def batch(
         except ModuleNotFoundError as e:
             raise missing_extra("pyarrow", "batch") from e
 
-    check_people(people, faces)
+    running.check()
     end_like_ctrl_c()
     path, named = _bundle_and_inputs(bundle, inputs)
     tasks = find_tasks(named, beside=beside, window=window, allow=allow_protocol, private=allow_private)
-    tracks = Tracks(video_track, audio_track)
-    tasks = [replace(task, tracks=tracks, people=people) for task in tasks]
-    limits = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
-    options: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
-    certainty = certainty_of(min_confidence, max_error)
-    options |= {"on_mismatch": on_mismatch, "faces": faces, "limits": limits, "asr": asr, "language": language}
-    options["certainty"] = certainty
+    tasks = [replace(task, tracks=running.tracks, people=running.people) for task in tasks]
+    options = running.options() | {"limits": running.limits}
     with ExitStack() as closing:
         opened = Bundle.open(path)
-        options["precision"] = precision = chosen_precision(opened, precision, "throughput")
-        made = made_with(opened, precision, window, faces, tracks, asr, language, certainty, people)
+        options["precision"] = precision = chosen_precision(opened, running.precision, "throughput")
+        made = running.made_with(opened, precision, window)
         shards = {"shard_files": shard_files, "shard_s": shard_seconds} if form == "parquet" else {}
         results = closing.enter_context(open_results(out, form, opened, made, resume=True, **shards))
         show = closing.enter_context(ShownProgress())

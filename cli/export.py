@@ -81,7 +81,7 @@ def export(
     system: str | None,
     compat: str | None,
 ) -> None:
-    """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and verify that it gives the same answers."""
+    """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and check its parity with PyTorch."""
     described = read_description(labels_file, config_file)
     with _progress() as progress:
         progress("start PyTorch", None)

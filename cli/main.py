@@ -42,7 +42,7 @@ TORCH = ("torch", "onnx")
 # becomes "_").
 SECTIONS = {
     "Make": {
-        "export": Entry("Turn a checkpoint into a bundle; verify that both predict the same.", "export", TORCH),
+        "export": Entry("Turn a checkpoint into a bundle; check its parity with PyTorch.", "export", TORCH),
         "inspect": Entry("Show what is in a checkpoint, a bundle or an engine."),
         "build-engine": Entry("Compile a bundle to a TensorRT engine.", "tensorrt-rtx", ("tensorrt_rtx",)),
         "calibrate": Entry("Add an INT8 graph to a bundle, if it is as good and faster.", "calibration", ("torch",)),

@@ -7,19 +7,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mmx.cli.command import Renamed, command, say, verbose
 from mmx.cli.main import print_error
-from mmx.cli.options import certainty_of, check_people, shared
+from mmx.cli.options import shared
 from mmx.cli.paths import BUNDLE, OutFile
 from mmx.cli.render import describe, printable, render
+from mmx.cli.running import Running, runs_files
 from mmx.cli.signals import end_like_ctrl_c
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import MmxError, UsageError
-from mmx.runtime.types import Tracks
 from mmx.runtime.urls import is_url, shown
 
 if TYPE_CHECKING:
@@ -43,19 +43,7 @@ Report = Callable[[str, MmxError], None]
 )
 @shared("--window")
 @shared("--json", "as_json", help="Print one JSON object per line and segment (docs/predict.md).")
-@shared("--backend")
-@shared("--device")
-@shared("--precision")
-@shared("--on-mismatch")
-@shared("--faces")
-@shared("--people")
-@shared("--video-track")
-@shared("--audio-track")
-@shared("--asr")
-@shared("--language")
-@shared("--min-confidence")
-@shared("--max-error")
-@shared("--threads")
+@runs_files
 @click.option("--html", type=OutFile(), help="Also write a page with player and timeline.")
 @click.option("--render", "rendered", type=OutFile(), help="Also draw the predictions into an .mp4.")
 @shared("--workers", help="Read the files in this many processes.  [default: one file after another, in this one]")
@@ -67,9 +55,6 @@ Report = Callable[[str, MmxError], None]
 @shared("--format", "form")
 @shared("--resume", help="Go on with --out: skip the files that it has predictions for.")
 @shared("--batch-size", help="Utterances in a batch, at most.  [default: 4; with --workers, as many as fit]")
-@shared("--file-seconds")
-@shared("--file-memory")
-@shared("--file-pixels")
 def predict(
     bundle: Path,
     files: tuple[str, ...],
@@ -77,19 +62,7 @@ def predict(
     transcript: tuple[str, ...],
     window: float | None,
     as_json: bool,
-    backend: str,
-    device: str | None,
-    precision: str,
-    on_mismatch: str,
-    faces: str,
-    people: str,
-    video_track: int | None,
-    audio_track: int | None,
-    asr: str,
-    language: str | None,
-    min_confidence: float | None,
-    max_error: float | None,
-    threads: int | None,
+    running: Running,
     html: Path | None,
     rendered: Path | None,
     workers: int | None,
@@ -97,9 +70,6 @@ def predict(
     form: str | None,
     resume: bool,
     batch_size: int | None,
-    file_seconds: float,
-    file_memory: int,
-    file_pixels: int,
 ) -> int:
     """Predict the emotions in video (or sound) files, for each utterance or window, as they come.
 
@@ -129,7 +99,7 @@ def predict(
         raise UsageError(f"--render draws into one video; there are {len(files)} files", "render one at a time")
     if resume and (html or not out):
         raise UsageError("--resume goes on with --out" + (", of which --html shows only a part" if out else ""))
-    check_people(people, faces)
+    running.check()
     if rendered:  # before the work, if Pillow is missing
         from mmx.view.overlay import burn
     codes = [0]
@@ -141,40 +111,24 @@ def predict(
         errors[file] = error.message
         codes.append(error.exit_code)
 
-    certainty = certainty_of(min_confidence, max_error)
-    options: dict[str, Any] = {
-        "backend": backend,
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-        "on_mismatch": on_mismatch,
-        "faces": faces,
-        "asr": asr,
-        "language": language,
-        "certainty": certainty,
-    }
-    if batch_size:
-        options["batch_size"] = batch_size
-    tracks = Tracks(video_track, audio_track)
+    options = running.options() | ({"batch_size": batch_size} if batch_size else {})
     with ExitStack() as closing:
         opened: Predictor | Pipeline
         if workers or out:
             from mmx.runtime.predictor import one_each
             from mmx.runtime.throughput import Pipeline
-            from mmx.runtime.workers.task import Limits, Task
+            from mmx.runtime.workers.task import Task
 
             end_like_ctrl_c()
             said = one_each("text", text or None, files), one_each("transcript", transcript or None, files)
-            tasks = [Task(*each, window, tracks, people=people) for each in zip(files, *said, strict=True)]
-            options["limits"] = Limits(memory=file_memory * 2**20, seconds=file_seconds, pixels=file_pixels)
-            opened = closing.enter_context(Pipeline(bundle, workers=workers, **options))
+            tasks = [
+                Task(*each, window, running.tracks, people=running.people) for each in zip(files, *said, strict=True)
+            ]
+            opened = closing.enter_context(Pipeline(bundle, workers=workers, limits=running.limits, **options))
             if out:
-                from mmx.serving.batch.results import made_with
                 from mmx.serving.batch.run import SUFFIXES, open_results
 
-                made = made_with(
-                    opened.bundle, opened.backend.precision, window, faces, tracks, asr, language, certainty, people
-                )
+                made = running.made_with(opened.bundle, opened.backend.precision, window)
                 form = form or SUFFIXES.get(out.suffix.lower(), "jsonl")
                 results = closing.enter_context(open_results(out, form, opened.bundle, made, resume=resume))
                 predictions = _recorded(opened, tasks, results, report)
@@ -192,8 +146,8 @@ def predict(
                 text=text or None,
                 transcript=transcript or None,
                 window=window,
-                tracks=tracks,
-                people=people,
+                tracks=running.tracks,
+                people=running.people,
                 on_error=report,
             )
         manifest = opened.bundle.manifest

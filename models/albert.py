@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmx.models.attention import attend, padding_bias
 from mmx.models.config import AlbertConfig
-from mmx.models.folding import Folded, Request, SelfFolding
+from mmx.models.folding import Folded, Request, SelfFolding, first_token_alone
 
 EPS = 1e-12
 
@@ -104,12 +104,7 @@ class AlbertEncoder(SelfFolding):
 
     def folded(self, request: Request) -> Folded:
         """With a last layer that computes the first token alone, the only one that its owner reads."""
-        return Folded(
-            FirstTokenAlbert(self),
-            True,
-            "the last layer computes [CLS] alone: nothing reads the other tokens",
-            alike=True,
-        )
+        return first_token_alone(FirstTokenAlbert(self))
 
 
 class FirstTokenAlbert(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmx.models.attention import MultiHeadAttention, padding_bias
 from mmx.models.config import EncoderConfig
-from mmx.models.folding import Folded, Request, SelfFolding
+from mmx.models.folding import Folded, Request, SelfFolding, first_token_alone
 
 
 class EncoderLayer(nn.Module):
@@ -51,12 +51,7 @@ class Layers(SelfFolding):
 
     def folded(self, request: Request) -> Folded:
         """With a last layer that computes the first token alone, the only one that its owner reads."""
-        return Folded(
-            FirstTokenLayers(self),
-            True,
-            "the last layer computes [CLS] alone: nothing reads the other tokens",
-            alike=True,
-        )
+        return first_token_alone(FirstTokenLayers(self))
 
 
 class FirstTokenLayers(nn.Module):

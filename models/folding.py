@@ -52,6 +52,11 @@ class Folded:
     alike: bool = False
 
 
+def first_token_alone(module: nn.Module) -> Folded:
+    """For an encoder whose owner reads the first token alone: ``module`` takes its place."""
+    return Folded(module, True, "the last layer computes [CLS] alone: nothing reads the other tokens", alike=True)
+
+
 class SelfFolding(nn.Module):
     """A module that has a plainer form of itself.
 

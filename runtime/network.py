@@ -227,6 +227,13 @@ class Network(Closing):
         return BackendFailed(f"{self._ran} failed on {count} segment{'s' * (count > 1)}: {reason}", hint)
 
 
+def media_bundle(bundle: Bundle | str | Path) -> Bundle:
+    """A bundle, opened if it is not, whose system takes media. Raises what ``Bundle.open`` and ``require_media`` do."""
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    require_media(opened)
+    return opened
+
+
 def require_media(bundle: Bundle) -> None:
     """Raise UsageError for a system on extracted features: no media file can be made into its inputs."""
     if not set(bundle.manifest.graphs["fp32"].input_names) <= set(INPUTS):

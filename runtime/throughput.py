@@ -18,7 +18,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.closing import Closing
 from mmx.runtime.errors import UsageError
 from mmx.runtime.machine import usable_cores
-from mmx.runtime.network import Network, require_media
+from mmx.runtime.network import Network, media_bundle
 from mmx.runtime.probabilities import Certainty
 from mmx.runtime.throughput_run import FileResult, Run
 from mmx.runtime.workers.blocking import Workers
@@ -71,8 +71,7 @@ class Pipeline(Closing):
         for name, value in (("workers", workers), ("max_rows", max_rows), ("batch_size", batch_size)):
             if value is not None:
                 at_least_one(name, value)
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        require_media(self.bundle)
+        self.bundle = media_bundle(bundle)
         self.network = Network.open(
             self.bundle,
             backend,

@@ -1,12 +1,12 @@
 """Try to break a server: python studies/load_failures.py BUNDLE VIDEO [--only NAME] [--json FILE]
 
 Every answer is checked against the same file predicted alone, every request must be answered or rejected with a reason,
-and the memory of the server and its processes is watched.
+and the memory of the server and its processes is watched. Afterwards no process and no temporary file may be left.
 
     fuzz      mutated copies of the video, several at a time
     clients   200 clients that never pause, against a queue of 64
     hostile   slow senders, broken uploads, clients that leave, workers that are killed, amid real ones
-    soak      a steady mix for a long time
+    soak      60 clients and 12 different clips for a long time (--soak-seconds 1800 for the half hour)
     sigterm   SIGTERM in the middle of a load
 """
 
@@ -20,15 +20,17 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import click
 import httpx
 import numpy as np
-from load_client import Client, Outcomes, Request, media, tensors
+from load import check_distinct
+from load_client import TOLERANCE, Client, Outcomes, Request, media, tensors
 from load_server import ServerProcess, serving
 
+from mmx.benchmarks.workload.clips import clip_folder, make_clip
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.evaluation.environment import describe
 from mmx.runtime.errors import BadDataError, MmxError
@@ -37,7 +39,8 @@ from mmx.runtime.predictor import Predictor
 
 SEED = 11
 TEXTS = ("I am so glad.", "No matter. Try again.", "Fail again. Fail better.", None)
-FUZZ_CLIENTS, MANY_CLIENTS, SOAK_CLIENTS = 8, 200, 8
+FUZZ_CLIENTS, MANY_CLIENTS, SOAK_CLIENTS, SOAK_CLIPS = 8, 200, 60, 12
+GROWTH, SLACK_MB = 1.1, 32  # of the memory, between the second quarter of a run and its last
 RATE_OVER = 1.5  # of the load under which SIGTERM comes, as a multiple of what the server can do
 KILL_EVERY_S = 4.0
 SAMPLE_S = 1.0  # between two looks at the memory
@@ -62,11 +65,13 @@ class Result:
     rss_mb_early: float
     rss_mb_late: float
     exit_code: int | None = None
+    left: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Nothing wrong, nothing lost, and a clean exit where there was one."""
-        return not self.wrong and not self.lost and self.exit_code in (None, 0)
+        """Nothing wrong, lost or left behind, a clean exit where there was one, and a soak's memory flat."""
+        grew = self.name == "soak" and self.rss_mb_late > GROWTH * self.rss_mb_early + SLACK_MB
+        return not (self.wrong or self.lost or self.left or grew) and self.exit_code in (None, 0)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,11 @@ class Material:
     video: bytes
 
 
+# The queue has as many places for uploads, half of them for one address, which all clients have.
+OPTIONS = {
+    "hostile": ["--idle", "2"],
+    "soak": ["--queue", str(2 * SOAK_CLIENTS)],
+}
 Run = Callable[[Client, ServerProcess, Outcomes], Awaitable[None]]
 
 
@@ -104,18 +114,20 @@ def main(
         runs: dict[str, Run] = {
             "clients": lambda client, server, seen: many_clients(client, material, seconds, seen),
             "hostile": lambda client, server, seen: hostile(client, server, material, seconds, seen),
-            "soak": lambda client, server, seen: closed(client, material.good, SOAK_CLIENTS, soak_seconds, seen),
+            "soak": lambda client, server, seen: closed(client, clips, SOAK_CLIENTS, soak_seconds, seen),
             "sigterm": lambda client, server, seen: sigterm(client, server, material, seconds, seen),
         }
+        if "soak" in names:
+            clips = soak_requests(predictor, video)
         if "fuzz" in names:
             corpus = [mutated(material.video, number) for number in range(mutants)]
             requests = [Request(media(data), alone(predictor, data, None)) for data in corpus]
             runs["fuzz"] = lambda client, server, seen: each_once(client, requests, seen)
     results = []
     for name in names:
-        options = ["--backend", "onnxruntime", *(["--idle", "2"] if name == "hostile" else [])]
-        with serving(bundle, options) as server:
-            results.append(asyncio.run(watch(name, server, runs[name])))
+        with serving(bundle, ["--backend", "onnxruntime", *OPTIONS.get(name, [])]) as server:
+            found = asyncio.run(watch(name, server, runs[name]))
+        results.append(replace(found, left=server.left))
         click.echo(line(results[-1]))
     if json_path:
         text = json.dumps({"environment": asdict(describe()), "results": [asdict(each) for each in results]}, indent=2)
@@ -131,6 +143,19 @@ def good_requests(predictor: Predictor, video: bytes) -> list[Request]:
         sample = make_sample(utterance)
         made.append(Request(tensors(sample), predictor.network.logits([sample])["logits"].astype(np.float64)))
     made.append(Request(media(b"no video at all"), "bad_media"))
+    return made
+
+
+def soak_requests(predictor: Predictor, video: Path) -> list[Request]:
+    """Clips of different lengths and words, cut from the video; no two answers are near each other."""
+    part = stratified(synthetic("iemocap"), SOAK_CLIPS)
+    folder = clip_folder(video, part)
+    made = []
+    for utterance in part.utterances:
+        clip = make_clip(video, folder, utterance)
+        data = clip.path.read_bytes()
+        made.append(Request(media(data, clip.text), alone(predictor, data, clip.text)))
+    check_distinct([each.expected for each in made if isinstance(each.expected, np.ndarray)], TOLERANCE)
     return made
 
 
@@ -298,7 +323,8 @@ def line(result: Result) -> str:
         f"{result.name:8} {'passed' if result.passed else 'FAILED'}: {result.sent} sent in {result.seconds:.0f} s, "
         f"{result.answered} answered, rejected: {rejected}; {result.unconnected} found the port closed; "
         f"{len(result.wrong)} wrong, {len(result.lost)} lost {[*result.wrong, *result.lost][:3] or ''}; "
-        f"processes replaced: {replaced}; {result.rss_mb_early:.0f} -> {result.rss_mb_late:.0f} MB"
+        f"processes replaced: {replaced}; {result.rss_mb_early:.0f} -> {result.rss_mb_late:.0f} MB; "
+        f"left behind: {', '.join(result.left) or 'nothing'}"
     )
 
 

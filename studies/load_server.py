@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +20,12 @@ STOP_S = 60.0
 
 @dataclass
 class ServerProcess:
-    """A running server: where it listens, and the lines it has printed."""
+    """A server: where it listens, the lines it has printed, and what it left behind when it had ended."""
 
     process: subprocess.Popen[str]
     url: str
     lines: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     def rss_mb(self) -> float:
         """Resident memory of the server and its workers."""
@@ -51,7 +53,20 @@ def serving(bundle: Path, options: Sequence[str]) -> Iterator[ServerProcess]:
         EnvironmentMissing: it did not start.
     """
     command = [sys.executable, "-m", "mmx.cli.main", "serve", str(bundle), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"TMPDIR": folder}
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        yield from _running(process, Path(folder))
+
+
+def _running(process: subprocess.Popen[str], folder: Path) -> Iterator[ServerProcess]:
     assert process.stdout is not None
     server = ServerProcess(process, "")
     for line in process.stdout:
@@ -75,6 +90,18 @@ def serving(bundle: Path, options: Sequence[str]) -> Iterator[ServerProcess]:
             process.kill()
             process.wait()
         drain.join(5)
+        server.left += [path.name for path in folder.iterdir()] + _processes_of(process.pid)
+
+
+def _processes_of(session: int) -> list[str]:
+    """The processes that are left of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, rest = stat.read_text().rpartition(")")
+            if rest.split()[3] == str(session):
+                found.append(f"process {name})")
+    return found
 
 
 def _rss(pid: int) -> int:

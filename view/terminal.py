@@ -6,8 +6,6 @@ import io
 import logging
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from rich.box import Box
 from rich.console import Console
@@ -15,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
+
+from mmx.runtime.closing import Closing
 
 LINE_EVERY_S = 15.0  # where stderr is no terminal
 REDRAWN_S = 0.1
@@ -35,7 +35,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-class Progress:
+class Progress(Closing):
     """What is being done, on stderr: a bar on a terminal; elsewhere a line when something begins, ends, or goes on."""
 
     def __init__(self, *, quiet_elsewhere: bool = False) -> None:
@@ -53,14 +53,6 @@ class Progress:
         self._task: TaskID | None = None
         self._kind = ""
         self._began = self._last = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def say(self, message: str) -> None:
         """Print a line that stays, with the seconds since the start."""

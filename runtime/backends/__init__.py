@@ -9,8 +9,6 @@ import logging
 from dataclasses import dataclass, replace
 from importlib import import_module
 from time import perf_counter
-from types import TracebackType
-from typing import Protocol, Self
 
 from numpy.typing import NDArray
 
@@ -19,6 +17,7 @@ from mmx.runtime.backends.autotune import Autotuned, compare, recall, remember, 
 from mmx.runtime.backends.choice import Goal, chosen_precision
 from mmx.runtime.backends.choice import recall as recall_choice
 from mmx.runtime.bundle import Bundle, Graph
+from mmx.runtime.closing import Closing
 from mmx.runtime.engines import ENGINE_GRAPHS, EngineMismatch
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError
 from mmx.runtime.machine import usable_cores
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 DEVICES = "cpu, cuda, or cuda:N for one of several GPUs"
 
 
-class Backend(Protocol):
+class Backend(Closing):
     """A loaded graph that runs.
 
     Attributes:
@@ -70,19 +69,11 @@ class Backend(Protocol):
 
     def run(self, inputs: dict[str, NDArray]) -> dict[str, NDArray]:
         """Run the graph on arrays of the dtypes and shapes of its ``GraphSpec``; the outputs are the caller's own."""
-        ...
+        raise NotImplementedError
 
     def close(self) -> None:
         """Free the memory. The backend cannot run afterwards; closing twice is fine."""
-        ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

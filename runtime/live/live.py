@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.closing import Closing
+from mmx.runtime.closing import Closing, close_generator
 from mmx.runtime.errors import MmxError, UsageError
 from mmx.runtime.live.session import RECONNECT_S, LiveCounts, LivePrediction, Session
-from mmx.runtime.network import Network, require_media
+from mmx.runtime.network import Network, media_bundle
 from mmx.runtime.packing import FACE_SHAPE, PIECE_SHAPE
 from mmx.runtime.people.choice import People
 from mmx.runtime.prediction import Prediction
@@ -89,8 +89,7 @@ class Live(Closing):
         People.parse(people, faces)
         task = LiveTask(opened, Rolling(window, hop), pace == "real", max_lag, people)
         self.name = opened.name
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        require_media(self.bundle)
+        self.bundle = media_bundle(bundle)
         self.network = Network.open(
             self.bundle,
             backend,
@@ -133,7 +132,7 @@ class Live(Closing):
         if self._step is not None:
             self._step.cancel()
         with suppress(MmxError):
-            self._submit(self._end()).result()
+            self._submit(close_generator(self._predictions)).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -144,15 +143,6 @@ class Live(Closing):
 
     async def _next(self) -> LivePrediction | None:
         return await anext(self._predictions, None)
-
-    async def _end(self) -> None:
-        while True:
-            try:
-                return await self._predictions.aclose()
-            except RuntimeError as e:  # the step that was cancelled is still on its way out
-                if "already running" not in str(e):
-                    raise
-                await asyncio.sleep(0.001)
 
     async def _predict(self, segment: Segment) -> Prediction:
         answer = (await asyncio.to_thread(self.network.predict, [segment]))[0]

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.closing import Closing
+from mmx.runtime.closing import Closing, close_generator
 from mmx.runtime.preprocess import Segment
 from mmx.runtime.speech.find import resolve
 from mmx.runtime.workers.pool import Pool
@@ -116,16 +116,7 @@ class Reading:
         if step is not None:
             step.cancel()
             with suppress(RuntimeError):  # the loop was closed
-                self._workers._submit(self._close()).result()
+                self._workers._submit(close_generator(self._segments)).result()
 
     async def _next(self) -> Segment | None:
         return await anext(self._segments, None)
-
-    async def _close(self) -> None:
-        while True:
-            try:
-                return await self._segments.aclose()
-            except RuntimeError as e:  # the step that was cancelled is still on its way out
-                if "already running" not in str(e):
-                    raise
-                await asyncio.sleep(0.001)
