@@ -35,7 +35,7 @@ def synth(folder: Path, samples: int, seed: int, clips: int) -> None:
 
     with Progress(quiet_elsewhere=True) as shown:
         tick = partial(shown.update, "drawing")
-        counts = write_synthetic(folder, samples, seed, clips=clips, jobs=usable_cores(), progress=tick)
+        counts = write_synthetic(folder, samples, seed, clips=clips, workers=usable_cores(), progress=tick)
     best = ideal()
     made = [f"{count} {split}" for split, count in counts.items()] + [f"{len(EMOTIONS) * clips} clips"] * bool(clips)
     click.echo(f"{folder}: {', '.join(made)}")

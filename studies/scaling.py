@@ -46,12 +46,12 @@ class Cost:
     warm_mb: float
 
 
-def measure(bundle: Path, clips: Sequence[tuple[str, str]], count: int, backend: str, jobs: int) -> Cost:
+def measure(bundle: Path, clips: Sequence[tuple[str, str]], count: int, backend: str, workers: int) -> Cost:
     """Run this process's pipeline over ``count`` clips; medians of the runs."""
     items = [Task(path, text=text) for path, text in (clips[n % len(clips)] for n in range(count))]
     media_s = sum(DURATIONS_S[n % len(clips)] for n in range(count))
     wall, cpu = [], []
-    with Pipeline(bundle, backend=backend, workers=jobs, threads=1) as pipeline:
+    with Pipeline(bundle, backend=backend, workers=workers, threads=1) as pipeline:
         run_all(pipeline, [Task(path, text=text) for path, text in clips])
         warm_mb = peak_rss_mb() or 0.0
         for _ in range(max(1, REPEATED // count)):
@@ -82,7 +82,7 @@ def make_clips(source: Path) -> list[tuple[str, str]]:
 @click.option("--counts", default="10,100,1000", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Processes for each count.")
 @click.option("--backend", default="onnxruntime", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 @click.option("--one", type=int, hidden=True, help="Measure one count here and print it.")
 def main(
@@ -91,16 +91,16 @@ def main(
     counts: str,
     rounds: int,
     backend: str,
-    jobs: int,
+    workers: int,
     json_file: Path | None,
     one: int | None,
 ) -> None:
     """Print the cost of each count, and how far each is from the first."""
     clips = make_clips(source_video(clip))
     if one is not None:
-        click.echo(json.dumps(asdict(measure(bundle, clips, one, backend, jobs))))
+        click.echo(json.dumps(asdict(measure(bundle, clips, one, backend, workers))))
         return
-    command = [sys.executable, __file__, str(bundle), "--backend", backend, "--jobs", str(jobs)]
+    command = [sys.executable, __file__, str(bundle), "--backend", backend, "--workers", str(workers)]
     if clip:
         command += ["--clip", str(clip)]
     if hasattr(os, "sched_setaffinity"):
@@ -122,7 +122,7 @@ def main(
             "schema_version": SCHEMA_VERSION,
             "what": "Pipeline, seconds per media-second on one core, by number of clips",
             "backend": backend,
-            "jobs": jobs,
+            "workers": workers,
             "clips_s": DURATIONS_S,
             "costs": [asdict(cost) for costs in found.values() for cost in costs],
             "environment": asdict(describe()),

@@ -64,10 +64,10 @@ class MmxPipeline:
                 self.stage_ms[stage] += ms
         return np.array(logits, np.float32)
 
-    def many(self, jobs: int) -> ManyFiles:
+    def many(self, workers: int) -> ManyFiles:
         """The same through ``Pipeline``, files side by side; to be closed by who asked for it."""
-        pipeline = Pipeline(self._predictor.bundle, workers=jobs, **self._settings)  # type: ignore[arg-type]
-        return ManyFiles(self.key, pipeline, jobs)
+        pipeline = Pipeline(self._predictor.bundle, workers=workers, **self._settings)  # type: ignore[arg-type]
+        return ManyFiles(self.key, pipeline, workers)
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -75,7 +75,7 @@ class MmxPipeline:
 
 
 class ManyFiles:
-    """``Pipeline`` on as many files as it is given, on as many cores as it has jobs."""
+    """``Pipeline`` on as many files as it is given, on as many cores as it has workers."""
 
     def __init__(self, key: str, pipeline: Pipeline, cores: int) -> None:
         self.key = f"{key} side by side"

@@ -41,7 +41,7 @@ def test_the_layout_is_the_public_one(drawn: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_files(drawn: Path, tmp_path: Path) -> None:
-    write_synthetic(tmp_path / "again", 30, seed=3, jobs=2)
+    write_synthetic(tmp_path / "again", 30, seed=3, workers=2)
     write_synthetic(tmp_path / "other", 30, seed=4)
     names = [path.relative_to(drawn) for path in sorted(drawn.glob("MOSEI_*/**/*")) if path.is_file()]
     assert len(names) > 100

@@ -90,14 +90,14 @@ def make_utterance(
 
 
 def write_synthetic(
-    root: Path, samples: int, seed: int = 0, *, clips: int = 0, jobs: int = 1, progress: Progress | None = None
+    root: Path, samples: int, seed: int = 0, *, clips: int = 0, workers: int = 1, progress: Progress | None = None
 ) -> dict[str, int]:
     """Write the set to ``root``.
 
     Args:
         samples: utterances in all; the emotions are equally frequent. clips: unseen clips for each emotion; with no
             samples they are all there is.
-        jobs: processes that draw; the files are the same with any number of them.
+        workers: processes that draw; the files are the same with any number of them.
 
     Returns:
         Utterances by split.
@@ -111,7 +111,7 @@ def write_synthetic(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root} exists and is not empty", "name a new folder")
     with whole_folder(root, sync=False) as part:
-        names = _write_utterances(part, samples, seed, jobs, progress) if samples else {}
+        names = _write_utterances(part, samples, seed, workers, progress) if samples else {}
         for number in range(clips * len(EMOTIONS)):
             write_clip(part / "clips", EMOTIONS[number % len(EMOTIONS)], number // len(EMOTIONS), seed)
         marker = {
@@ -141,7 +141,7 @@ def write_clip(folder: Path, emotion: str, number: int, seed: int) -> Path:
 
 
 def _write_utterances(
-    root: Path, samples: int, seed: int, jobs: int, progress: Progress | None
+    root: Path, samples: int, seed: int, workers: int, progress: Progress | None
 ) -> dict[str, list[str]]:
     raw = root / "MOSEI_RAW_PROCESSED"
     speakers = max(6, samples // PER_SPEAKER)
@@ -150,7 +150,7 @@ def _write_utterances(
     meta = {}
     emotions = np.random.default_rng([seed, 0]).permutation(np.arange(samples) % len(EMOTIONS))
     tasks = [(raw, seed, number, number % speakers, EMOTIONS[emotions[number]]) for number in range(samples)]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext() as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
         drawn = map(_draw, tasks) if pool is None else pool.map(_draw, tasks, chunksize=4)
         for number, (name, text) in enumerate(drawn):
             names[split_of[number % speakers]].append(name)
