@@ -20,7 +20,8 @@ from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.decode import SoundTrack, VideoTrack
 from mmx.runtime.media.packets import OpenFile
 from mmx.runtime.streaming.clock import Clock
-from mmx.runtime.streaming.sources import LiveSource
+from mmx.runtime.streaming.raw import RawAudio, RawFormat, RawPiece, RawVideo, read_pieces
+from mmx.runtime.streaming.sources import LiveSource, fed
 
 WAITING_BYTES = 64 * 2**20  # packets that wait for the decoder; more wait in the network
 LATE_START_S = 0.5  # a paced URL that is this late goes on from there
@@ -39,7 +40,7 @@ class Arrival:
     at: float
     time: float
     kind: str
-    packet: Packet | None
+    packet: Packet | RawPiece | None
     key: bool = True
     last: bool = False
 
@@ -108,7 +109,7 @@ class Stream:
         """
         if self._source.kind == "file":
             return self._dated(clock, paced)
-        pump = _Pump(self._dated(clock, paced and self.ends))
+        pump = Pump(self._dated(clock, paced and self.ends))
         pump.start()
         return iter(pump)
 
@@ -149,12 +150,52 @@ class Stream:
             yield packet
 
 
+class RawStream:
+    """A source of frames and samples as they are (see ``raw``), as ``Stream`` is one of packets."""
+
+    ends = False
+
+    def __init__(self, source: LiveSource, form: RawFormat, preprocessing: Preprocessing, *, video: bool, audio: bool):
+        mel = preprocessing.mel
+        self.info = form.info(source.name)
+        self.flags: set[str] = set()
+        self.video = RawVideo() if video and form.width else None
+        rate = form.sample_rate if mel.own_rate else mel.sample_rate
+        self.audio = RawAudio(form.sample_rate, rate) if audio and form.sample_rate else None
+        if self.video is None and self.audio is None:
+            raise BadDataError(f"{source.name} has nothing that this model looks at", "mmx inspect BUNDLE")
+        self._form = form
+        self._file = fed(source.address)
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
+
+    def arrivals(self, clock: Clock, *, paced: bool) -> Iterator[Arrival]:
+        """See ``Stream.arrivals``; it has its own pace."""
+        pump = Pump(self._dated(clock))
+        pump.start()
+        return iter(pump)
+
+    def _dated(self, clock: Clock) -> Iterator[Arrival]:
+        for piece in read_pieces(self._file, self._form):
+            if getattr(self, piece.kind) is not None:
+                yield Arrival(clock.now(), piece.time, piece.kind, piece)
+
+
+def open_stream(source: LiveSource, preprocessing: Preprocessing, *, video: bool, audio: bool) -> Stream | RawStream:
+    """A source, open; see ``Stream``."""
+    if source.raw is not None:
+        return RawStream(source, source.raw, preprocessing, video=video, audio=audio)
+    return Stream(source, preprocessing, video=video, audio=audio, threads=1)
+
+
 def _with_first(first: Packet, rest: Iterator[Packet | None]) -> Iterator[Packet | None]:
     yield first
     yield from rest
 
 
-class _Pump(threading.Thread):
+class Pump(threading.Thread):
     """Reads ahead of whoever iterates over it, up to ``WAITING_BYTES``."""
 
     def __init__(self, arrivals: Iterator[Arrival]) -> None:

@@ -10,6 +10,7 @@ from mmx.runtime.errors import UsageError
 from mmx.runtime.media.desk import SegmentEnd
 from mmx.runtime.preprocess import Preprocessor, Segment
 from mmx.runtime.streaming.clock import Clock
+from mmx.runtime.streaming.raw import RawFormat
 from mmx.runtime.streaming.reading import MAX_LAG_S, LiveReading, LiveStream
 from mmx.runtime.streaming.sources import LiveSource
 from mmx.runtime.streaming.windows import Rolling
@@ -43,7 +44,9 @@ class LiveTask:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> LiveTask:
         """The task that ``to_plain`` wrote."""
-        return cls(**{**plain, "source": LiveSource(**plain["source"]), "rolling": Rolling(**plain["rolling"])})
+        source = dict(plain["source"])
+        source["raw"] = source["raw"] and RawFormat(**source["raw"])
+        return cls(**{**plain, "source": LiveSource(**source), "rolling": Rolling(**plain["rolling"])})
 
 
 @dataclass(frozen=True)

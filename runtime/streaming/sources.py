@@ -21,6 +21,7 @@ from av.error import FFmpegError
 from mmx.runtime.errors import BadDataError, ConnectionLost, MissingPath, UsageError
 from mmx.runtime.media import container
 from mmx.runtime.media.container import FORMATS, LENIENT, open_media
+from mmx.runtime.streaming.raw import RawFormat
 from mmx.runtime.urls import is_url, shown
 
 SCHEMES = {
@@ -47,6 +48,7 @@ class LiveSource:
     Attributes:
         address: a path, a URL, a device. name: what predictions and messages call it; no password is in it.
         open_s: seconds for it to open. silent_s: without anything from it, before it counts as lost.
+        raw: what is sent (``fed``), where that is frames and samples as they are.
     """
 
     kind: str
@@ -54,9 +56,10 @@ class LiveSource:
     name: str
     open_s: float = OPEN_S
     silent_s: float = SILENT_S
+    raw: RawFormat | None = None
 
     @classmethod
-    def of(cls, given: str, **limits: float) -> LiveSource:
+    def of(cls, given: str, *, open_s: float = OPEN_S, silent_s: float = SILENT_S) -> LiveSource:
         """What a user's word means: a URL, the number of a camera, a device, a pipe ("-": stdin), or a file.
 
         Raises:
@@ -66,12 +69,12 @@ class LiveSource:
             scheme = given.partition("://")[0].lower()
             if scheme not in SCHEMES:
                 raise UsageError(f"{shown(given)}: {scheme}:// is not taken", f"one of {', '.join(SCHEMES)}")
-            return cls("url", given, shown(given), **limits)
+            return cls("url", given, shown(given), open_s, silent_s)
         if re.fullmatch(r"\d{1,3}", given) and not Path(given).exists():
             device = f"/dev/video{given}" if sys.platform == "linux" else given
-            return cls("camera", device, f"camera {given}", **limits)
+            return cls("camera", device, f"camera {given}", open_s, silent_s)
         if given == "-":
-            return cls("pipe", f"/proc/{os.getpid()}/fd/0", "stdin", **limits)
+            return cls("pipe", f"/proc/{os.getpid()}/fd/0", "stdin", open_s, silent_s)
         try:
             mode = Path(given).stat().st_mode
         except (OSError, ValueError) as e:
@@ -79,10 +82,10 @@ class LiveSource:
             hint = "a file, a URL, or the number of a camera"
             raise kind(f"{given} cannot be read: {getattr(e, 'strerror', None) or e}", hint) from e
         if stat.S_ISFIFO(mode):
-            return cls("pipe", str(Path(given).absolute()), given, **limits)
+            return cls("pipe", str(Path(given).absolute()), given, open_s, silent_s)
         if stat.S_ISCHR(mode):
-            return cls("camera", given, given, **limits)
-        return cls("file", str(Path(given).absolute()), given, **limits)
+            return cls("camera", given, given, open_s, silent_s)
+        return cls("file", str(Path(given).absolute()), given, open_s, silent_s)
 
     @property
     def comes_back(self) -> bool:

@@ -24,7 +24,7 @@ from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import BadDataError, MmxError
 from mmx.runtime.media import container
 from mmx.runtime.preprocess import Preprocessor
-from mmx.runtime.streaming.arrivals import Stream
+from mmx.runtime.streaming.arrivals import open_stream
 from mmx.runtime.streaming.clock import SystemClock
 from mmx.runtime.streaming.segments import LiveTask, live_segments
 from mmx.runtime.types import Span
@@ -133,9 +133,8 @@ class Reader:
 
     def _live(self, task: LiveTask) -> None:
         system = self._manifest.modalities
-        stream = Stream(
-            task.source, self._manifest.preprocessing, video="visual" in system, audio="audio" in system, threads=1
-        )
+        spec = self._manifest.preprocessing
+        stream = open_stream(task.source, spec, video="visual" in system, audio="audio" in system)
         with closing(stream):
             self.say({"kind": "open", "ends": stream.ends})
             for each in live_segments(self._preprocessor, stream, task, SystemClock()):

@@ -1,8 +1,9 @@
 """A camera over a WebSocket: what a browser records goes in, the answers of rolling windows come out as they are known.
 
 The client first sends ``{"type": "start", "window": 3, "hop": 0.5, "key": ...}``, then binary messages (the chunks of a
-MediaRecorder, one after another), at last ``{"type": "end"}``. The server sends ``ready``, a ``prediction`` for each
-window, and ``end``, or an ``error``. Each connection has a worker process of its own.
+MediaRecorder, one after another; with ``"raw": {"width", "height", "sample_rate"}`` frames and samples as
+``streaming.raw`` has them, a message each), at last ``{"type": "end"}``. The server sends ``ready``, a ``prediction``
+for each window, and ``end``, or an ``error``. Each connection has a worker process of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from mmx.runtime.errors import EnvironmentMissing, MmxError
 from mmx.runtime.live.session import LivePrediction, Session
+from mmx.runtime.streaming.raw import RawFormat
 from mmx.runtime.streaming.reading import MAX_LAG_S
 from mmx.runtime.streaming.segments import LiveTask
 from mmx.runtime.streaming.sources import LiveSource
@@ -62,8 +64,8 @@ class LiveConnection:
             return await self._last({"type": "error", **rejection.body()})
         await self._last(None)
 
-    def _asked(self, message: Any) -> tuple[Rolling, float]:
-        """The windows and the largest lag that the first message asks for."""
+    def _asked(self, message: Any) -> tuple[Rolling, float, RawFormat | None]:
+        """What the first message asks for: windows, the largest lag, and the raw format that will be sent."""
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect
         try:
@@ -73,24 +75,30 @@ class LiveConnection:
             numbers = [start.get(name, default) for name, default in DEFAULTS.items()]
             if any(isinstance(each, bool) or not isinstance(each, (int, float)) for each in numbers):
                 raise ValueError
-            key = start.get("key") or ""
+            key, raw = start.get("key") or "", start.get("raw")
+            if not isinstance(raw, dict | None):
+                raise ValueError
+            form = None if raw is None else RawFormat(**raw)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             hint = 'send {"type": "start", "window": 3, "hop": 0.5} first'
             raise Rejection(400, "bad_request", "the first message is not a start", hint) from e
         self._service.check_key(self._socket.headers.get("authorization") or f"Bearer {key}")
         window, hop, max_lag = map(float, numbers)
-        return Rolling(window, hop), max_lag
+        return Rolling(window, hop), max_lag, form
 
-    async def _answer(self, rolling: Rolling, max_lag: float) -> None:
+    async def _answer(self, rolling: Rolling, max_lag: float, form: RawFormat | None) -> None:
         service, engine = self._service, self._service.engine
         async with service.folder() as folder:
             pipe = folder / "camera"
             os.mkfifo(pipe, 0o600)
-            source = LiveSource("fed", str(pipe), "camera", silent_s=self._limits.idle_s)
+            source = LiveSource("fed", str(pipe), "camera", silent_s=self._limits.idle_s, raw=form)
             task = LiveTask(source, rolling, max_lag=max_lag)
             session = Session(engine.worker_settings, task, engine.predict_segment)
             async with _writer(pipe) as writer, asyncio.TaskGroup() as group:
-                beside = [group.create_task(self._until_cut_off()), group.create_task(self._feed(writer))]
+                beside = [
+                    group.create_task(self._until_cut_off()),
+                    group.create_task(self._feed(writer, framed=form is not None)),
+                ]
                 async with aclosing(session.predictions()) as predictions:
                     await self._send({"type": "ready"})
                     async for each in predictions:
@@ -101,7 +109,7 @@ class LiveConnection:
             end = {"predictions": counts.answered, "dropped": counts.dropped, "skipped": counts.skipped}
             await self._send({"type": "end", **end})
 
-    async def _feed(self, writer: asyncio.StreamWriter) -> None:
+    async def _feed(self, writer: asyncio.StreamWriter, *, framed: bool) -> None:
         """What the client sends, into the pipe; a client that is faster than the worker waits."""
         idle_s = self._limits.idle_s
         try:
@@ -114,7 +122,7 @@ class LiveConnection:
                 if message["type"] == "websocket.disconnect":
                     raise WebSocketDisconnect(message.get("code", 1006))
                 if chunk := message.get("bytes"):
-                    writer.write(chunk)
+                    writer.write(len(chunk).to_bytes(4, "big") + chunk if framed else chunk)
                     try:
                         async with asyncio.timeout(idle_s):
                             await writer.drain()

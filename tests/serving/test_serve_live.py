@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from pictures import picture
 from real_server import Server, Start
 from waiting import PATIENCE_S, until
 
+from mmx.runtime.media.arrays import MediaArrays
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.types import Span
 
@@ -110,6 +112,32 @@ def test_two_cameras_at_once_get_their_own_answers(
     assert len(server.workers()) == 1  # the one for uploads
 
 
+def test_raw_frames_and_samples_are_answered_as_arrays_are(server: Server, tiny_bundle: Path) -> None:
+    frames = np.stack([picture(number) for number in range(30)])
+    times = np.arange(30) / 10
+    sound = (0.3 * np.sin(np.arange(48000) / 9)).astype(np.float32)
+    camera = Camera(server, {**START, "raw": {"width": 160, "height": 120, "sample_rate": 16000}})
+    for time_s, frame in zip(times, frames, strict=True):
+        camera.socket.send_binary(struct.pack("<cd", b"v", time_s) + frame.tobytes())
+        part = sound[round(16000 * time_s) :][:1600]
+        camera.socket.send_binary(struct.pack("<cd", b"a", time_s) + part.tobytes())
+    camera.end()
+    ready, *answers, end = camera.messages()
+    assert ready["type"] == "ready" and end["type"] == "end"
+    found = [each["prediction"] for each in answers]
+    assert found and found[0]["faces_found"] == 2
+    media = MediaArrays(frames, times, sound, 16000)
+    spans = [Span(each["start"], each["start"] + 1.0) for each in found]
+    with Predictor(tiny_bundle, backend="onnxruntime", threads=1, batch_size=1, asr="none") as predictor:
+        there = list(predictor.predict(media, transcript=spans))
+    for one, other in zip(found, there, strict=True):
+        assert one["logits"] == pytest.approx(other.logits, abs=1e-5), one["start"]
+    liar = Camera(server, {**START, "raw": {"width": 160, "height": 120}})
+    liar.socket.send_binary(struct.pack("<cd", b"v", 0.0) + bytes(100))
+    *_, last = liar.messages()
+    assert last["error"]["code"] == "bad_media"
+
+
 @pytest.mark.parametrize(
     ("start", "code"),
     [
@@ -118,6 +146,8 @@ def test_two_cameras_at_once_get_their_own_answers(
         ({**START, "window": "3"}, "bad_request"),
         ({**START, "hop": 0.001}, "bad_request"),
         ({**START, "max_lag": 1e9}, "bad_request"),
+        ({**START, "raw": {"depth": 1}}, "bad_request"),
+        ({**START, "raw": {"width": 10**6, "height": 10**6}}, "bad_media"),
         ("[" * 100_000, "bad_request"),
     ],
 )
