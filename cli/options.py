@@ -104,7 +104,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "How faces are searched for: docs/faces.md.",
     },
     "--people": {
-        "default": "largest", "show_default": True, "metavar": "largest|left|right|center|region=X,Y,W,H|each",
+        "default": "largest", "show_default": True, "metavar": "largest|left|right|center|region=X,Y,W,H|each|speaker",
         "help": "Whose face it is about where there are several: docs/people.md.",
     },
     "--video-track": {

@@ -21,6 +21,7 @@ from mmx.runtime.media.source import MediaInput, name_of
 from mmx.runtime.network import Network, require_media
 from mmx.runtime.packing import rows
 from mmx.runtime.people.choice import People
+from mmx.runtime.people.speaker import SpeakerMethod
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Preprocessor, Segment, Transcript
 from mmx.runtime.probabilities import Certainty
@@ -42,6 +43,7 @@ class Predictor(Closing):
         asr: the recogniser for files without a transcript: auto | none | a folder | a name (see ``speech.find``).
         language: the spoken language (ISO 639-1), if known.
         certainty: what a prediction must reach to be given labels (docs/trust.md).
+        speaker: how people="speaker" finds out who speaks; None: by mouth movement.
         utterances: about how many will be predicted, see ``open_backend``.
         wait: False loads the network in the background while the first file is read. Its errors
             then come from ``network``, and from the first prediction.
@@ -70,6 +72,7 @@ class Predictor(Closing):
         language: str | None = None,
         certainty: Certainty | None = None,
         wait: bool = True,
+        speaker: SpeakerMethod | None = None,
     ) -> None:
         at_least_one("batch_size", batch_size)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, beside=not wait)
@@ -91,7 +94,9 @@ class Predictor(Closing):
             self._network.result()
         self._batch_size = batch_size
         self._faces = faces
-        self._preprocessor = Preprocessor(self.bundle, threads=threads, faces=faces, asr=asr, language=language)
+        self._preprocessor = Preprocessor(
+            self.bundle, threads=threads, faces=faces, asr=asr, language=language, speaker=speaker
+        )
 
     @property
     def network(self) -> Network:

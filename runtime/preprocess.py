@@ -20,12 +20,14 @@ from mmx.runtime.media.arrays import MediaArrays
 from mmx.runtime.media.container import MediaInfo
 from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.mel import mel_pieces
-from mmx.runtime.media.reader import Frame, SegmentEnd, open_input, read_segments
+from mmx.runtime.media.reader import Frame, Glance, SegmentEnd, open_input, read_segments
 from mmx.runtime.media.source import MediaInput
 from mmx.runtime.media.text import Tokenizer
 from mmx.runtime.media.transcript import Transcript, read_transcript
 from mmx.runtime.packing import FACE_SHAPE
 from mmx.runtime.people.choice import People
+from mmx.runtime.people.glances import GLANCE_S
+from mmx.runtime.people.speaker import SpeakerMethod
 from mmx.runtime.people.watcher import Looks, View, Watcher
 from mmx.runtime.prediction import SeenFace, Word
 from mmx.runtime.quality import of_faces, of_sound
@@ -101,6 +103,7 @@ class Preprocessor:
 
     Thread-safe: any number of files may be read at the same time. ``faces``: the face search (docs/faces.md).
     ``asr``: the recogniser for files without a transcript (see ``speech.find``). ``language``: the spoken one.
+    ``speaker``: how to find out who speaks (``people.speaker``); by default mouth movement.
     """
 
     def __init__(
@@ -111,8 +114,10 @@ class Preprocessor:
         faces: str = "exact",
         asr: str = "none",
         language: str | None = None,
+        speaker: SpeakerMethod | None = None,
     ) -> None:
         self._bundle = bundle
+        self._speaker = speaker
         self._asr = resolve(asr)
         self._language = language
         self._recogniser: Recogniser | None = None
@@ -149,8 +154,8 @@ class Preprocessor:
                 are spoken in it, taking all words of a cue to be equally long; untimed text goes to every
                 window, with the flag ``text_of_whole_file``.
             tracks: which video and audio track to read; by default the one that the file marks as default.
-            people: whose faces: largest, left, right, center, region=X,Y,W,H, or each, which gives a segment for each
-                person (docs/people.md).
+            people: whose faces: largest, left, right, center, region=X,Y,W,H, each, which gives a segment for each
+                person, or speaker (docs/people.md).
             stop: once it is set, reading ends at the next frame, and what was read since the last segment is dropped.
 
         Raises:
@@ -180,9 +185,11 @@ class Preprocessor:
             video="visual" in system,
             audio="audio" in system or heard is not None,
             threads=self._threads,
+            glance_s=GLANCE_S if choice.kind == "speaker" else None,
         )
         decode_ms = _ms_since(started)
         waiting: list[Frame] = []
+        glances: list[Glance] = []
         watcher: Watcher | None = None
         while True:
             started = perf_counter()
@@ -190,17 +197,21 @@ class Preprocessor:
             decode_ms += _ms_since(started)
             if event is None or (stop is not None and stop.is_set()):
                 return
+            if isinstance(event, Glance):
+                glances.append(event)
+                continue
             if isinstance(event, Frame):
                 waiting.append(event)
-                if len(waiting) < CHUNK_FRAMES and sum(frame.rgb.nbytes for frame in waiting) < CHUNK_BYTES:
+                held = sum(frame.rgb.nbytes for frame in waiting) + len(glances) * event.rgb.nbytes
+                if len(waiting) < CHUNK_FRAMES and held < CHUNK_BYTES:
                     continue
             if waiting:
-                watcher = watcher or Watcher(self._face_detector(), choice, self._no_face)
-                watcher.look(waiting)
+                watcher = watcher or self._watcher(choice)
+                watcher.look(waiting, glances)
                 waiting.clear()
+                glances.clear()
             if isinstance(event, SegmentEnd):
-                looks = watcher.ended(event.segment) if watcher else Looks()
-                yield from self._ended(source, event, looks, choice, decode_ms)
+                yield from self._ended(source, event, watcher, choice, decode_ms)
                 decode_ms = 0.0
 
     def segments_of(
@@ -217,30 +228,36 @@ class Preprocessor:
             info: what the header says.
             wanted: whether a segment that ends is to be made at all.
             people: see ``segments``.
+
+        Raises:
+            UsageError: people that are no choice, do not go with the face search, or are ``speaker``.
         """
         source = _Source(info.name, info, None, True, ())
         choice = People.parse(people, self._faces)
+        if choice.kind == "speaker":
+            raise UsageError("people speaker is not available for a live stream", "people can be each, there")
         watcher: Watcher | None = None
         for event in events:
             if not isinstance(event, SegmentEnd):
-                watcher = watcher or Watcher(self._face_detector(), choice, self._no_face)
+                watcher = watcher or self._watcher(choice)
                 watcher.look(event)
-                continue
-            looks = watcher.ended(event.segment) if watcher else Looks()
-            if wanted(event):
-                yield from self._ended(source, event, looks, choice, 0.0)
+            elif wanted(event):
+                yield from self._ended(source, event, watcher, choice, 0.0)
+            elif watcher:
+                watcher.ended(event)
 
-    @property
-    def _no_face(self) -> str:
-        return "upstream" if self._spec.compat == "upstream" else self._spec.video.no_face
+    def _watcher(self, people: People) -> Watcher:
+        no_face = "upstream" if self._spec.compat == "upstream" else self._spec.video.no_face
+        return Watcher(self._face_detector(), people, no_face, self._speaker)
 
     def _ended(
-        self, source: _Source, end: SegmentEnd, looks: Looks, people: People, decode_ms: float
+        self, source: _Source, end: SegmentEnd, watcher: Watcher | None, people: People, decode_ms: float
     ) -> Iterator[Segment]:
         """The segment, or one for each person: the first has the time that it took."""
+        views, faces_ms = watcher.ended(end) if watcher else (Looks().views(people), 0.0)
         base = self._without_faces(source, end, decode_ms)
-        base.timings_ms["faces"] = looks.ms
-        for number, view in enumerate(looks.views(people)):
+        base.timings_ms["faces"] = faces_ms
+        for number, view in enumerate(views):
             timings = base.timings_ms if not number else dict.fromkeys(base.timings_ms, 0.0)
             yield self._with_faces(replace(base, timings_ms=timings), source, end, view)
 

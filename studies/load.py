@@ -7,8 +7,10 @@ of a list of rates; every answer is checked against the sample alone. The client
     side by side    each request alone, on one core; as many at once as there are cores
     batched         what mmx serve does: as many batches at once as there are cores
 
-What each can do within a bound on p99 is then found by a staircase: more after a run that kept the bound, less after
-one that did not, in turns with the others, since a machine that is shared is not equally fast all the time.
+What each can do within a bound is then searched for by a staircase: more after a run whose p99 kept the bound, less
+after one that did not, in turns with the others, since a machine that is shared is not equally fast all the time. A
+staircase hovers about a rate and shows none to be held: from there, plays of ``PLAYED`` arrivals at falling rates show
+one at which at most 1 % of answers are late, wrong, rejected or lost, with 95 % confidence.
 
 ``tensors`` sends samples of the synthetic IEMOCAP set (model scope); ``video`` a video, each time with other words.
 """
@@ -30,6 +32,7 @@ from load_server import serving
 
 from mmx.benchmarks.workload.utterances import make_sample, stratified, synthetic
 from mmx.evaluation.environment import describe
+from mmx.evaluation.statistics import late_allowed
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.files import write_text
 from mmx.runtime.predictor import Predictor
@@ -38,12 +41,20 @@ CLIENTS = 32  # of the closed loop that finds how much a server can do
 QUEUE = "512"  # nobody is rejected here: waiting is what is measured
 FAR_BEYOND = 1.5
 STEP = 1.1  # of the staircase
+PLAYED, STEP_DOWN, PLAYS = (
+    773,
+    0.9,
+    6,
+)  # arrivals, of which three may be late (evaluation.statistics); then a lower rate
 ALONE, BESIDE, BATCHED = "one at a time", "side by side", "batched"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One server at one offered rate: milliseconds from arrival to answer, and what became of the requests."""
+    """One server at one offered rate: milliseconds from arrival to answer, and what became of the requests.
+
+    ``late``: answered after the bound, wrongly, or not at all.
+    """
 
     server: str
     offered_per_s: float
@@ -52,6 +63,7 @@ class Point:
     p99_ms: float
     wrong: int
     lost: int
+    late: int
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,8 @@ class Load:
         requests: different ones. seconds: of each run.
         capacity_per_s: answers a second with ``CLIENTS`` that never pause, by server.
         points: at the rates that were asked for.
-        bound_ms: of p99. stairs: the runs of the staircase, in their order.
-        within_bound_per_s: the mean rate of the staircase's second half, by server.
+        bound_ms: of an answer. stairs: the runs of the staircase, in their order. plays: those that show what is held.
+        held_per_s: the rate that was shown to be held, by server; 0: none was.
     """
 
     mode: str
@@ -76,7 +88,8 @@ class Load:
     points: tuple[Point, ...]
     bound_ms: float
     stairs: tuple[Point, ...]
-    within_bound_per_s: dict[str, float]
+    plays: tuple[Point, ...]
+    held_per_s: dict[str, float]
 
 
 @click.command()
@@ -124,13 +137,11 @@ def main(
     factors = [float(rate) for rate in rates.split(",")]
     with ExitStack() as stack:
         servers = {name: stack.enter_context(serving(bundle, each)).url for name, each in options.items()}
-        capacity, points, climbed = asyncio.run(measure(servers, asked, factors, seconds, bound, stairs))
-    within = {
-        name: float(np.mean([each.offered_per_s for each in climbed if each.server == name][stairs // 2 :]))
-        for name in servers
-        if stairs
-    }
-    load = Load(mode, system, options, len(asked), seconds, capacity, tuple(points), bound, tuple(climbed), within)
+        capacity, points, climbed, plays = asyncio.run(measure(servers, asked, factors, seconds, bound, stairs))
+    held = {name: next((p.offered_per_s for p in plays if p.server == name and holds(p)), 0.0) for name in servers}
+    load = Load(
+        mode, system, options, len(asked), seconds, capacity, tuple(points), bound, tuple(climbed), tuple(plays), held
+    )  # fmt: skip
     click.echo(table(load))
     if json_path:
         text = json.dumps({"environment": asdict(describe()), **asdict(load)}, indent=2) + "\n"
@@ -175,13 +186,14 @@ def check_distinct(answers: list[np.ndarray], tolerance: float) -> None:
 
 async def measure(
     servers: dict[str, str], requests: list[Request], factors: list[float], seconds: float, bound_ms: float, stairs: int
-) -> tuple[dict[str, float], list[Point], list[Point]]:
-    """Capacities, then every server at each rate, then the staircase; the order of the servers turns round.
+) -> tuple[dict[str, float], list[Point], list[Point], list[Point]]:
+    """Capacities, then every server at each rate, the staircase, and the plays; the order of the servers turns round.
 
     Rates go up, and a server whose p99 is far beyond the bound is not played a higher one.
     """
     points: list[Point] = []
     climbed: list[Point] = []
+    plays: list[Point] = []
     capacity: dict[str, list[float]] = {name: [] for name in servers}
     async with AsyncExitStack() as stack:
         clients = {name: await stack.enter_async_context(Client(url)) for name, url in servers.items()}
@@ -199,7 +211,8 @@ async def measure(
         for turn, factor in enumerate(sorted(factors)):
             for name in [each for each in in_turn(servers, turn) if each not in over]:
                 rate = factor * means[ALONE]
-                points.append(point(name, rate, await clients[name].open_loop(requests, rate, seconds)))
+                outcomes = await clients[name].open_loop(requests, rate, seconds)
+                points.append(point(name, rate, outcomes, bound_ms))
                 click.echo(line(points[-1]), err=True)
                 if points[-1].p99_ms > FAR_BEYOND * bound_ms:
                     over.add(name)
@@ -207,10 +220,24 @@ async def measure(
         for turn in range(stairs):
             for name in in_turn(servers, turn):
                 outcomes = await clients[name].open_loop(requests, rates[name], seconds, seed=turn)
-                climbed.append(point(name, rates[name], outcomes))
+                climbed.append(point(name, rates[name], outcomes, bound_ms))
                 rates[name] *= STEP if climbed[-1].p99_ms <= bound_ms else 1 / STEP
                 click.echo(line(climbed[-1]), err=True)
-    return means, points, climbed
+        for turn in range(PLAYS if stairs else 0):
+            for name in in_turn(servers, turn):
+                if any(holds(each) for each in plays if each.server == name):
+                    continue
+                settled = [each.offered_per_s for each in climbed if each.server == name][stairs // 2 :]
+                rate = float(np.mean(settled)) * STEP_DOWN ** (turn + 1)
+                outcomes = await clients[name].open_loop(requests, rate, PLAYED / rate, seed=1000 + turn)
+                plays.append(point(name, rate, outcomes, bound_ms))
+                click.echo(line(plays[-1]), err=True)
+    return means, points, climbed, plays
+
+
+def holds(play: Point) -> bool:
+    """Whether so few were late that at most 1 % are, with 95 % confidence."""
+    return play.late <= late_allowed(play.sent)
 
 
 def in_turn(servers: dict[str, str], turn: int) -> list[str]:
@@ -218,8 +245,9 @@ def in_turn(servers: dict[str, str], turn: int) -> list[str]:
     return list(servers) if turn % 2 == 0 else list(reversed(servers))
 
 
-def point(server: str, rate: float, outcomes: Outcomes) -> Point:
+def point(server: str, rate: float, outcomes: Outcomes, bound_ms: float) -> Point:
     """The figures of one run."""
+    in_time = sum(seconds * 1000 <= bound_ms for seconds in outcomes.seconds)
     return Point(
         server=server,
         offered_per_s=rate,
@@ -228,6 +256,7 @@ def point(server: str, rate: float, outcomes: Outcomes) -> Point:
         p99_ms=outcomes.percentile_ms(99),
         wrong=len(outcomes.wrong),
         lost=len(outcomes.lost) + outcomes.rejected.total(),
+        late=outcomes.sent - in_time,
     )
 
 
@@ -244,7 +273,7 @@ def line(each: Point) -> str:
     """A point as a row of the table."""
     return (
         f"{each.server:13}  {each.offered_per_s:7.2f}/s  p50 {each.p50_ms:7.0f} ms  p99 {each.p99_ms:7.0f} ms  "
-        f"{each.sent} sent, {each.wrong} wrong, {each.lost} lost"
+        f"{each.sent} sent, {each.late} late, of them {each.wrong} wrong, {each.lost} lost"
     )
 
 
@@ -256,8 +285,8 @@ def table(load: Load) -> str:
             f"at full load: {per_second(load.capacity_per_s)}",
             *(line(each) for each in load.points),
             *(
-                [f"with p99 about {load.bound_ms:.0f} ms: {per_second(load.within_bound_per_s)}"]
-                if load.within_bound_per_s
+                [f"held within {load.bound_ms:.0f} ms (0: none shown): {per_second(load.held_per_s)}"]
+                if load.plays
                 else []
             ),
         ]

@@ -21,6 +21,7 @@ from mmx.runtime.types import Span
 MAX_OPEN = 200  # segments that overlap at one moment; more is no transcript
 FAULT_FLAGS = ("corrupt_media", "repaired_timestamps", "sound_gap")  # in the order of Track.faults
 PIECE_S = 0.5  # a frame that stays on screen longer is handed out in pieces, so that the sound keeps up with it
+LEVEL_S = 0.3  # of sound that a glance's level is that of
 ON_SCREEN_S = 0.001  # a frame that begins this little after a time is on screen at it: containers round times to this
 
 
@@ -60,6 +61,23 @@ class SegmentEnd:
     sample_rate: int
     frames: int
     flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A frame between those that are looked at, converted to RGB if anybody asks for it.
+
+    ``level``: of the sound just before it, RMS in dB of full scale; -120 for silence, or without sound.
+    """
+
+    time: float
+    shown: Shown
+    level: float
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        """uint8 RGB [height, width, 3]."""
+        return self.shown.rgb
 
 
 def looked_at(cut: Cut, time: float, end: float, spec: VideoSpec) -> range:
@@ -131,10 +149,12 @@ class OpenSegment:
 class Desk:
     """Deals frames and sound out to the segments that are open at their time; keeps no more sound than those need.
 
-    ``always``: flags that every segment gets.
+    ``always``: flags that every segment gets. ``glance_s``: also hand out a ``Glance`` so often while a segment is
+    open.
     """
 
-    def __init__(self, cuts: Cuts, spec: VideoSpec, rate: int, always: set[str]) -> None:
+    def __init__(self, cuts: Cuts, spec: VideoSpec, rate: int, always: set[str], glance_s: float | None = None) -> None:
+        self._glance_s = glance_s
         self._cuts = cuts
         self._spec = spec
         self._rate = rate
@@ -148,7 +168,7 @@ class Desk:
         """No segment is open and none will come."""
         return not self._open and self._cuts.exhausted
 
-    def take(self, event: Event) -> Iterator[Frame | SegmentEnd]:
+    def take(self, event: Event) -> Iterator[Frame | Glance | SegmentEnd]:
         """Give a frame or a chunk of sound to the segments it belongs to."""
         for cut in self._cuts.starting(event.time, event.end):
             self._start(cut)
@@ -160,6 +180,17 @@ class Desk:
             for segment in self._open:
                 for time in segment.looks_at(event, event.frame, self._spec):
                     yield Frame(segment.number, time, event.frame.rgb)
+            yield from self._glances(event, event.frame)
+
+    def _glances(self, event: Event, shown: Shown) -> Iterator[Glance]:
+        if self._glance_s is None or not self._open:
+            return
+        first, stop = (math.ceil(time / self._glance_s - EPSILON_S) for time in (event.time, event.end))
+        for number in range(first, stop):
+            time = number * self._glance_s
+            sound = self._sound(max(time - LEVEL_S, 0.0), time)
+            power = float(np.mean(sound * sound)) if len(sound) else 0.0
+            yield Glance(time, shown, 10 * math.log10(max(power, 1e-12)))
 
     def flag(self, *flags: str) -> None:
         """Put flags on every open segment."""

@@ -27,14 +27,25 @@ from mmx.runtime.media.arrays import ArrayMedia, FrameArray, MediaArrays, SoundA
 from mmx.runtime.media.container import DEFAULT_TRACKS, MediaInfo, Tracks, probe
 from mmx.runtime.media.cuts import Cuts, SpokenCuts, plan_cuts
 from mmx.runtime.media.decode import SoundTrack, VideoTrack
-from mmx.runtime.media.desk import ON_SCREEN_S, Desk, Event, Faults, Frame, SegmentEnd, Shown, in_pieces, looked_at
+from mmx.runtime.media.desk import (
+    ON_SCREEN_S,
+    Desk,
+    Event,
+    Faults,
+    Frame,
+    Glance,
+    SegmentEnd,
+    Shown,
+    in_pieces,
+    looked_at,
+)
 from mmx.runtime.media.packets import MediaFile
 from mmx.runtime.media.skipping import Looks
 from mmx.runtime.media.source import MediaInput
 from mmx.runtime.speech.heard import Heard
 from mmx.runtime.types import Span
 
-__all__ = ["Frame", "MediaInfo", "OpenMedia", "SegmentEnd", "open_input", "probe", "read_segments"]
+__all__ = ["Frame", "Glance", "MediaInfo", "OpenMedia", "SegmentEnd", "open_input", "probe", "read_segments"]
 
 OpenMedia = MediaFile | ArrayMedia
 _VideoTrack = VideoTrack | FrameArray
@@ -62,7 +73,8 @@ def read_segments(
     video: bool = True,
     audio: bool = True,
     threads: int | None = None,
-) -> Iterator[Frame | SegmentEnd]:
+    glance_s: float | None = None,
+) -> Iterator[Frame | Glance | SegmentEnd]:
     """Decode a file once and yield, in time order, each segment's frames and then its end.
 
     A segment looks at the frames that are on screen at start + k * ``interval_s`` (or at every n-th that begins in it,
@@ -79,6 +91,7 @@ def read_segments(
             what it hears.
         video, audio: whether to decode that track.
         threads: for the decoders; None: as many as there are cores.
+        glance_s: also yield a ``Glance`` so often; every frame is decoded then.
 
     Raises:
         UsageError: spans or a window that make no sense.
@@ -94,7 +107,8 @@ def read_segments(
     except BaseException:
         opened.close()
         raise
-    return _read(opened, cuts, preprocessing, heard, video and info.has_video, audio and info.has_audio, threads)
+    picked = video and info.has_video, audio and info.has_audio
+    return _read(opened, cuts, preprocessing, heard, *picked, threads, glance_s)
 
 
 def _read(
@@ -105,7 +119,8 @@ def _read(
     video: bool,
     audio: bool,
     threads: int | None,
-) -> Iterator[Frame | SegmentEnd]:
+    glance_s: float | None,
+) -> Iterator[Frame | Glance | SegmentEnd]:
     info = file.info
     with ExitStack() as closing:
         closing.enter_context(file)
@@ -113,7 +128,7 @@ def _read(
         streams: list[Iterator[Event]] = []
         rate = preprocessing.mel.sample_rate
         if video:
-            pictures = _video(file, cuts, preprocessing.video, threads)
+            pictures = _video(file, None if glance_s else cuts, preprocessing.video, threads)
             closing.enter_context(pictures)
             tracks.append(pictures)
             streams.append(_frame_events(pictures))
@@ -132,7 +147,7 @@ def _read(
             always.add("several_video_tracks")
         if audio and info.audio_tracks > 1 and not file.chosen("audio"):
             always.add("several_audio_tracks")
-        desk = Desk(cuts, preprocessing.video, rate, always)
+        desk = Desk(cuts, preprocessing.video, rate, always, glance_s)
         faults = Faults(tracks)
         for event in heapq.merge(*streams, key=lambda event: event.time):
             yield from desk.close_until(event.time)
@@ -151,10 +166,10 @@ def _read(
         yield from desk.close_all(end, truncated=truncated)
 
 
-def _video(file: OpenMedia, cuts: Cuts, spec: VideoSpec, threads: int | None) -> _VideoTrack:
+def _video(file: OpenMedia, cuts: Cuts | None, spec: VideoSpec, threads: int | None) -> _VideoTrack:
     if isinstance(file, ArrayMedia):
         return file.video()
-    return VideoTrack(file, threads, None if spec.every_nth else _looks(cuts, spec), spec.hdr)
+    return VideoTrack(file, threads, None if spec.every_nth or cuts is None else _looks(cuts, spec), spec.hdr)
 
 
 def _sound(file: OpenMedia, spec: MelSpec, threads: int | None) -> _SoundTrack:

@@ -13,6 +13,7 @@ from mmx.runtime.media.faces.search import EVERY
 
 KINDS = ("largest", "left", "right", "center", "each", "speaker")
 HALVES = {"left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 0.5, 1.0)}
+OF_ONE = ("each", "speaker")  # are about one person's face, and nothing in its place
 OF_ALL = ("center", "each", "speaker")  # choose among all the faces of a frame
 HINT = f"{', '.join(KINDS)}, or region=X,Y,W,H in fractions of the frame, such as region=0,0,0.5,1"
 

@@ -11,9 +11,11 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.runtime.media.desk import Frame, Glance, SegmentEnd
 from mmx.runtime.media.faces import FaceCrop, FaceDetector
-from mmx.runtime.media.reader import Frame
-from mmx.runtime.people.choice import People
+from mmx.runtime.people.choice import OF_ONE, People
+from mmx.runtime.people.glances import Boxes, Glances
+from mmx.runtime.people.speaker import MouthMovement, SpeakerMethod, speaker_of
 from mmx.runtime.people.tracker import Tracker
 from mmx.runtime.prediction import SeenFace
 
@@ -51,8 +53,8 @@ class View:
         person: whose it is; None: nobody's, or several people's.
         faces: that are used, in order of time. others: of other people in the same frames.
         crops: float32 [3, 48, 48] each, with what stands in for missing faces.
-        flags: ``several_faces``, ``face_switched``. numbers: ``people``, ``several_faces``, ``face_switches``;
-            none where nobody is seen.
+        flags: ``several_faces``, ``face_switched``, ``speaker_unclear``.
+        numbers: ``people``, ``several_faces``, ``face_switches``; none where nobody is seen.
     """
 
     person: int | None
@@ -70,12 +72,20 @@ class Looks:
     looks: list[Look] = field(default_factory=list)
     ms: float = 0.0
 
-    def views(self, people: People) -> list[View]:
-        """What the segment's predictions see; ``each``: one a person, otherwise one."""
+    def views(self, people: People, speaker: int | None = None) -> list[View]:
+        """What the segment's predictions see; ``each``: one a person, otherwise one.
+
+        Args:
+            speaker: who speaks, where that is known and asked for.
+        """
         present = self._present()
-        if people.kind != "each" or not present:
+        if people.kind == "each" and present:
+            return [self._view(people, present, person) for person in present]
+        if people.kind != "speaker" or not present:
             return [self._view(people, present, None)]
-        return [self._view(people, present, person) for person in present]
+        person = speaker or (present[0] if len(present) == 1 else None)
+        view = self._view(people, present, person)
+        return [view if person else replace(view, flags=(*view.flags, "speaker_unclear"))]
 
     def _present(self) -> list[int]:
         """The people who are seen often enough not to be a mistake of the face search; if nobody is, everybody."""
@@ -100,7 +110,7 @@ class Looks:
         return View(
             person=whose.pop() if len(whose) == 1 else None,
             faces=faces,
-            others=() if person else tuple(_others(self.looks, chosen)),
+            others=() if people.kind == "each" else tuple(_others(self.looks, chosen)),
             crops=crops,
             flags=("several_faces",) * several + ("face_switched",) * (switches > 0),
             numbers=numbers if present else {},
@@ -114,18 +124,28 @@ class Watcher:
         detector: shared with other files. people: whose faces are wanted.
         no_face: what stands in for a missing face (see ``FaceDetector.find``); a prediction about one person has
             nothing in its place.
+        method: how to find out who speaks.
     """
 
-    def __init__(self, detector: FaceDetector, people: People, no_face: str) -> None:
+    def __init__(
+        self, detector: FaceDetector, people: People, no_face: str, method: SpeakerMethod | None = None
+    ) -> None:
         self._detector, self._people = detector, people
-        self._no_face = "skip" if people.kind in ("each", "speaker") and no_face != "error" else no_face
+        self._no_face = "skip" if people.kind in OF_ONE and no_face != "error" else no_face
         self._tracker = Tracker()
+        self._method = method or MouthMovement()
+        self._glances = Glances(detector)
         self._segments: dict[int, Looks] = defaultdict(Looks)
         self._last: tuple[Frame, Sequence[FaceCrop], Sequence[int | None], tuple[int, int]] | None = None
 
-    def look(self, frames: Sequence[Frame]) -> None:
-        """Look at the next frames, in order of time; looks at one frame hold the same array."""
+    def look(self, frames: Sequence[Frame], glances: Sequence[Glance] = ()) -> None:
+        """Look at the next frames, in order of time; looks at one frame hold the same array.
+
+        Args:
+            glances: frames between them, for ``speaker``.
+        """
         if not frames:
+            self._glances.take(glances, ())
             return
         started = perf_counter()
         before = [self._last[0].rgb if self._last else None, *(frame.rgb for frame in frames)]
@@ -138,11 +158,17 @@ class Watcher:
             for frame, time, (part, corner), crops in zip(new, times, parts, found, strict=True)
         ]
         now = iter(followed)
+        keep = self._people.kind in OF_ONE
+        seen: list[tuple[float, Boxes]] = []
         for frame in frames:
             if self._last is None or frame.rgb is not self._last[0].rgb:
                 self._last = next(now)
             look = _look(frame, *self._last[1:])
-            self._segments[frame.segment].looks.append(look if self._people.kind == "each" else self._lighter(look))
+            self._segments[frame.segment].looks.append(look if keep else self._lighter(look))
+            seen.append(
+                (frame.time, {who: np.array(face.seen.box) for face in look.faces if (who := face.seen.person)})
+            )
+        self._glances.take(glances, seen)
         each_ms = (perf_counter() - started) * 1000 / len(frames)
         for frame in frames:
             self._segments[frame.segment].ms += each_ms
@@ -152,9 +178,16 @@ class Watcher:
         mine = _choose(look, self._people, None)
         return Look(tuple(face if face is mine else replace(face, pixels=None) for face in look.faces), look.stand_in)
 
-    def ended(self, segment: int) -> Looks:
-        """All looks of a segment, which are then forgotten."""
-        return self._segments.pop(segment, Looks())
+    def ended(self, end: SegmentEnd) -> tuple[list[View], float]:
+        """What the predictions of a segment see, and the milliseconds that took; its looks are then forgotten."""
+        started = perf_counter()
+        looks = self._segments.pop(end.segment, Looks())
+        speaker = None
+        if self._people.kind == "speaker":
+            tracks = self._glances.tracks(end.span.start, end.span.end)
+            scores = self._method.scores(tracks, end.span.start, end.sound, end.sample_rate) if tracks else {}
+            speaker = speaker_of(scores)
+        return looks.views(self._people, speaker), looks.ms + (perf_counter() - started) * 1000
 
 
 def _look(frame: Frame, crops: Sequence[FaceCrop], numbers: Sequence[int | None], corner: tuple[int, int]) -> Look:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mmx.runtime.manifest import Preprocessing
 from mmx.runtime.media.container import MediaInfo
-from mmx.runtime.media.desk import Desk, Event, Faults, Frame, SegmentEnd, Shown, in_pieces
+from mmx.runtime.media.desk import Desk, Event, Faults, Frame, Glance, SegmentEnd, Shown, in_pieces
 from mmx.runtime.media.skipping import How
 from mmx.runtime.streaming.arrivals import Arrival
 from mmx.runtime.streaming.clock import Clock
@@ -245,14 +245,15 @@ class LiveReading:
         return first.events.popleft() if first and first.events[0].time < limit else None
 
 
-def _together(events: Iterator[Frame | SegmentEnd], ends: list[SegmentEnd]) -> list[list[Frame]]:
+def _together(events: Iterator[Frame | Glance | SegmentEnd], ends: list[SegmentEnd]) -> list[list[Frame]]:
     """The looks at a frame, those at the same time together; ends of windows go to ``ends``."""
     looks: list[list[Frame]] = []
     for event in events:
         if isinstance(event, SegmentEnd):
             ends.append(event)
-        elif looks and looks[-1][0].time == event.time:
-            looks[-1].append(event)
-        else:
-            looks.append([event])
+        elif isinstance(event, Frame):
+            if looks and looks[-1][0].time == event.time:
+                looks[-1].append(event)
+            else:
+                looks.append([event])
     return looks

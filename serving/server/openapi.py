@@ -75,7 +75,7 @@ def predict_operation() -> dict[str, Any]:
             "people": {
                 "type": "string",
                 "description": "Whose face it is about: largest, left, right, center, region=X,Y,W,H (fractions of the "
-                "frame), or each: a prediction for each person. By default as the server was started.",
+                "frame), speaker, or each: a prediction for each person. By default as the server was started.",
             },
         },
     }

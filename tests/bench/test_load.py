@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from load import check_distinct
-from load_client import REDUCED_TOLERANCE, Request, difference, tolerance_of
+from load import PLAYED, check_distinct, holds, point
+from load_client import REDUCED_TOLERANCE, Outcomes, Request, difference, tolerance_of
 
 from mmx.runtime.errors import BadDataError
 
@@ -29,3 +29,18 @@ def test_requests_that_could_be_mixed_up_unseen_are_rejected() -> None:
     check_distinct([OWN, OTHER, OWN], REDUCED_TOLERANCE)  # the same one twice need not be distinct
     with pytest.raises(BadDataError, match="mix-up"):
         check_distinct([OWN, OTHER], 0.1)
+
+
+def test_a_rate_is_held_only_if_lost_and_rejected_requests_count_as_late() -> None:
+    def played(late: int, rejected: int = 0, wrong: int = 0):
+        answered = PLAYED - rejected - wrong
+        outcomes = Outcomes(seconds=[2.0] * late + [0.1] * (answered - late))
+        outcomes.rejected["busy"] += rejected
+        outcomes.wrong += ["logits differ"] * wrong
+        return point("batched", 5.0, outcomes, bound_ms=1000.0)
+
+    assert holds(played(3))
+    assert not holds(played(4))
+    assert holds(played(1, rejected=1, wrong=1))
+    assert not holds(played(2, rejected=1, wrong=1))
+    assert not holds(played(0, rejected=4))

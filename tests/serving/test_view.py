@@ -295,6 +295,17 @@ def test_the_page_of_the_server(browser: Any, server: Any, video: Path) -> None:
     assert severe(browser) == []
 
 
+def test_a_file_that_is_no_video(browser: Any, server: Any, tmp_path: Path) -> None:
+    """The error names the file, and the form is there again."""
+    (tmp_path / "talk.mp4").write_text("nothing of the kind")
+    browser.get(server.url)
+    browser.find_element("id", "file").send_keys(str(tmp_path / "talk.mp4"))
+    assert ask(browser).startswith("Error: talk.mp4 cannot be read as media")
+    until(lambda: browser.switch_to.active_element.get_attribute("id") == "go", "the form")
+    assert browser.find_element("id", "ask").is_displayed() and not browser.find_element("id", "answers").is_displayed()
+    browser.get_log("browser")  # of the response 422
+
+
 def test_the_example_of_the_page(browser: Any, server: Any) -> None:
     """It is loaded with its transcript, is cut by it, and what it does not cover is shown."""
     browser.get(server.url)
@@ -358,6 +369,7 @@ def sent_again(browser: Any, server: Any, file: Path) -> None:
     ]
     assert after[1]["modality_logits"]["text"] != before[1]["modality_logits"]["text"]
     assert browser.find_elements("css selector", ".words .tag")[1].text == "corrected"
+    assert browser.switch_to.active_element.text == "Correct"
     assert severe(browser) == []
 
 

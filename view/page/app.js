@@ -138,17 +138,21 @@ async function askFirst() {
   const words = at("transcript").value.trim();
   const parts = { window: at("window").value, ...people(), ...(words && { transcript: new Blob([words]) }) };
   shown = null;
+  at("ask").hidden = true; // on a phone it would push the progress out of sight
   const whole = await ask(parts, (segment) => {
     if (!shown) openView();
     shown.add(segment);
     summarise();
   });
-  if (!shown) return;
+  if (!shown) {
+    at("ask").hidden = false;
+    at("go").focus();
+    return;
+  }
   if (whole) shown.finish();
 }
 
 function openView() {
-  at("ask").hidden = true;
   at("answers").hidden = false;
   at("title").textContent = chosen.name;
   shown = new View(at("view"), model, AGAIN);
@@ -189,6 +193,7 @@ function summarise() {
 
 function busy(is) {
   at("progress").hidden = at("cancel").hidden = !is;
+  if (is) at("cancel").focus();
   at("go").disabled = is || !chosen;
   at("go").setAttribute("aria-busy", String(is));
   at("after").hidden = at("another").hidden = is || !shown;

@@ -16,6 +16,7 @@ const FLAGS = {
   several_video_tracks: "The file has several video tracks; the default one was used.",
   several_audio_tracks: "The file has several audio tracks; the default one was used.",
   several_faces: "There are several faces here; the answer is about the one whose yellow box stands out.",
+  speaker_unclear: "It is not clear who speaks here; the answer is about the largest face.",
   face_switched: "The face that was followed is not always the same person's.",
   silence: "The sound is silent, so it did not count.",
   noise: "The sound is steady noise, so it did not count.",

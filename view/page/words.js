@@ -137,6 +137,7 @@ class Words {
       await this.send.run([...this.texts].map(([segment, text]) => ({ segment, text })).sort((a, b) => a.segment.start - b.segment.start));
     } finally {
       this.again.disabled = false;
+      this.lit?.querySelector("button.small")?.focus(); // the focus was on what is hidden now
     }
   }
 }

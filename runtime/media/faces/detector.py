@@ -126,6 +126,10 @@ class FaceDetector:
 
         return self._each(one, len(frames))
 
+    def crop(self, frame: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """The crop of a box that is known, x0, y0, x1, y1 in pixels; None where it lies outside the frame."""
+        return face_crop(frame, box, self._spec)
+
     def _stand_in(self, frame: NDArray[np.uint8], no_face: str) -> NDArray[np.float32] | None:
         size = self._spec.size
         if no_face == "skip":
