@@ -107,7 +107,7 @@ def profile(
         from mmx.benchmarks.profiling import onnxruntime_layers
 
         layers = onnxruntime_layers.profile(path, wanted, threads, runs)
-    roof = measure(name, "bf16" if precision == "bf16" else "fp32", threads)
+    roof = measure(name, "bf16" if precision == "bf16" else "fp32", threads).raised(layers)
     sizes = {"tokens": wanted["input_ids"].shape[1]} if "input_ids" in wanted else {}
     sizes |= {tower: len(wanted[tower]) for tower in ("faces", "pieces") if tower in wanted}
     sizes |= {f"rows of {name}": wanted[name].shape[1] for name in TOWERS if name in wanted}

@@ -19,8 +19,8 @@ def describe_profile(profile: Profile, top: int) -> str:
         *profile.environment.lines(),
         f"one run: {profile.wall.p50:.1f} ms (median of {profile.wall.count}); with the profiler, layers add up to "
         f"{total * 1e3:.1f} ms",
-        f"this machine: {roof.gflops:.0f} GFLOP/s in a large matrix product of this engine, "
-        f"{roof.gbytes:.0f} GB/s in a large copy",
+        f"this machine: {roof.gflops:.0f} GFLOP/s and {roof.gbytes:.0f} GB/s, in a large matrix product of this engine "
+        "and a large copy, or in a layer where that was faster",
         "",
         text_table(
             ("part", "ms", "share", "GFLOP", "GFLOP/s", "of the machine's", "limited by"),
@@ -58,7 +58,7 @@ def _row(layer: Layer, profile: Profile) -> tuple[str, ...]:
         f"{layer.seconds * 1e3:.2f}",
         f"{layer.seconds / profile.layer_seconds:.1%}",
         f"{layer.flops / layer.seconds / 1e9:.0f}" if layer.flops else "-",
-        f"{roof.seconds(layer) / layer.seconds:.0%}",
+        f"{roof.share(layer):.0%}",
         roof.bound(layer),
     )
 

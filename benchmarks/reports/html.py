@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from mmx.benchmarks.paper import ABLATION, COMPARISON, TITLES, published
 from mmx.benchmarks.reports.charts import Bar, Line, Strip, bars, inline_svg, lines, stacked, strips
 from mmx.benchmarks.reports.tables import ON_FEATURES, Table, seconds, tables
-from mmx.benchmarks.reports.text import header
+from mmx.benchmarks.reports.text import HOW, facts, headline, summary
 from mmx.benchmarks.results import EAGER, PEERS, Report, Row
 
 STYLE = """
@@ -19,7 +19,8 @@ STYLE = """
   --card: #181d25; --c0: #8a94a6; --c1: #e89a4c; --c2: #5b9bff; --c3: #4cc493; --c4: #c58be0; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1280px;
   margin: 2rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+h1 { font-size: 1.6rem; } p.headline { font-size: 1.25rem; font-weight: 600; }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 ul.facts { color: var(--soft); padding-left: 1.1rem; overflow-wrap: anywhere; }
 .note { color: var(--soft); font-size: .88rem; margin: .3rem 0; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
@@ -27,17 +28,22 @@ th, td { padding: .32rem .7rem; text-align: left; border-bottom: 1px solid var(-
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
 figure { margin: 0; background: var(--card); border-radius: 8px; padding: 1rem; overflow-x: auto; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; }
-svg { width: 100%; min-width: 860px; height: auto; } svg text { font-family: system-ui, sans-serif !important; }
+svg { width: 100%; min-width: 640px; height: auto; }
+@media (max-width: 600px) { body { margin: 1rem auto; padding: 0 .7rem; } h1 { font-size: 1.25rem; }
+  p.headline { font-size: 1.05rem; } figure { padding: .4rem; } th, td { padding: .3rem .45rem; } }
+svg text { font-family: system-ui, sans-serif !important; }
 """
 
 
 def as_html(report: Report) -> str:
     """The page."""
     name = f"mmx bench {report.workload.dataset}"
-    facts = "\n".join(f"<li>{escape(line)}</li>" for line in header(report))
-    body = [f"<h1>{escape(name)}</h1>", f'<ul class="facts">{facts}</ul>']
+    body = [f"<h1>{escape(name)}</h1>", f'<p class="headline">{escape(headline(report))}</p>']
+    body += [f'<p class="note">{escape(summary(report))}</p>']
     found = tables(report)
     body += [_table(found[0]), *charts(report), *(_table(table) for table in found[1:])]
+    listed = "\n".join(f"<li>{escape(line)}</li>" for line in facts(report))
+    body += [f'<h2>{escape(HOW)}</h2>\n<ul class="facts">{listed}</ul>']
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(name)}</title>\n'

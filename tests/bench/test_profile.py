@@ -1,6 +1,7 @@
 """Layers, towers and arithmetic as the engines' profilers give them, against independent counts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,10 @@ def test_what_limits_a_layer():
     idle = Layer("i", "Add", "text", 0.1, ((10,),), ((10,),), 4)
     assert [roof.bound(each) for each in (product, add, idle)] == ["compute", "memory", "overhead"]
     assert roof.seconds(product) == pytest.approx(0.02)
+    quick = replace(product, seconds=0.01)  # twice as fast as its roof
+    raised = roof.raised([quick, add])
+    assert (raised.gflops, raised.share(quick), roof.share(quick)) == (pytest.approx(200.0), 1.0, 1.0)
+    assert roof.raised([product, add, idle]) == roof
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

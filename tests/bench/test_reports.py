@@ -12,7 +12,7 @@ from mmx.benchmarks.reports.charts import Bar, bars
 from mmx.benchmarks.reports.compare import compare_reports
 from mmx.benchmarks.reports.html import as_html
 from mmx.benchmarks.reports.tables import tables
-from mmx.benchmarks.reports.text import as_markdown, as_text
+from mmx.benchmarks.reports.text import HOW, as_markdown, as_text
 from mmx.benchmarks.results import NO_TIME, PARITY_FAILED, UNAVAILABLE
 from mmx.runtime.errors import BadDataError, UsageError
 
@@ -116,6 +116,18 @@ def test_bars_are_as_long_as_their_values():
     assert axes.get_xlim()[0] == 0 and axes.get_xlim()[1] > 4.5
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first is on top"
+
+
+def test_a_report_begins_with_its_result_and_ends_with_what_it_holds_for(make_report):
+    report = make_report()
+    best = report.best("ours")
+    for whole in (as_text(report), as_markdown(report), as_html(report)):
+        said = re.sub(r"<[^>]+>", " ", whole.partition("<body>")[2] or whole)
+        result, first_table, facts = (said.index(each) for each in ("Ours with mmx", "Table 1", HOW))
+        assert result < said.index("synthetic") < first_table < facts < said.index(report.created)
+        assert str(best.vs_baseline) in said[result:first_table]
+    without = replace(report, rows=tuple(replace(row, vs_baseline=None) for row in report.rows))
+    assert "none has a speed-up" in as_text(without).splitlines()[0]
 
 
 def test_markdown_and_text_hold_every_table(make_report):

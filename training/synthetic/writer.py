@@ -206,7 +206,8 @@ def _write_jpeg(path: Path, frame: NDArray[np.uint8]) -> None:
 
 def _write_mp4(path: Path, made: Utterance) -> None:
     with av.open(path, "w", format="mp4") as clip:
-        video = clip.add_stream("mpeg4", rate=CLIP_FPS, options={"qmin": "2", "qmax": "3"})
+        # H.264 plays in a browser. One thread: so that every machine writes the same file.
+        video = clip.add_stream("libx264", rate=CLIP_FPS, options={"crf": "18", "threads": "1"})
         video.height, video.width = made.frames[0].shape[:2]
         video.pix_fmt = "yuv420p"
         audio = clip.add_stream("aac", rate=RATE, layout="mono")

@@ -1,0 +1,24 @@
+"""The commands of the documentation that a test does not run, and why. Patterns are looked for from the beginning."""
+
+from __future__ import annotations
+
+import re
+
+NOT_RUN = {
+    # Anywhere.
+    r"pip install|pip uninstall|uv (build|run|publish)": "changes the environment; .ci/extras.py installs every extra",
+    r"docker|git ": "needs Docker, or changes the repository",
+    r"make ": "what runs the tests themselves, or what CI runs",
+    r"mmx asr pull": "downloads a model",
+    r"ffmpeg -f v4l2|mmx live ckpt.mmx (0|rtsp:)": "needs a camera",
+    r"python studies/": "a study of minutes to hours; its results are in studies/results",
+    r"mmx bench (iemocap|mosei)": "ten minutes; tests/bench runs it on tiny systems",
+    r".*--backend tensorrt": "needs an NVIDIA GPU",
+    # A synopsis, where words stand for what a reader puts there.
+    r".*(\[-|\[ckpt|FILE\.\.\.|INPUTS|VIDEO\.\.\.|exact\|fast|DIR\b|\$seed)": "a synopsis, or a loop's body",
+}
+
+
+def reason(command: str) -> str | None:
+    """Why this command is not run, or None."""
+    return next((why for pattern, why in NOT_RUN.items() if re.match(pattern, command)), None)
