@@ -16,15 +16,6 @@ from shell import Shell
 from mmx.cli.main import ENTRIES, mmx
 
 JOBS = sorted(page for page in PAGES if page.parent.name == "jobs" and page.name != "index.md")
-READ = [
-    page
-    for page in PAGES
-    if page.parent.name != "jobs"
-    and page.relative_to(ROOT).as_posix() not in ELSEWHERE
-    and any(
-        reason(command) is None for block in blocks(page) if block.language == "bash" for command in block.commands()
-    )
-]
 COMMANDS = [
     (block.page, command)
     for page in PAGES
@@ -33,6 +24,8 @@ COMMANDS = [
     if block.language == "bash"
     for command in block.commands()
 ]
+RUN = {page for page, command in COMMANDS if not page.startswith("docs/jobs/") and reason(command) is None}
+READ = [ROOT / page for page in sorted(RUN - set(ELSEWHERE))]
 
 
 def read(page: Path, desk: Callable[[str], Shell]) -> None:
