@@ -60,7 +60,7 @@ def run(options: Options, command: str, show: Display) -> Report:
         workload=WorkloadInfo(
             options.dataset, whole.source, whole.total, whole.seconds, options.passes, options.preset
         ),
-        notes=_notes(options, whole, [prepared.system for prepared in systems]),
+        notes=(*_notes(options, whole, [prepared.system for prepared in systems]), *source.notes),
         rows=tuple(sorted(rounds.rows, key=lambda row: (row.threads, options.systems.index(row.system)))),
         offline=rounds.offline,
         server=rounds.server,

@@ -161,6 +161,8 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
                 utterances_for(made, data, split, samples=count, cache=cache)
                 for split, count in (("train", CALIBRATION_SAMPLES), ("valid", None))
             )
+            train.prepare()
+            valid.prepare()
             found = calibrate(made, train, valid, require_speed=False)
             if found.failure:
                 note(f"no INT8 row: the graph failed the gate on {found.failure}")

@@ -13,11 +13,11 @@ from mmx.benchmarks.workload.utterances import Utterance, Workload, make_sample,
 from mmx.datasets.dataset import DataSet
 from mmx.datasets.processed import Item
 from mmx.datasets.reading import read_utterance
+from mmx.datasets.samples import Utterances
 from mmx.datasets.table import Clip
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import UsageError
 from mmx.runtime.media.decode import probe
-from mmx.runtime.media.faces import FaceDetector
 from mmx.runtime.media.text import Tokenizer
 
 
@@ -26,13 +26,14 @@ class Source:
     """A set of utterances, a maker of what contenders run by index, and the true labels where they are known.
 
     ``make``: gives a Sample (or, for the pipeline, a Clip).
-    ``targets``: int64 [utterances, labels], whose columns are ``labels``.
+    ``targets``: int64 [utterances, labels], whose columns are ``labels``. ``notes``: what was left out.
     """
 
     workload: Workload
     make: Callable[[int], Any]
     targets: NDArray[np.int64] | None = None
     labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def synthetic_source(dataset: str) -> Source:
@@ -61,9 +62,10 @@ def data_source(data: DataSet, bundle: Bundle, *, scored: bool = True) -> Source
             "give a --checkpoint that was trained on this data set, or --map OLD=NEW,... of the data's labels",
         )
     spec = bundle.manifest.preprocessing
-    items = data.items("test")
     tokenizer = Tokenizer.load(bundle.tokenizer_dir, spec.text)
-    detector = FaceDetector(bundle.face_nets, spec.faces)
+    test = Utterances(data.items("test"), spec, bundle.face_nets, tokenizer)
+    left_out = test.prepare() if data.table else []  # before anything is measured: clips that cannot be read
+    items, targets = test.items, test.targets
 
     def size(index: int, item: Item | Clip) -> Utterance:
         seconds = item.duration()
@@ -80,7 +82,8 @@ def data_source(data: DataSet, bundle: Bundle, *, scored: bool = True) -> Source
     work = Workload.whole(data.name, kind, utterances)
     return Source(
         work,
-        lambda index: read_utterance(items[index], spec, tokenizer, detector),
-        np.array([item.target for item in items], np.int64) if scored else None,
+        test.__getitem__ if data.table else lambda index: read_utterance(items[index], spec, tokenizer, test.detector),
+        targets if scored else None,
         data.labels,
+        tuple(f"{data.root} {why}" for why in left_out),
     )

@@ -114,6 +114,22 @@ def test_a_processed_data_set_becomes_samples_and_targets(mosei, tiny_bundle):
     assert source.targets.tolist() == [[0, 0, 0, 1, 0, 0]]
 
 
+def test_a_clip_that_cannot_be_read_is_left_out(mosei, tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMX_CACHE", str(tmp_path / "cache"))
+    tone = mosei / "MOSEI_RAW_PROCESSED/abc_1/audio.wav"
+    (tmp_path / "noise.wav").write_bytes(bytes(range(256)) * 9)
+    rows = [f"{tone},0.5,1.5,happy,test", f"{tone},,0.4,sad,test", "noise.wav,0,1,sad,test"]
+    (tmp_path / "clips.csv").write_text("\n".join(["file,start,end,label,split", *rows]))
+    data = find_dataset(tmp_path / "clips.csv")
+    bundle = Bundle.open(tiny_bundle)
+    bundle = replace(bundle, manifest=replace(bundle.manifest, labels=("sad", "happy")))
+    source = data_source(data, bundle)
+    assert [utterance.duration for utterance in source.workload.utterances] == pytest.approx([1.0, 0.4])
+    assert len(source.make(0).pieces) == 3 and len(source.make(0).faces) == 0
+    assert source.labels == ("happy", "sad") and source.targets.tolist() == [[1, 0], [0, 1]]
+    assert len(source.notes) == 1 and "clips.csv line 4 is left out" in source.notes[0]
+
+
 def test_a_picture_that_is_none_names_its_file(tmp_path):
     (tmp_path / "image_0.jpg").write_bytes(b"\xff\xd8\xff but no more")
     with pytest.raises(BadDataError, match=r"image_0\.jpg"):
