@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 )
 @shared("--seed", help="Of the splits.")
 @click.option("--labels", metavar="PATH", type=InPath(), help="MOSEI: CSV tables or the .csd file.")
+@shared(
+    "--people",
+    metavar="left|right|region=X,Y,W,H",
+    show_default=False,
+    help="MOSEI: the part of the frame that images show (docs/people.md).  [default: all of it]",
+)
 @shared("--workers")
 @shared("--resume")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and what is missing; write nothing.")
@@ -50,6 +56,7 @@ def prepare(
     split: str,
     seed: int,
     labels: Path | None,
+    people: str,
     workers: int | None,
     resume: bool,
     dry_run: bool,
@@ -67,7 +74,7 @@ def prepare(
     from mmx.runtime.machine import usable_cores
     from mmx.view.terminal import Progress
 
-    options = Options(dataset, compat, splits, split, seed, labels, workers or usable_cores())
+    options = Options(dataset, compat, splits, split, seed, labels, workers or usable_cores(), people)
     if dry_run:
         click.echo("\n".join(_intended(plan_release(release, options), options, out)))
         return

@@ -6,6 +6,7 @@ import heapq
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +18,14 @@ from mmx.datasets.prepare.plan import Compat, Utterance
 from mmx.runtime.errors import BadDataError, missing_extra
 from mmx.runtime.media.decode import VideoTrack, upright_rgb
 from mmx.runtime.media.packets import MediaFile
+from mmx.runtime.people.choice import People
 
 EPSILON_S = 1e-6  # times this close are the same
 CROP = 224  # pixels, of IEMOCAP's halves
 JPEG = {"quality": 95, "subsampling": "4:2:0"}  # what the public notebooks' OpenCV writes by default
 MOSEI_RATE = 2  # images a second
 UPSTREAM_LIMIT_S = 280  # the public MOSEI notebook reads no further
+LARGEST = People()
 LONGEST_LAST_S = 10.0  # a last frame that claims to be shown for longer is not believed
 
 Timed = Iterator[tuple[float, VideoFrame | None]]
@@ -44,10 +47,12 @@ def write_pictures(
     dataset: str,
     compat: Compat,
     alive: Callable[[], object],
+    people: People = LARGEST,
 ) -> tuple[float, list[int]]:
     """Write every utterance's images to ``folder/<utterance>``.
 
     Args:
+        people: MOSEI: the part of the frame that the images show.
         alive: called with each frame.
 
     Returns:
@@ -62,7 +67,7 @@ def write_pictures(
             raise BadDataError(f"{video} has no picture with a frame rate")
         wanted = iemocap_shots if dataset == "iemocap" else mosei_shots
         shots = heapq.merge(*(wanted(place, said, fps, compat) for place, said in enumerate(utterances)))
-        encode = _both_sides if dataset == "iemocap" else _whole
+        encode = _both_sides if dataset == "iemocap" else partial(_part, people)
         counts = [0] * len(utterances)
         for frame, shown in on_screen(_frames(file, fps, dataset, compat, alive), shots):
             images = encode(upright_rgb(frame), video)
@@ -178,8 +183,8 @@ def _both_sides(rgb: NDArray[np.uint8], video: Path) -> dict[str, bytes]:
     }
 
 
-def _whole(rgb: NDArray[np.uint8], video: Path) -> dict[str, bytes]:
-    return {"image_": encode_jpeg(rgb)}
+def _part(people: People, rgb: NDArray[np.uint8], video: Path) -> dict[str, bytes]:
+    return {"image_": encode_jpeg(people.seen_part(rgb)[0])}
 
 
 def encode_jpeg(rgb: NDArray[np.uint8]) -> bytes:

@@ -29,6 +29,7 @@ from mmx.datasets.prepare.sound import RATE
 from mmx.datasets.processed import LABELS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, UsageError, missing_extra
 from mmx.runtime.files import write_bytes, write_error, write_errors, write_text
+from mmx.runtime.people.choice import People
 
 VERSION = 1  # of what a recording is cut into; raised when that changes
 SPLIT_BY = ("random", "session")
@@ -45,6 +46,7 @@ class Options:
         dataset: iemocap or mosei. compat: correct, or upstream (as the public notebooks do it).
         lists: folder of published splits; None: they are drawn by ``split_by`` and ``seed``.
         labels: MOSEI's labels where they are not in the release.
+        people: MOSEI: the part of the frame that images show: largest (all of it), left, right or region=X,Y,W,H.
         workers: recordings that are read at the same time.
     """
 
@@ -55,6 +57,7 @@ class Options:
     seed: int = 0
     labels: Path | None = None
     workers: int = 1
+    people: str = "largest"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def plan_release(release: Path, options: Options) -> Plan:
     """
     if options.split_by == "session" and options.dataset != "iemocap":
         raise UsageError("--split session is for IEMOCAP", "MOSEI is always split by video")
+    _check_people(options)
     if not release.is_dir():
         raise BadDataError(f"{release} is not a folder", "name the folder of the unpacked release")
     if options.dataset == "iemocap":
@@ -149,7 +153,7 @@ def prepare(
 def _locked(places: _Places, options: Options, resume: bool) -> Iterator[None]:
     """Make or take over the work folder, for this process alone; it goes away again if nothing came of it."""
     work, made_out = places.work, not places.out.exists()
-    asked = {"version": VERSION, "dataset": options.dataset, "compat": options.compat}
+    asked = {"version": VERSION, "dataset": options.dataset, "compat": options.compat, **_whose(options)}
     try:
         if work.exists() and not resume:
             raise UsageError(f"{places.out} holds a run that was not finished", f"--resume, or remove {work}")
@@ -166,7 +170,8 @@ def _locked(places: _Places, options: Options, resume: bool) -> Iterator[None]:
         if not record.exists():
             write_text(record, json.dumps(asked))
         elif record.read_text(encoding="utf-8") != json.dumps(asked):
-            raise UsageError(f"the unfinished run in {places.out} had another --compat", f"use that, or remove {work}")
+            options_said = "another --compat or --people"
+            raise UsageError(f"the unfinished run in {places.out} had {options_said}", f"use that, or remove {work}")
         try:
             yield
         except (BadDataError, UsageError):
@@ -212,6 +217,7 @@ def _cut(task: Task, work: Path, options: Options) -> Mapping[str, Any]:
                 "kind": "cut",
                 "dataset": options.dataset,
                 "compat": options.compat,
+                **_whose(options),
                 "video": str(task.video),
                 "audio": str(task.audio),
                 "folder": str(part),
@@ -241,7 +247,26 @@ def _digest(task: Task, options: Options) -> str:
         except OSError:
             stats.append([path.name])
     spans = [(said.name, said.start, said.end) for said in task.utterances]
-    return hashlib.sha256(json.dumps([VERSION, options.dataset, options.compat, stats, spans]).encode()).hexdigest()
+    parts = [VERSION, options.dataset, options.compat, stats, spans, *_whose(options).values()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _whose(options: Options) -> dict[str, str]:
+    """The part of the frame, where it is not all of it."""
+    return {} if options.people == "largest" else {"people": options.people}
+
+
+def _check_people(options: Options) -> None:
+    people = People.parse(options.people)
+    if people.kind == "largest":
+        return
+    if options.dataset == "iemocap":
+        raise UsageError("--people is for MOSEI", "IEMOCAP's two speakers are cut apart anyway")
+    if people.part is None:
+        hint = "left, right or region=X,Y,W,H; faces are searched for when the images are read"
+        raise UsageError(f"images show a part of the frame, and people {people.kind} is none", hint)
+    if options.compat == "upstream":
+        raise UsageError("--compat upstream writes whole frames, as the public notebook does", "leave --people out")
 
 
 def _gather(
@@ -334,6 +359,7 @@ def _put_into_place(
         "schema_version": 1,
         "dataset": options.dataset,
         "compat": options.compat,
+        **_whose(options),
         "split": "lists" if options.lists else options.split_by,
         "seed": None if options.lists else options.seed,
         **account.to_plain(),

@@ -21,6 +21,7 @@ from mmx.datasets.prepare.pictures import write_pictures
 from mmx.datasets.prepare.plan import Utterance
 from mmx.datasets.prepare.sound import write_sound
 from mmx.runtime.errors import BadDataError, MmxError
+from mmx.runtime.people.choice import People
 
 PR_SET_PDEATHSIG = 1
 MEMORY_BYTES = 3 * 2**30  # of address space
@@ -35,7 +36,9 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     folder = Path(task["folder"])
     alive = partial(signal.alarm, task["patience_s"])
     samples = write_sound(Path(task["audio"]), utterances, folder, task["dataset"], alive)
-    fps, images = write_pictures(Path(task["video"]), utterances, folder, task["dataset"], task["compat"], alive)
+    people = People.parse(task.get("people", "largest"))
+    video = Path(task["video"])
+    fps, images = write_pictures(video, utterances, folder, task["dataset"], task["compat"], alive, people)
     return {"fps": fps, "images": images, "samples": samples}
 
 

@@ -24,6 +24,7 @@ from mmx.runtime.prediction import Prediction
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.throughput import Pipeline
 from mmx.runtime.workers.task import Task
+from mmx.view.overlay import GREY, YELLOW, _Drawing
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +219,18 @@ def test_large_finds_all_large_faces(tiny_bundle: Path, scene: Scene) -> None:
 def test_a_part_is_at_least_a_pixel() -> None:
     part, corner = People.parse("region=0.999,0,0.001,1").seen_part(np.zeros((4, 5, 3), np.uint8))
     assert part.shape == (4, 1, 3) and corner == (4, 0) and FACE_SHAPE[0] == 3
+
+
+def test_a_rendered_video_has_a_box_around_each_face(predictor: Predictor, scene: Scene) -> None:
+    """Yellow around faces that are used, grey around the others; numbers only where there are several people."""
+
+    def outlined(answers: list[Prediction], colour: tuple[int, int, int]) -> list[bool]:
+        drawing = _Drawing(answers, dict.fromkeys(answers[0].probabilities, 0.5))
+        assert scene.media.frames is not None
+        drawn = drawing(scene.media.frames[4], 2.0)
+        near = (np.abs(drawn[:80].astype(int) - colour) < 3).all(axis=2)
+        return [bool(near[:, part].sum() > 50) for part in (LEFT, RIGHT)]
+
+    assert outlined(predict(predictor, scene.media, "each"), YELLOW) == [True, True]
+    nearest = predict(predictor, scene.media, "center")
+    assert outlined(nearest, YELLOW) == [False, True] and outlined(nearest, GREY) == [True, False]

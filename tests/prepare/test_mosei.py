@@ -60,6 +60,21 @@ def test_every_frame_and_sample(prepared, mosei, compat) -> None:
     check(prepared("mosei", compat)[0], mosei[1], compat)
 
 
+def test_images_of_a_part_of_the_frame(tmp_path, mosei, prepared) -> None:
+    """The right half: the same images, each cut at the middle (JPEG's error apart)."""
+    options = Options("mosei", workers=2, people="right")
+    prepare(mosei[0], tmp_path / "data", options)
+    whole, half = prepared("mosei", "correct")[0], tmp_path / "data"
+    images = sorted(path.relative_to(whole) for path in whole.glob("MOSEI_RAW_PROCESSED/*/*.jpg"))
+    assert images == sorted(path.relative_to(half) for path in half.glob("MOSEI_RAW_PROCESSED/*/*.jpg")) and images
+    for name in images[::7]:
+        with Image.open(whole / name) as all_of_it, Image.open(half / name) as right:
+            assert right.size == (160, 180)
+            off = np.abs(np.array(all_of_it, np.int16)[:, 160:] - np.array(right, np.int16))
+        assert off.mean() < 4
+    assert '"people": "right"' in (half / "prepare-mosei.json").read_text()
+
+
 def test_a_steady_video_would_not_show_the_drift(mosei) -> None:
     """How upstream and correct differ in these releases: 25 frames a second, and a video that jerks."""
     differ = {c.name for c in mosei[1].values() if expected_frames(c, "upstream") != expected_frames(c, "correct")}
