@@ -22,7 +22,7 @@ from mmx.benchmarks.paper import DATASETS
 from mmx.benchmarks.results import PEERS, UNAVAILABLE, Report
 from mmx.cli.command import Renamed, command
 from mmx.cli.options import Several, shared
-from mmx.cli.paths import InPath, OutFile
+from mmx.cli.paths import BUNDLE, InPath, OutFile
 from mmx.cli.reading import Reading, reads_data, say_wrong_rows
 from mmx.models.registry import SYSTEMS
 from mmx.runtime.backends import MODULES, NAMES
@@ -56,9 +56,10 @@ def bundles_of(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
     found = {}
     for entry in value:
         system, equals, folder = entry.partition("=")
-        if not equals or not Path(folder).is_dir():
+        path = BUNDLE.convert(folder, param, ctx) if equals else None
+        if path is None or not path.is_dir():
             raise UsageError(f"--bundle {entry} names no bundle", "--bundle ours=ckpt.mmx")
-        found[system] = Path(folder)
+        found[system] = path
     return found
 
 

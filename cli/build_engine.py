@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from mmx.cli.command import Renamed, command, verbose
 from mmx.cli.free_parts import free_parts_of
 from mmx.cli.options import PRECISIONS, shared
-from mmx.cli.paths import InPath
+from mmx.cli.paths import BUNDLE, InPath
 from mmx.cli.render import printable
 from mmx.runtime.errors import UsageError
 
@@ -52,7 +52,7 @@ def _precision_flags(decorated: Callable[..., None]) -> Callable[..., None]:
 
 
 @command(renamed=[Renamed("--batch", "--batch-size")])
-@click.argument("source", metavar="[BUNDLE]", type=InPath("make a bundle with mmx export ckpt.pt"), required=False)
+@click.argument("source", metavar="[BUNDLE]", type=BUNDLE, required=False)
 @shared(
     "--precision", type=click.Choice(PRECISIONS), default=None, show_default=False,
     help="What the engine computes in; --fp16 is short for it.",

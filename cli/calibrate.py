@@ -152,6 +152,7 @@ def _calibrate_probabilities(path: Path, data: Path, dataset: str | None, cache:
     """Fit them on the validation split, add them to the bundle, and print what that brought."""
     import time
 
+    from mmx.calibration.domain import FEWEST, add_domain, fit_domain
     from mmx.calibration.probabilities import add_probabilities, fit_subsets, run
     from mmx.runtime.bundle import Bundle
     from mmx.view.terminal import Progress
@@ -159,12 +160,18 @@ def _calibrate_probabilities(path: Path, data: Path, dataset: str | None, cache:
     started = time.monotonic()
     bundle = Bundle.open(path)
     with Progress(quiet_elsewhere=True) as shown:
-        (valid,), _ = _splits(bundle, data, cache, dataset, {"valid": None}, False, reading, shown)
+        (train, valid), _ = _splits(bundle, data, cache, dataset, {"train": None, "valid": None}, False, reading, shown)
         logits = run(bundle, valid, shown.update)
+        domain = fit_domain(train, valid, shown.update)
     fits = fit_subsets(logits, bundle.manifest.fusion_weights, bundle.manifest.labels)
-    add_probabilities(bundle, valid, fits, started)
+    bundle = add_probabilities(bundle, valid, fits, started)
     click.echo(f"{bundle.path}: probabilities calibrated on {len(valid)} validation samples")
     click.echo(render_fits(fits))
+    if domain:
+        add_domain(bundle, train, valid, domain)
+        click.echo(f"domain: {', '.join(domain)} of {len(train)} training utterances (docs/trust.md)")
+    else:
+        note(f"no out_of_domain: it takes {FEWEST} utterances in the training and the validation split")
     click.echo(f"\nnext:\n  mmx eval {path} --data {data}{reading.again}\n  mmx predict {path} FILE --max-error 0.1")
 
 

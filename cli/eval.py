@@ -14,9 +14,9 @@ import click
 from mmx.cli.command import Renamed, command, note
 from mmx.cli.eval_trust import CHARTS, draw, render_faults, render_sets
 from mmx.cli.options import shared
-from mmx.cli.paths import InPath, OutFile
+from mmx.cli.paths import BUNDLE, OutFile
 from mmx.cli.reading import Reading, reads_data, say_wrong_rows
-from mmx.runtime.errors import UsageError
+from mmx.runtime.errors import EnvironmentMissing, UsageError
 from mmx.runtime.to_json import to_json
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
 
 
 @command(renamed=[Renamed("--backend", "--backends")])
-@click.argument("path", metavar="CKPT|BUNDLE", type=InPath())
+@click.argument("path", metavar="CKPT|BUNDLE", type=BUNDLE)
 @shared("--data", required=True)
 @shared("--dataset")
 @click.option(
@@ -56,6 +56,9 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
 @shared("--max-error", help="The stated error whose coverage is measured.  [default: 0.1]")
 @click.option("--chart", type=OutFile(*CHARTS), help="Draw the faults, or how reliable probabilities are.")
 @shared("--seed", help="Of the faults.")
+@click.option(
+    "--record/--no-record", default=True, show_default=True, help="Keep a whole split's scores in BUNDLE, for its card."
+)
 @shared("--samples", help="Only this many of the split's utterances, from the first on.")
 @shared(
     "--compat",
@@ -77,6 +80,7 @@ def eval(
     max_error: float | None,
     chart: Path | None,
     seed: int,
+    record: bool,
     samples: int | None,
     compat: str | None,
     reading: Reading,
@@ -138,6 +142,8 @@ def eval(
                 seed=seed,
                 tick=shown.update,
             )
+    if record and trusted and bundle is not None and path.is_dir() and samples is None and not variants:
+        keep(bundle, result, trusted)
     if chart and trusted:
         draw(trusted, chart)
     click.echo(as_json_text(result, trusted) if as_json else render(result, trusted))
@@ -168,6 +174,16 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
                 note(f"no INT8 row: the graph failed the gate on {found.failure}")
             made = found.bundle
         yield made
+
+
+def keep(bundle: Bundle, result: Evaluation, trusted: Trusted) -> None:
+    """Add the evaluation to the bundle; a note where it cannot be written."""
+    from mmx.training.evaluated import add_evaluation
+
+    try:
+        add_evaluation(bundle, result, trusted)
+    except (UsageError, EnvironmentMissing) as e:
+        note(f"not kept for the card: {e.message}")
 
 
 def as_json_text(result: Evaluation, trusted: Trusted | None) -> str:

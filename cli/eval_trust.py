@@ -34,9 +34,11 @@ def render_sets(found: Trusted) -> str:
                 change("calibration_error", each.before, each.after),
                 change("brier", each.before, each.after),
                 *((_percent(shown.coverage), _percent(shown.error)) if each.after or not _calibrated(found) else "--"),
+                *([_distances(*each.divergence)] if each.divergence else []),
             )
         )
-    header = ["probabilities of", "samples", "F1", "ECE", "Brier", "given", "wrong"]
+    exact = bool(found.sets and found.sets[0].divergence)
+    header = ["probabilities of", "samples", "F1", "ECE", "Brier", "given", "wrong", *(["KL"] if exact else [])]
     lines = [text_table(header, rows)]
     if _calibrated(found):
         lines.append("ECE and Brier score: as the network has them -> calibrated.")
@@ -46,6 +48,8 @@ def render_sets(found: Trusted) -> str:
         f"All in percent. given: share of predictions with labels at {found.asked}; wrong: of those, the share whose "
         "most probable label is not the sample's."
     )
+    if exact:
+        lines.append("KL: mean distance from the exact probability of each label, in thousandths of a nat.")
     return "\n".join(lines)
 
 
@@ -136,6 +140,10 @@ def _cells(trust: Trust) -> tuple[str, ...]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}" if share == share else "-"
+
+
+def _distances(before: float, after: float | None) -> str:
+    return f"{1000 * before:.0f}" + ("" if after is None else f" -> {1000 * after:.0f}")
 
 
 def _calibrated(found: Trusted) -> bool:

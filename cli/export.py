@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     help="upstream: media and data sets are read as the public code does, for a public checkpoint.  [default: as the "
     "checkpoint says]",
 )
+@click.option("--license", "licence", metavar="NAME", help="Of the weights, for the card, such as cc-by-nc-4.0.")
 def export(
     checkpoint: Path,
     out: Path | None,
@@ -80,6 +81,7 @@ def export(
     dataset: str | None,
     system: str | None,
     compat: str | None,
+    licence: str | None,
 ) -> None:
     """Turn CHECKPOINT (ckpt.pt) into a bundle (ckpt.mmx), and check its parity with PyTorch."""
     described = read_description(labels_file, config_file)
@@ -100,6 +102,7 @@ def export(
             weights=weights,
             described=described,
             compat=compat,
+            licence=licence,
             progress=progress,
         )
     click.echo("\n".join([*(details(report) if verbose() else ()), *summary(report)]))

@@ -12,7 +12,7 @@ import click
 from mmx.cli.command import command
 from mmx.cli.free_parts import free_parts_of
 from mmx.cli.options import shared
-from mmx.cli.paths import InPath
+from mmx.cli.paths import BUNDLE
 from mmx.cli.render import printable
 from mmx.runtime.errors import BadDataError, UsageError
 from mmx.runtime.to_json import to_json
@@ -21,7 +21,7 @@ RESIDUAL = ("merge", "keep", "auto")
 
 
 @command()
-@click.argument("path", type=InPath("make a bundle with mmx export ckpt.pt"))
+@click.argument("path", type=BUNDLE)
 @click.option(
     "--residual",
     type=click.Choice(RESIDUAL),
@@ -29,8 +29,11 @@ RESIDUAL = ("merge", "keep", "auto")
 )
 @shared("--system", help="For a checkpoint that does not say which system of mmx systems it is.")
 @shared("--dataset", type=str, help="For a checkpoint that does not say what its labels are.")
+@click.option("--card", is_flag=True, help="For a bundle: its model card, with what was measured since, as Markdown.")
 @shared("--json", "as_json")
-def inspect(path: Path, residual: str | None, system: str | None, dataset: str | None, as_json: bool) -> None:
+def inspect(
+    path: Path, residual: str | None, system: str | None, dataset: str | None, card: bool, as_json: bool
+) -> None:
     """Show what is in PATH: a checkpoint (ckpt.pt), a bundle (ckpt.mmx) or a TensorRT engine (x.engine).
 
     \b
@@ -38,6 +41,11 @@ def inspect(path: Path, residual: str | None, system: str | None, dataset: str |
     A bundle also: its graph with its inputs and outputs, the parity measured when it was made, its variants and why
     one is not used, its files (every hash is checked) and how it was made. Nothing is written.
     """
+    if card:
+        if as_json or not path.is_dir():
+            raise UsageError("--card shows the card of a bundle, as Markdown", f"mmx inspect --card {path}")
+        click.echo(_card(path), nl=False)
+        return
     given = {"--residual": residual, "--system": system, "--dataset": dataset}
     if path.suffix == ".engine":
         if asked := [name for name, value in given.items() if value is not None]:
@@ -67,6 +75,15 @@ def _engine(path: Path, as_json: bool) -> str:
         return read_engine(path).record.to_json().rstrip()
     with free_parts_of(path, "mmx inspect --json shows it; mmx build-engine --force makes it again"):
         return "\n".join(map(printable, describe_engine(path).splitlines()))
+
+
+def _card(path: Path) -> str:
+    from mmx.runtime.bundle import Bundle
+    from mmx.runtime.card import model_card
+
+    bundle = Bundle.open(path)
+    with free_parts_of(path, "run mmx export again"):
+        return model_card(bundle.manifest, path.absolute().name, [each.record for each in bundle.variants])
 
 
 def inspect_checkpoint(path: Path, residual: str, system: str | None, dataset: str | None) -> dict[str, Any]:
@@ -159,6 +176,8 @@ def _bundle_lines(found: Mapping[str, Any]) -> Iterator[str]:
     if checkpoint:
         yield f"  made from   {checkpoint['file']}, SHA-256 {checkpoint['sha256']}"
         yield from (f"  note        {note}" for note in checkpoint.get("notes", ()))
+    yield f"  licence     {made.get('license') or 'not stated'} (of the weights)"
+    yield f"  card        mmx inspect --card {found['path']}"
     if "versions" in made:
         yield "  made with   " + ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     for precision, graph in found["graphs"].items():
@@ -175,7 +194,7 @@ def _bundle_lines(found: Mapping[str, Any]) -> Iterator[str]:
     for name, variant in found["variants"].items():
         made = f"{variant['bytes'] / 1e6:.1f} MB, made {variant['created'][:10]}"
         yield from ("", f"variant {name}: {variant['precision']} {variant['kind']}, {made}")
-        if variant["kind"] != "ranges":
+        if variant["kind"] not in ("ranges", "evaluation"):
             yield f"  measured    {_parity(variant['verification'])}"
     if found["passed_over"]:
         yield from ("", "not used")

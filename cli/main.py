@@ -56,6 +56,12 @@ SECTIONS = {
         "transcribe": Entry("Transcribe the speech in a video; write subtitles.", "asr", ("faster_whisper",)),
         "asr": Entry("List the speech models on this machine, or download one.", "asr", ("faster_whisper",)),
     },
+    "Share": {
+        "push": Entry("Upload a bundle to the Hugging Face Hub, with its model card.", "hub", ("huggingface_hub",)),
+        "pull": Entry("Download a bundle from the Hugging Face Hub.", "hub", ("huggingface_hub",)),
+        "sign": Entry("Sign a bundle with your own key.", "sign", ("model_signing",)),
+        "verify": Entry("Compare a bundle with its signature.", "sign", ("model_signing",)),
+    },
     "Measure": {
         "optimize": Entry("Find how a bundle runs fastest here; auto follows it.", "export", ("sklearn", "scipy")),
         "bench": Entry("Compare systems and backends on this machine.", "export", TORCH),

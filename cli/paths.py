@@ -55,4 +55,16 @@ class OutFile(click.Path):
         return path
 
 
-BUNDLE = InPath("make a bundle with mmx export ckpt.pt")
+class BundlePath(InPath):
+    """A bundle's folder, or ``hf://owner/name@revision``, which is fetched to mmx's cache unless it is there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Parse the option's value."""
+        if isinstance(value, str) and value.startswith("hf://"):
+            from mmx.runtime.hub import local
+
+            return local(value)
+        return super().convert(value, param, ctx)
+
+
+BUNDLE = BundlePath("make a bundle with mmx export ckpt.pt")

@@ -80,6 +80,16 @@ def subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield from combinations(modalities, size)
 
 
+def probabilities_of(logits: ModalityLogits, weights: Mapping[str, float], fits: Fits = NO_FITS) -> Floats:
+    """[samples, labels]: calibrated where the set of modalities that a sample has is fitted."""
+    fused = logits.fused(weights)
+    probabilities = sigmoid(fused)
+    for name, rows in logits.sets(tuple(weights)):
+        if name in fits:
+            probabilities[rows] = sigmoid(fits[name].apply(fused[rows]))
+    return probabilities
+
+
 def measure(
     logits: ModalityLogits,
     weights: Mapping[str, float],
@@ -94,12 +104,10 @@ def measure(
         certainty: what a prediction must reach to be given. fits: the calibration; without it, as the network has it.
     """
     fused = logits.fused(weights)
-    probabilities = sigmoid(fused)
+    probabilities = probabilities_of(logits, weights, fits)
     given = np.zeros(len(fused), bool)
     for name, rows in logits.sets(tuple(weights)):
         fit = fits.get(name)
-        if fit is not None:
-            probabilities[rows] = sigmoid(fit.apply(fused[rows]))
         if name:
             given[rows] = [certainty.doubt(float(p.max()), fit) is None for p in probabilities[rows]]
     has = np.any(list(logits.present.values()), axis=0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import metadata, version
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from mmx.models.registry import get_system
 from mmx.runtime.manifest import SCHEMA_VERSION, GraphSpec, Manifest, Preprocessing, QualitySpec
 
 GRAPH = "model.onnx"
+_RUN_WITH = ("onnxruntime", "av", "sentencepiece", "numpy")
 _MADE_WITH = ("mmx", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -66,6 +68,8 @@ def describe(
                 "assumptions": checkpoint.assumptions,
                 "untrained": checkpoint.untrained,
             },
+            "license": options.get("license"),
+            "licenses": {name: _licence(name) for name in _RUN_WITH} | {"FFmpeg (in av)": _ffmpeg_licence()},
             "thresholds": "default" if set(checkpoint.thresholds) == {0.5} else "checkpoint",
             "counts": {
                 "case": spec.counted,
@@ -74,6 +78,20 @@ def describe(
             },
         },
     )
+
+
+def _licence(package: str) -> str:
+    """What a package's metadata says of its licence, in a line."""
+    found = metadata(package)
+    said = next((found[name].strip().split("\n")[0] for name in ("License-Expression", "License") if name in found), "")
+    classified = [line.rpartition(":: ")[2] for line in found.get_all("Classifier") or () if line.startswith("License")]
+    return (said if 0 < len(said) < 100 else ", ".join(classified)) or "see the package"
+
+
+def _ffmpeg_licence() -> str:
+    """Of the FFmpeg that PyAV was built with."""
+    libraries = getattr(import_module("av._core"), "library_meta", {})
+    return str(libraries.get("libavcodec", {}).get("license") or "see the package")
 
 
 def _fusion_weights(system: nn.Module, modalities: Sequence[str]) -> dict[str, float]:

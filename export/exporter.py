@@ -14,7 +14,6 @@ import onnx
 from mmx.export import batches, parity
 from mmx.export.assets import check_tokenizer, copy_tokenizer, find_face_nets, find_tokenizer
 from mmx.export.bundle_writer import bundle_folder, hash_files, write_manifest
-from mmx.export.card import CARD, model_card
 from mmx.export.describe import GRAPH, describe
 from mmx.export.face_nets import build_face_nets
 from mmx.export.folding.fold import FoldRecord, fold
@@ -25,6 +24,7 @@ from mmx.models.folding import Residual
 from mmx.models.multimodal import MultimodalSystem
 from mmx.models.network_tensors import Weights
 from mmx.models.registry import get_system
+from mmx.runtime.card import CARD, model_card
 from mmx.runtime.errors import UsageError
 from mmx.runtime.manifest import Manifest
 
@@ -77,6 +77,7 @@ def export_bundle(
     weights: Weights = "auto",
     described: Mapping[str, Any] | None = None,
     compat: str | None = None,
+    licence: str | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle, and check that the bundle's graph gives the checkpoint's outputs.
@@ -90,6 +91,7 @@ def export_bundle(
         tokenizer: a folder with ``spiece.model`` or ``tokenizer.json``; if None they are looked for.
         dataset, system, weights, described: what the checkpoint is, where it does not say; see ``load_checkpoint``.
         compat: default or upstream, which preprocessing the checkpoint was trained with; None: what it says.
+        licence: of the weights, for the card: an SPDX identifier such as ``cc-by-nc-4.0``.
         progress: see ``Progress``.
 
     Raises:
@@ -106,6 +108,7 @@ def export_bundle(
         "system": system,
         "weights": weights if weights != "auto" else None,
         "compat": compat,
+        "license": licence,
     }
     seconds: dict[str, float] = {}
 

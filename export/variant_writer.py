@@ -28,7 +28,7 @@ from mmx.runtime.bundle import Bundle, BundleReplaced
 from mmx.runtime.errors import MmxError
 from mmx.runtime.files import UNFINISHED, sha256_of, write_errors
 from mmx.runtime.manifest_reader import VARIANTS
-from mmx.runtime.records import EngineRecord, GraphRecord, ProbabilitiesRecord, Record
+from mmx.runtime.records import DomainRecord, EngineRecord, GraphRecord, ProbabilitiesRecord, Record
 from mmx.runtime.variants import HIDDEN, RECORD, Variant, check_files, read_all, read_variant
 
 _PREFIX = f"{HIDDEN}{UNFINISHED.lstrip('.')}"
@@ -179,7 +179,7 @@ def _takes_the_place_of(new: Variant, old: Variant) -> bool:
         case GraphRecord(precision=precision), GraphRecord():
             parent = old.record.made_from.get(precision, new.sha256)
             return old.record.precision == precision or parent != new.sha256
-        case ProbabilitiesRecord(), ProbabilitiesRecord():
+        case (ProbabilitiesRecord(), ProbabilitiesRecord()) | (DomainRecord(), DomainRecord()):
             return True
         case _:
             return new.record.kind == old.record.kind and new.record.recipe == old.record.recipe

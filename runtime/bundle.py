@@ -16,13 +16,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from mmx.runtime.arguments import as_path
+from mmx.runtime.domain import Domain
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.external_data import external_locations
 from mmx.runtime.files import UNFINISHED, sha256_of
+from mmx.runtime.hub import PREFIX, local
 from mmx.runtime.manifest import GraphSpec, Manifest
 from mmx.runtime.manifest_reader import FACE_NETS, MANIFEST, VARIANTS, is_inside, manifest_bytes, parse_manifest
 from mmx.runtime.probabilities import Fits
-from mmx.runtime.records import GraphRecord, ProbabilitiesRecord
+from mmx.runtime.records import DomainRecord, GraphRecord, ProbabilitiesRecord
+from mmx.runtime.signatures import verify_if_asked
 from mmx.runtime.variants import PassedOver, Variant, check_files, list_variants
 
 _ATTEMPTS = 5  # to open a bundle that is being replaced
@@ -78,7 +81,7 @@ class Bundle:
         """Open the bundle folder at ``path``.
 
         Args:
-            path: the folder (``ckpt.mmx``).
+            path: the folder (``ckpt.mmx``), or ``hf://owner/name@revision``, see ``hub.local``.
             verify: compare the SHA-256 of every file (about 0.5 s for 300 MB); a variant's when it is asked for. The
                 other checks are always made.
             beside: do so for the FP32 graph in another thread; ``graph`` then waits for it.
@@ -88,8 +91,11 @@ class Bundle:
             UsageError: ``path`` is not a bundle folder.
             BadDataError: the bundle is unfinished, damaged or hostile; the message names the file.
             BundleReplaced: it is not the expected one.
+            EnvironmentMissing: the Hub cannot be reached.
+
+        With ``MMX_VERIFY_KEY``, the bundle's signature is verified too (``signatures``).
         """
-        folder = as_path("the bundle", path)
+        folder = local(path) if isinstance(path, str) and path.startswith(PREFIX) else as_path("the bundle", path)
         for attempt in range(1, _ATTEMPTS + 1):
             _check_folder(folder)
             content = manifest_bytes(folder / MANIFEST)
@@ -99,7 +105,10 @@ class Bundle:
             try:
                 bundle = cls(folder, parse_manifest(content, folder / MANIFEST), identity, verify=verify)
                 with bundle.unreplaced():
-                    return bundle._checked(beside).refreshed()
+                    opened = bundle._checked(beside).refreshed()
+                    if expect is None:  # else the process that expects it has verified it
+                        verify_if_asked(folder)
+                    return opened
             except BundleReplaced:
                 if expect is not None or attempt == _ATTEMPTS:
                     raise
@@ -165,6 +174,12 @@ class Bundle:
                 if all(tuple(fit.labels) == self.manifest.labels for fit in fits.values()):
                     return fits
         return {}
+
+    @property
+    def domain(self) -> Domain:
+        """What its training data look and sound like, by modality; empty where that is not known."""
+        records = (variant.record for variant in self.variants)
+        return next((each.modalities for each in records if isinstance(each, DomainRecord)), {})
 
     def refreshed(self) -> Bundle:
         """The same bundle with the variants that it has now.

@@ -54,12 +54,10 @@ def fuse(
     weighted = {modality: manifest.fusion_weights[modality] * part for modality, part in parts.items()}
     fused = np.sum(list(weighted.values()), axis=0)
     probability = sigmoid(fused)
-    thresholds = np.array(manifest.thresholds)
-    over = probability > thresholds
+    over = probability > np.array(manifest.thresholds)
     fit = fits.get(subset_name(taking_part, manifest.modalities))
     if fit is not None:
         probability = sigmoid(fit.apply(fused))
-        thresholds = sigmoid(fit.apply(_logit(thresholds)))
     return Fused(
         modalities=taking_part,
         logits=_by_label(names, fused),
@@ -67,9 +65,17 @@ def fuse(
         labels=tuple(names[i] for i in np.argsort(-probability, kind="stable") if over[i]),
         modality_logits={modality: _by_label(names, part) for modality, part in parts.items()},
         contributions={modality: _by_label(names, part) for modality, part in weighted.items()},
-        thresholds=_by_label(names, thresholds),
+        thresholds=thresholds_of(manifest, fit),
         fit=fit,
     )
+
+
+def thresholds_of(manifest: Manifest, fit: SubsetFit | None) -> dict[str, float]:
+    """The probability above which each label is given; ``fit``: what calibrates the probabilities."""
+    thresholds = np.array(manifest.thresholds)
+    if fit is not None:
+        thresholds = sigmoid(fit.apply(_logit(thresholds)))
+    return _by_label(manifest.labels, thresholds)
 
 
 def fuse_batch(

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from mmx.runtime.backends import Backend, open_backend
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.closing import Closing
+from mmx.runtime.domain import unlike
 from mmx.runtime.errors import BackendFailed, BadDataError, MmxError, UsageError, as_error
 from mmx.runtime.fusion import fuse, fuse_batch
+from mmx.runtime.notices import model_flags
 from mmx.runtime.packing import INPUTS, inputs_for
 from mmx.runtime.prediction import Prediction
 from mmx.runtime.preprocess import Segment
@@ -39,6 +41,8 @@ class Network(Closing):
         self._manifest = bundle.manifest
         self._fits = bundle.calibration
         self._certainty = certainty
+        self._domain = bundle.domain
+        self._model_flags = model_flags(bundle.manifest)
         if certainty is not None and certainty.max_error is not None and not self._fits:
             raise UsageError(
                 f"{bundle.path} has no calibrated probabilities, so no confidence is known for an error",
@@ -172,8 +176,9 @@ class Network(Closing):
         logits = {} if outputs is None else {name: outputs[f"logits_{name}"] for name in manifest.modalities}
         timings = {**segment.timings_ms, "network": network_ms}
         fused = fuse(logits, segment.sample.modalities if logits else (), manifest, self._fits)
-        doubt = None
-        if self._certainty is not None and fused.probabilities:
+        distances, doubt = unlike(segment.sample, self._domain) if fused.modalities else ({}, None)
+        strange = ("out_of_domain",) if doubt else ()
+        if self._certainty is not None and fused.probabilities and not doubt:
             doubt = self._certainty.doubt(max(fused.probabilities.values()), fused.fit)
         return Prediction(
             file=segment.file,
@@ -197,11 +202,11 @@ class Network(Closing):
             language=segment.language.code if segment.language else None,
             language_probability=segment.language.probability if segment.language else None,
             timings_ms={stage: round(ms, 3) for stage, ms in timings.items()},
-            flags=segment.flags + (() if fused.modalities else ("nothing_to_go_on",)),
+            flags=(*segment.flags, *(() if fused.modalities else ("nothing_to_go_on",)), *strange, *self._model_flags),
             calibrated=fused.fit is not None,
             thresholds=fused.thresholds,
             uncertain=doubt,
-            quality=segment.quality,
+            quality={**segment.quality, **distances},
             video_tracks=segment.video_tracks,
             audio_tracks=segment.audio_tracks,
         )

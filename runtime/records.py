@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
+from mmx.runtime.domain import Gaussian
 from mmx.runtime.from_json import Name, OneOf, Within
 from mmx.runtime.manifest import TensorSpec
-from mmx.runtime.probabilities import SubsetFit
+from mmx.runtime.probabilities import Count, SubsetFit
 from mmx.runtime.to_json import to_json
 
 SCHEMA_VERSION = 1
@@ -143,10 +144,82 @@ class ProbabilitiesRecord(Record):
     subsets: dict[Name, SubsetFit]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DomainRecord(Record):
+    """What the training data look and sound like; the record is all there is, ``files`` is empty."""
+
+    kind: Annotated[str, OneOf(("domain",))] = "domain"
+    modalities: dict[Name, Gaussian]
+
+
+Measured = Annotated[float, Within(0, 1)] | None
+"""A share; None: there was nothing to measure it on."""
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One way to run the system: means over the labels; ``milliseconds`` of one utterance, if it was timed."""
+
+    name: Name
+    f1: Measured
+    accuracy: Measured
+    weighted_accuracy: Measured
+    milliseconds: Annotated[float, Within(0, 1e9)] | None = None
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """One set of modalities: with the network's probabilities, and with calibrated ones (None: there are none)."""
+
+    modalities: Name
+    samples: Count
+    f1: Measured
+    calibration_error: Measured
+    brier: Measured
+    calibrated_error: Measured
+    calibrated_brier: Measured
+    coverage: Measured
+    error: Measured
+
+
+@dataclass(frozen=True)
+class ScoredFault:
+    """All modalities together under one fault."""
+
+    fault: Name
+    severity: Annotated[float, Within(-1e3, 1e3)]
+    unit: Name
+    f1: Measured
+    calibration_error: Measured
+    coverage: Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord(Record):
+    """What ``mmx eval`` measured on a whole split; the record is all there is, ``files`` is empty.
+
+    Attributes:
+        data, split, samples: what was scored.
+        asked: what a prediction had to reach to be given labels, in words. cpu: the machine's.
+    """
+
+    kind: Annotated[str, OneOf(("evaluation",))] = "evaluation"
+    data: Name
+    split: Name
+    samples: Count
+    asked: Name
+    cpu: Name
+    rows: tuple[ScoredRow, ...]
+    sets: tuple[ScoredSet, ...] = ()
+    faults: tuple[ScoredFault, ...] = ()
+
+
 KINDS: dict[str, type[Record]] = {
     "graph": GraphRecord,
     "engine": EngineRecord,
     "ranges": Record,
     "probabilities": ProbabilitiesRecord,
+    "evaluation": EvaluationRecord,
+    "domain": DomainRecord,
 }
 """``ranges``: the activation ranges that INT8 was calibrated with."""

@@ -10,14 +10,25 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmx.runtime.domain import SIZES
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.files import sha256_of
 from mmx.runtime.from_json import from_plain, parse_object, read_limited
 from mmx.runtime.manifest_reader import is_digest
-from mmx.runtime.records import KINDS, SCHEMA_VERSION, EngineRecord, GraphRecord, ProbabilitiesRecord, Record
+from mmx.runtime.records import (
+    KINDS,
+    SCHEMA_VERSION,
+    DomainRecord,
+    EngineRecord,
+    EvaluationRecord,
+    GraphRecord,
+    ProbabilitiesRecord,
+    Record,
+)
 
 RECORD = "record.json"
 HIDDEN = "."  # begins the names of folders that are still being written, or were left by a kill
+RECORD_ALONE = (ProbabilitiesRecord, EvaluationRecord, DomainRecord)  # kinds without files
 _LIMIT = 4 * 2**20  # bytes of a record
 _AGAIN = "remove its folder, and make it again"
 
@@ -167,7 +178,7 @@ def _check_record(record: Record, where: Path) -> None:
             raise BadDataError(f"{where}: {problem}", _AGAIN)
 
     need(is_digest(record.source), "source is no SHA-256")
-    need(bool(record.files) != isinstance(record, ProbabilitiesRecord), "files: not those of its kind")
+    need(bool(record.files) != isinstance(record, RECORD_ALONE), "files: not those of its kind")
     for name, digest in record.files.items():
         need("/" not in name and "\\" not in name and name not in (".", "..", RECORD), f"files: {name!r} is no name")
         need(is_digest(digest), f"files: {name!r} has no SHA-256")
@@ -176,6 +187,9 @@ def _check_record(record: Record, where: Path) -> None:
     if isinstance(record, ProbabilitiesRecord):
         labels = {tuple(fit.labels) for fit in record.subsets.values()}
         need(len(labels) == 1 and labels != {()}, "subsets: there are none, or not all of the same labels")
+    if isinstance(record, DomainRecord):
+        sizes = {name: {len(each.mean), *map(len, each.whitening)} for name, each in record.modalities.items()}
+        need(all(found == {SIZES.get(name)} for name, found in sizes.items()), "modalities: not of what mmx describes")
     if isinstance(record, EngineRecord):
         names = {spec.name for spec in record.inputs}
         need(record.engine in record.files, f"engine: {record.engine!r} is not among the files")

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for variants
+sys.path.insert(0, str(Path(__file__).parent))  # for variants, hub_server
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as mmx.cli.main, for what the tests compute themselves
 
 os.environ["MMX_ASR"] = "none"  # whatever models this machine has, unless a test asks for one
@@ -21,6 +21,7 @@ import av
 import numpy as np
 import pytest
 from filelock import FileLock
+from hub_server import Hub
 
 from mmx.runtime.errors import EnvironmentMissing
 
@@ -151,3 +152,11 @@ def black(tmp_path_factory: pytest.TempPathFactory) -> Path:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24")))
         out.mux(stream.encode(None))
     return path
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A server here that speaks the protocol of the Hugging Face Hub."""
+    server = Hub()
+    yield server
+    server.close()

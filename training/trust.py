@@ -12,12 +12,14 @@ from mmx.datasets.corrupted import Corrupted
 from mmx.datasets.corruptions import KINDS, Corruption
 from mmx.datasets.dataset import DataSet
 from mmx.datasets.samples import Utterances
-from mmx.evaluation.trust import ModalityLogits, Trust, measure, subsets
+from mmx.evaluation.trust import Floats, ModalityLogits, Trust, measure, probabilities_of, subsets
 from mmx.models.checkpoint import Checkpoint
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.packing import split as split_samples
 from mmx.runtime.probabilities import Certainty, Fits, subset_name
-from mmx.training.evaluate import BundleRunner, TorchRunner, utterances_for
+from mmx.training.evaluate import BundleRunner, TorchRunner, labels_of, utterances_for
+from mmx.training.synthetic.posterior import Posteriors, divergence
+from mmx.training.synthetic.sentences import EMOTIONS
 
 STATED_ERROR = 0.1
 PLAIN_CONFIDENCE = 0.5
@@ -48,12 +50,14 @@ class Faulty:
 @dataclass(frozen=True)
 class OneSet:
     """A set of modalities: ``before`` is with the network's own probabilities, ``after`` with calibrated ones (None:
-    it has none).
+    it has none). ``divergence``: the same two of the mean Kullback-Leibler distance of a label's probability from the
+    exact one, in nats; None where that is not known (it is of a set that mmx synth made).
     """
 
     modalities: str
     before: Trust
     after: Trust | None
+    divergence: tuple[float, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def measure_trust(
     assert what is not None
     clean = utterances_for(what, data, split, samples=samples, cache=cache, compat=compat)
     clean.prepare()
+    clean.prepare(None if tick is None else lambda done, total: tick("preparing", done, total))
     thresholds = what.manifest.thresholds if isinstance(what, Bundle) else what.thresholds
     fits = bundle.calibration if bundle else {}
     certainty = Certainty(max_error=max_error) if fits else Certainty(min_confidence=PLAIN_CONFIDENCE)
@@ -108,6 +113,7 @@ def measure_trust(
         runner = TorchRunner(checkpoint)
     try:
         logits = modality_logits(runner, clean, tick)
+        exact = exact_posteriors(data, clean, labels_of(what))
         sets = []
         for chosen in subsets(tuple(runner.weights)):
             part = logits.only(chosen)
@@ -115,11 +121,31 @@ def measure_trust(
                 name = subset_name(chosen, tuple(runner.weights))
                 before = measure(part, runner.weights, thresholds, plain)
                 after = measure(part, runner.weights, thresholds, certainty, fits) if name in fits else None
-                sets.append(OneSet(name, before, after))
+                distance = None
+                if exact is not None:
+                    there = np.all([logits.present[modality] for modality in chosen], axis=0)
+                    truth = exact(chosen)[there]
+                    calibrated = probabilities_of(part, runner.weights, fits)
+                    distance = (
+                        divergence(truth, probabilities_of(part, runner.weights)),
+                        divergence(truth, calibrated) if after else None,
+                    )
+                sets.append(OneSet(name, before, after, distance))
         faults = measure_faults(runner, clean, logits, corruptions, thresholds, certainty, fits, seed=seed, tick=tick)
     finally:
         runner.close()
     return Trusted(runner.key, asked, tuple(sets), faults)
+
+
+def exact_posteriors(
+    data: DataSet, clean: Utterances, labels: Sequence[str]
+) -> Callable[[Sequence[str]], Floats] | None:
+    """The exact posterior [utterances, labels] of a set of modalities, for data that mmx synth made; else None."""
+    if data.name != "synthetic" or set(labels) != set(EMOTIONS):
+        return None
+    emotions = [labels[int(row.argmax())] for row in clean.targets]
+    found = Posteriors(data.root, [item.name for item in clean.items], emotions)
+    return lambda modalities: found.of(modalities, labels)
 
 
 def measure_faults(

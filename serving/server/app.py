@@ -179,7 +179,8 @@ def model_info(service: Service) -> ModelInfo:
     made_with = manifest.provenance.get("versions", {})
     tensors = service.tensor_limits
     return ModelInfo(
-        **describe_model(manifest),
+        **describe_model(manifest, service.engine.bundle.calibration),
+        calibrated=bool(service.engine.bundle.calibration),
         system=manifest.system,
         form=manifest.form,
         dataset=manifest.dataset,

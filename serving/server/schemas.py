@@ -69,6 +69,15 @@ class Capacity(Schema):
     pieces: int
 
 
+class Card(Schema):
+    """The model card in short; the whole is README.md of the bundle."""
+
+    intended_use: list[str]
+    not_for: list[str]
+    limits: list[str]
+    law: str
+
+
 class ModelInfo(Schema):
     """What answers here."""
 
@@ -77,7 +86,10 @@ class ModelInfo(Schema):
     form: str
     dataset: str
     labels: list[str]
-    thresholds: dict[str, float]
+    thresholds: dict[str, float] = Field(
+        description="Above which a label is given, of predictions from all modalities; each prediction has its own."
+    )
+    calibrated: bool = Field(description="Whether probabilities were calibrated, and the thresholds with them.")
     modalities: list[str] = Field(description="In the order of the fusion.")
     fusion_weights: dict[str, float]
     preprocessing: dict[str, Any] = Field(description="From media to tensors, as the bundle's manifest has it.")
@@ -85,5 +97,6 @@ class ModelInfo(Schema):
     versions: dict[str, str] = Field(description="This server's mmx, and those the bundle was made with.")
     graph_sha256: str
     warnings: list[str] = Field(description="Why its answers must not be believed, for people; mostly empty.")
+    card: Card
     recogniser: str | None = Field(description="The speech model for files without a transcript; null: none.")
     limits: Capacity

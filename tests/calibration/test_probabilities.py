@@ -18,6 +18,7 @@ from mmx.runtime.errors import BadDataError
 from mmx.runtime.fusion import fuse, sigmoid
 from mmx.runtime.predictor import Predictor
 from mmx.runtime.probabilities import Certainty, ErrorLimit, LabelFit, Reliability, SubsetFit
+from mmx.view.model import describe_model
 
 LABELS = ("a", "b", "c")
 SCALE, SHIFT = np.array([0.4, 2.0, 1.0]), np.array([-1.0, 0.5, 0.0])
@@ -112,6 +113,9 @@ def test_a_bundle_carries_its_calibration_and_labels_stay(tiny_bundle: Path, tmp
 
     random = np.random.default_rng(5)
     rows = {m: random.normal(0, 2, len(labels)).astype(np.float32) for m in plain.manifest.modalities}
+    told = describe_model(bundle.manifest, {"+".join(plain.manifest.modalities): fits["text+audio"]})
+    threshold = np.log(plain.manifest.thresholds[1] / (1 - plain.manifest.thresholds[1]))
+    assert told["thresholds"][labels[1]] == pytest.approx(1 / (1 + np.exp(-1.5 * threshold)))  # scale 1.5, shift 0
     before = fuse(rows, ("text", "audio"), plain.manifest)
     after = fuse(rows, ("text", "audio"), plain.manifest, bundle.calibration)
     assert before.fit is None and after.fit is not None

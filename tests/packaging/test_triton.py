@@ -160,7 +160,7 @@ def test_a_file_without_anything_to_go_on_gets_an_answer_that_says_so(server: Se
     server.runs.clear()
     (answer,) = server.infer("emo", [request(black.read_bytes())])
     (line,) = lines(answer)
-    assert line["flags"] == ["no_face", "nothing_to_go_on"] and line["probabilities"] == {}
+    assert line["flags"] == ["no_face", "nothing_to_go_on", "untrained_model"] and line["probabilities"] == {}
     assert not server.runs
 
 
@@ -173,7 +173,7 @@ def test_when_the_graph_fails_its_requests_get_the_error_and_the_next_ones_an_an
     finally:
         server.broken = ""
     assert failed.endswith("failed on 1 segment: out of memory")
-    assert lines(without)[0]["flags"] == ["no_face", "nothing_to_go_on"]
+    assert lines(without)[0]["flags"] == ["no_face", "nothing_to_go_on", "untrained_model"]
     (after,) = server.infer("emo", [request(tone.read_bytes())])
     assert lines(after)[0]["modalities"] == ["audio"]
 

@@ -235,6 +235,8 @@ def test_the_model_and_health_are_as_documented(server: Any, predictor: Predicto
     server.check(model, "/v1/model")
     assert model.json()["labels"] == list(manifest.labels)
     assert model.json()["preprocessing"]["mel"]["sample_rate"] == manifest.preprocessing.mel.sample_rate
+    assert model.json()["calibrated"] is False
+    assert "5(1)(f)" in model.json()["card"]["law"] and model.json()["card"]["not_for"]
     assert model.json()["graph_sha256"] == manifest.files["model.onnx"]
     for path, status in (("/healthz", "ok"), ("/readyz", "ready")):
         response = httpx.get(server.url + path)

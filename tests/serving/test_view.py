@@ -19,8 +19,9 @@ from waiting import until
 from mmx.runtime.errors import BadDataError
 from mmx.runtime.manifest import Manifest
 from mmx.runtime.media.transcript import read_transcript
+from mmx.runtime.notices import SYNTHETIC, UNTRAINED
 from mmx.runtime.prediction import Prediction, SeenFace, Word
-from mmx.view.model import MADE_UP, UNTRAINED, warnings
+from mmx.view.model import warnings
 from mmx.view.overlay import burn, face_at
 from mmx.view.report import EMBED_BYTES, FileAnswers, write_report
 
@@ -249,7 +250,7 @@ def test_a_model_that_must_not_be_believed_says_so(manifest: Manifest) -> None:
     assert warnings(manifest) == [UNTRAINED]  # its weights are seeded
     trained = replace(manifest, provenance={"checkpoint": {"untrained": False}})
     assert warnings(trained) == [] == warnings(replace(manifest, provenance={}))
-    assert warnings(replace(trained, dataset="synthetic")) == [MADE_UP]
+    assert warnings(replace(trained, dataset="synthetic")) == [SYNTHETIC]
 
 
 def test_every_flag_is_explained_on_the_page() -> None:

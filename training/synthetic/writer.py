@@ -76,9 +76,7 @@ def make_utterance(
         agree: face and voice show the emotion itself, instead of doing so with the chances of ``ideal.FIDELITY``.
     """
     person, voice = Person.drawn(speaker), Voice.drawn(speaker)
-    shown = emotion if agree else expressed(emotion, "visual", random)
-    voiced = emotion if agree else expressed(emotion, "audio", random)
-    text = compose(emotion, random)
+    shown, voiced, text = say_and_show(emotion, random, agree=agree)
     sound = speak(text, voice, PROSODIES[voiced].moved(random, VOICE_SPREAD), random)
     expression = EXPRESSIONS[shown].at(random.uniform(0.6, 1.1)).moved(random, FACE_SPREAD)
     view = View.drawn(random)
@@ -87,6 +85,18 @@ def make_utterance(
         frames.append(draw(person, expression.moved(random, FRAME_SPREAD), view, random))
         view = view.swayed(random)
     return Utterance(emotion, shown, voiced, tuple(frames), sound, text)
+
+
+def say_and_show(emotion: str, random: np.random.Generator, *, agree: bool = False) -> tuple[str, str, str]:
+    """What face and voice express, and the words: the first that is drawn of an utterance."""
+    shown = emotion if agree else expressed(emotion, "visual", random)
+    voiced = emotion if agree else expressed(emotion, "audio", random)
+    return shown, voiced, compose(emotion, random)
+
+
+def random_of(seed: int, number: int) -> np.random.Generator:
+    """What decides everything of a set's utterance but its speaker."""
+    return np.random.default_rng([seed, 3, number])
 
 
 def write_synthetic(
@@ -167,7 +177,7 @@ def _write_utterances(
 def _draw(task: tuple[Path, int, int, int, str]) -> tuple[str, str]:
     """Write one utterance; returns its name and its words."""
     raw, seed, number, who, emotion = task
-    made = make_utterance(emotion, np.random.default_rng([seed, 1, who]), np.random.default_rng([seed, 3, number]))
+    made = make_utterance(emotion, np.random.default_rng([seed, 1, who]), random_of(seed, number))
     name = f"synth{who:04d}_{number:05d}"
     _write_utterance(raw / name, made)
     return name, made.text

@@ -30,7 +30,19 @@ async function loadModel() {
     ? `(left empty, it is recognised by ${model.recogniser})`
     : "(left empty, the answer goes without words: this server recognises no speech)";
   at("warnings").replaceChildren(...model.warnings.map((each) => element("p", "banner", each)));
+  showCard(model.card);
   suggestCut();
+}
+
+function showCard({ intended_use, not_for, limits, law }) {
+  const part = (title, lines) => [element("h3", "", title), ...lines.map((line) => element("p", "", line))];
+  at("card").replaceChildren(
+    ...part("Intended use", intended_use),
+    ...part("Not for", not_for),
+    ...part("Limits", limits),
+    ...part("The law", [law]),
+  );
+  at("about").hidden = false;
 }
 
 // With words, utterances are what the model was made for.
