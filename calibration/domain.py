@@ -12,28 +12,27 @@ from sklearn.covariance import LedoitWolf
 from mmx.datasets.samples import Utterances
 from mmx.export.variant_writer import made_now, new_variant
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.domain import Gaussian, describe
+from mmx.runtime.domain import SIZES, Gaussian, describe
 from mmx.runtime.records import DomainRecord
 
 Floats = NDArray[np.float64]
 
-FEWEST = 50  # utterances of a modality, in either split
-KEPT = 0.99  # of fresh utterances, within the limit of a modality
-SPARE = 1.1  # on that limit: the largest distances are hardly sampled
+FEWEST = 50  # utterances with faces, or with sound, in either split
+KEPT = 0.995  # of fresh utterances, within each limit; there are three
 
 Tick = Callable[[str, int, int], None]
 
 
 def fit_domain(train: Utterances, valid: Utterances, tick: Tick | None = None) -> dict[str, Gaussian]:
-    """A Gaussian of each modality's descriptions in the training split, and its limit from the validation split.
+    """A Gaussian of each kind of description in the training split, and its limit from the validation split.
 
-    Modalities that fewer than ``FEWEST`` utterances of either have are left out.
+    Kinds that fewer than ``FEWEST`` utterances of either have are left out.
     """
     seen = {name: _descriptions(data, tick, name) for name, data in (("train", train), ("valid", valid))}
     return {
-        modality: fit_gaussian(seen["train"][modality], seen["valid"][modality])
-        for modality in ("visual", "audio")
-        if all(len(each.get(modality, ())) >= FEWEST for each in seen.values())
+        kind: fit_gaussian(seen["train"][kind], seen["valid"][kind])
+        for kind in SIZES
+        if all(len(each.get(kind, ())) >= FEWEST for each in seen.values())
     }
 
 
@@ -47,8 +46,8 @@ def add_domain(bundle: Bundle, train: Utterances, valid: Utterances, found: dict
         precision="fp32",
         source=bundle.graph_sha256,
         files={},
-        modalities=found,
-        recipe={"train": train.digest(), "valid": valid.digest(), "kept": KEPT, "spare": SPARE},
+        kinds=found,
+        recipe={"train": train.digest(), "valid": valid.digest(), "kept": KEPT},
         **made_now(),
     )
     with new_variant(bundle) as folder:
@@ -59,8 +58,8 @@ def add_domain(bundle: Bundle, train: Utterances, valid: Utterances, found: dict
 def fit_gaussian(train: Sequence[Floats], valid: Iterable[Floats]) -> Gaussian:
     """The Gaussian of some descriptions (Ledoit-Wolf's covariance), and the limit that others keep.
 
-    The limit is the least that a share ``KEPT`` of ``valid``, one unseen utterance added above all, does not pass (the
-    largest, where they are few); times ``SPARE``.
+    The limit is the least that a share ``KEPT`` of ``valid``, one unseen utterance added above all, does not pass; the
+    largest, where they are few.
     """
     seen = np.stack(list(train))
     fitted = LedoitWolf().fit(seen)
@@ -70,14 +69,14 @@ def fit_gaussian(train: Sequence[Floats], valid: Iterable[Floats]) -> Gaussian:
     open_ended = Gaussian(mean, rows, 1e9, len(seen))
     distances = sorted(open_ended.distance(each) for each in valid)
     place = min(math.ceil((len(distances) + 1) * KEPT), len(distances)) - 1
-    return Gaussian(mean, rows, SPARE * distances[place], len(seen))
+    return Gaussian(mean, rows, distances[place], len(seen))
 
 
 def _descriptions(data: Utterances, tick: Tick | None, name: str) -> dict[str, list[Floats]]:
     found: dict[str, list[Floats]] = {}
     for i in range(len(data)):
-        for modality, description in describe(data[i]).items():
-            found.setdefault(modality, []).append(description)
+        for kind, description in describe(data[i]).items():
+            found.setdefault(kind, []).append(description)
         if tick:
             tick(f"describing the {name} split", i + 1, len(data))
     return found

@@ -19,9 +19,9 @@ from mmx.cli.render import printable
 from mmx.cli.running import Running, runs_files
 from mmx.cli.signals import end_like_ctrl_c
 from mmx.runtime.backends.choice import chosen_precision
-from mmx.runtime.bundle import Bundle
+from mmx.runtime.bundle import Bundle, fetched
 from mmx.runtime.errors import UsageError, missing_extra
-from mmx.runtime.hub import is_remote, local
+from mmx.runtime.hub import is_remote
 from mmx.runtime.throughput import Pipeline
 from mmx.serving.batch.inputs import Asked, find_tasks
 from mmx.serving.batch.run import SUFFIXES, Records, collect, open_results, predict_here
@@ -163,7 +163,7 @@ def _bundle_and_inputs(bundle: Path | None, inputs: Sequence[str]) -> tuple[Path
     """The bundle: --bundle, the first input if it is one, or the one in this folder."""
     if bundle is not None:
         return bundle, inputs
-    first = local(inputs[0]) if is_remote(inputs[0]) else Path(inputs[0])
+    first = fetched(inputs[0]) if is_remote(inputs[0]) else Path(inputs[0])
     if (first / "manifest.json").exists() or first.suffix == ".mmx":
         if len(inputs) == 1:
             raise UsageError(f"{first} is the bundle; there are no inputs", "mmx batch ckpt.mmx FOLDER --out results")

@@ -61,9 +61,9 @@ class BundlePath(InPath):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Parse the option's value."""
         if isinstance(value, str) and value.startswith("hf://"):
-            from mmx.runtime.hub import local
+            from mmx.runtime.bundle import fetched
 
-            return local(value)
+            return fetched(value)
         return super().convert(value, param, ctx)
 
 

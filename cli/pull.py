@@ -18,6 +18,7 @@ def pull(repo: str, out: Path | None, yes: bool) -> None:
 
     It appears whole, with every hash checked; after a failure, the same command fetches what it lacks.
     """
+    from mmx.runtime.bundle import check_whole
     from mmx.runtime.hub import PREFIX, fetch, look, parse
 
     offer = look(parse(repo))
@@ -25,5 +26,5 @@ def pull(repo: str, out: Path | None, yes: bool) -> None:
     click.echo(f"{offer.repository} at {offer.commit}: {offer.bundle}, {offer.size / 1e6:.1f} MB, licence: {licence}")
     if not yes:
         click.confirm("Download it?", abort=True)
-    made = fetch(offer, out or Path(offer.bundle))
+    made = fetch(offer, out or Path(offer.bundle), check_whole)
     click.echo(f"{made}\n\nthis version from now on: {PREFIX}{offer.repository}@{offer.commit}")

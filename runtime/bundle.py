@@ -20,7 +20,7 @@ from mmx.runtime.domain import Domain
 from mmx.runtime.errors import BadDataError, MmxError, UsageError
 from mmx.runtime.external_data import external_locations
 from mmx.runtime.files import UNFINISHED, sha256_of
-from mmx.runtime.hub import PREFIX, local
+from mmx.runtime.hub import is_remote, local
 from mmx.runtime.manifest import GraphSpec, Manifest
 from mmx.runtime.manifest_reader import FACE_NETS, MANIFEST, VARIANTS, is_inside, manifest_bytes, parse_manifest
 from mmx.runtime.probabilities import Fits
@@ -95,7 +95,7 @@ class Bundle:
 
         With ``MMX_VERIFY_KEY``, the bundle's signature is verified too (``signatures``).
         """
-        folder = local(path) if isinstance(path, str) and path.startswith(PREFIX) else as_path("the bundle", path)
+        folder = fetched(path) if is_remote(path) else as_path("the bundle", path)
         for attempt in range(1, _ATTEMPTS + 1):
             _check_folder(folder)
             content = manifest_bytes(folder / MANIFEST)
@@ -177,9 +177,9 @@ class Bundle:
 
     @property
     def domain(self) -> Domain:
-        """What its training data look and sound like, by modality; empty where that is not known."""
+        """What its training data look and sound like (``domain``); empty where that is not known."""
         records = (variant.record for variant in self.variants)
-        return next((each.modalities for each in records if isinstance(each, DomainRecord)), {})
+        return next((each.kinds for each in records if isinstance(each, DomainRecord)), {})
 
     def refreshed(self) -> Bundle:
         """The same bundle with the variants that it has now.
@@ -271,6 +271,17 @@ class Bundle:
             now = "gone"
         if now != self.identity:
             raise _replaced(self.path, self.identity, now)
+
+
+def fetched(name: str) -> Path:
+    """The folder of a bundle on the Hub (``hf://owner/name@revision``), fetched unless it is here; see ``hub.local``."""
+    return local(name, check_whole)
+
+
+def check_whole(folder: Path) -> None:
+    """Compare every file of a bundle and its variants with their hashes. Raises what ``Bundle.open`` raises."""
+    for variant in Bundle.open(folder).variants:
+        check_files(variant)
 
 
 def _replaced(path: Path, had: str, has: str) -> BundleReplaced:

@@ -26,13 +26,13 @@ Value = Annotated[float, Within(-1e9, 1e9)]
 GRID = 6  # of a face's brightness, a side
 BANDS = 16  # of a sound's spectrum
 FLOOR = 1e-8  # of mel power: what digital silence is taken for
-NAMES = {"visual": "the faces are", "audio": "the sound is"}
-SIZES = {"visual": GRID * GRID + 8, "audio": 2 * BANDS + 1}
+SIZES = {"faces": GRID * GRID + 8, "spectrum": BANDS + 1, "variation": BANDS + 1}
+"""Of each description. They are apart, so that a difference in one is not lost among the others."""
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Of one modality's descriptions: mean [n], whitening [n][n], and the distance from which on one is out of domain.
+    """Of one kind of description: mean [n], whitening [n][n], and the distance from which on one is out of domain.
 
     ``samples``: that it was fitted on.
     """
@@ -50,35 +50,37 @@ class Gaussian:
 
 
 Domain = Mapping[str, Gaussian]
-"""By modality."""
+"""By what is described, of ``SIZES``."""
 
 
 def unlike(sample: Sample, domain: Domain) -> tuple[dict[str, float], str | None]:
-    """How far a sample's modalities are from the training data, and why it is out of their domain (None: it is not).
+    """How far a sample is from the training data, and why it is out of their domain (None: it is not).
 
-    Distances by the names of quality numbers (``visual_distance``), 1 being the limit.
+    Distances by the names of quality numbers (``faces_distance``), 1 being the limit.
     """
     shares = {
-        modality: domain[modality].distance(description) / domain[modality].limit
-        for modality, description in describe(sample).items()
-        if modality in domain
+        name: domain[name].distance(description) / domain[name].limit
+        for name, description in describe(sample).items()
+        if name in domain
     }
-    beyond = [f"{NAMES[modality]} unlike the training data" for modality, share in shares.items() if share > 1]
-    return {f"{modality}_distance": round(share, 2) for modality, share in shares.items()}, "; ".join(beyond) or None
+    beyond = {"faces are" if name == "faces" else "sound is": None for name, share in shares.items() if share > 1}
+    why = f"the {' and the '.join(beyond)} unlike the training data" if beyond else None
+    return {f"{name}_distance": round(share, 2) for name, share in shares.items()}, why
 
 
 def describe(sample: Sample) -> dict[str, Floats]:
-    """The descriptions of the modalities that a sample has (words have none).
+    """The descriptions of what a sample has (words have none).
 
-    Faces [44]: the brightness of a 6x6 grid, against the face's own mean and contrast; mean and deviation of red, green
-    and blue; mean steps to the right and down. Means over the faces. Sound [33]: level and variation in dB of 16 bands
-    against the whole, and its level.
+    ``faces`` [44]: the brightness of a 6x6 grid, against the face's own mean and contrast; mean and deviation of red,
+    green and blue; mean steps to the right and down. Means over the faces. ``spectrum`` [17]: the level of 16 bands
+    against the whole, in dB, and its level. ``variation`` [17]: how far the level of each band and of the whole varies
+    over time, as the logarithm of its deviation in dB.
     """
     found = {}
     if len(sample.faces):
-        found["visual"] = _faces(sample.faces)
+        found["faces"] = _faces(sample.faces)
     if len(sample.pieces):
-        found["audio"] = _sound(sample.pieces)
+        found |= _sound(sample.pieces)
     return found
 
 
@@ -96,12 +98,14 @@ def _faces(faces: NDArray[np.float32]) -> Floats:
     return np.concatenate([cells, colours, np.stack(steps, axis=1)], axis=1).mean(axis=0)
 
 
-def _sound(pieces: NDArray[np.float32]) -> Floats:
+def _sound(pieces: NDArray[np.float32]) -> dict[str, Floats]:
     import numpy as np
 
     power = np.concatenate(list(pieces.astype(np.float64)), axis=1)
+    heard = power.any(axis=0)  # the last piece is filled with zeros
+    power = power[:, heard] if heard.any() else power
     bands = power.reshape(BANDS, -1, power.shape[1]).mean(axis=1)
-    level = 10 * np.log10(bands + FLOOR)
-    whole = 10 * np.log10(bands.mean() + FLOOR)
-    mean = 10 * np.log10(bands.mean(axis=1) + FLOOR)
-    return np.concatenate([mean - whole, level.std(axis=1), [whole]])
+    rows = np.concatenate([bands, bands.mean(axis=0, keepdims=True)])
+    level = 10 * np.log10(rows.mean(axis=1) + FLOOR)
+    variation = np.log((10 * np.log10(rows + FLOOR)).std(axis=1) + 0.1)
+    return {"spectrum": np.concatenate([level[:-1] - level[-1], level[-1:]]), "variation": variation}

@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmx.runtime.errors import BadDataError, EnvironmentMissing, MmxError, UsageError, missing_extra
 from mmx.runtime.files import sha256_of, write_errors
@@ -25,6 +25,7 @@ PREFIX = "hf://"
 SIGNATURE = ".sig"  # behind the bundle's name
 _NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+Check = Callable[[Path], None]
 _MOST_FILES, _MOST_BYTES = 10_000, 64 * 2**30
 
 
@@ -60,15 +61,16 @@ def parse(name: str) -> Remote:
     return Remote(found[1], found[2])
 
 
-def is_remote(name: object) -> bool:
+def is_remote(name: object) -> TypeGuard[str]:
     """Whether a bundle's name is one of the Hub."""
     return isinstance(name, str) and name.startswith(PREFIX)
 
 
-def local(name: str) -> Path:
+def local(name: str, check: Check) -> Path:
     """The folder of a bundle on the Hub, in mmx's cache; it is fetched unless it is there.
 
-    A name with a whole commit asks nobody once it is there; others ask the Hub which commit is meant.
+    A name with a whole commit asks nobody once it is there; others ask the Hub which commit is meant. ``check``: see
+    ``fetch``.
 
     Raises:
         EnvironmentMissing: the Hub cannot be asked. BadDataError: what it holds is no bundle. See ``fetch``.
@@ -78,7 +80,7 @@ def local(name: str) -> Path:
     if remote.revision and _COMMIT.fullmatch(remote.revision) and (found := _only_folder(kept / remote.revision)):
         return found
     offer = look(remote)
-    return _only_folder(kept / offer.commit) or fetch(offer, kept / offer.commit / offer.bundle)
+    return _only_folder(kept / offer.commit) or fetch(offer, kept / offer.commit / offer.bundle, check)
 
 
 def look(remote: Remote) -> Offer:
@@ -107,19 +109,17 @@ def look(remote: Remote) -> Offer:
     return Offer(remote.repository, str(info.sha), bundles[0], wanted, size, str(licence) if licence else None)
 
 
-def fetch(offer: Offer, out: Path) -> Path:
+def fetch(offer: Offer, out: Path, check: Check) -> Path:
     """Fetch a bundle to ``out``, whole or not at all; what a failed fetch left is gone on with.
 
-    Every file is of the offer's commit, and is compared with the hashes in the bundle's manifest and records.
+    Args:
+        check: compares every file of the folder with the hashes in its manifest and records, or raises.
 
     Raises:
         UsageError: something else is at ``out``, or it cannot be written.
         EnvironmentMissing: the Hub cannot be reached, or the disk is full.
         BadDataError: what came is no whole bundle; it is removed.
     """
-    from mmx.runtime.bundle import Bundle
-    from mmx.runtime.variants import check_files
-
     if out.exists():
         raise UsageError(f"{out} exists", "--out names another place")
     part = out.parent / f".{out.name}.{offer.commit[:12]}.part"
@@ -129,9 +129,7 @@ def fetch(offer: Offer, out: Path) -> Path:
         names = list(offer.files)
         hub.snapshot_download(offer.repository, revision=offer.commit, local_dir=part, allow_patterns=names)
     try:
-        bundle = Bundle.open(part / offer.bundle)
-        for variant in bundle.variants:
-            check_files(variant)
+        check(part / offer.bundle)
     except MmxError:
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -149,7 +149,7 @@ class DomainRecord(Record):
     """What the training data look and sound like; the record is all there is, ``files`` is empty."""
 
     kind: Annotated[str, OneOf(("domain",))] = "domain"
-    modalities: dict[Name, Gaussian]
+    kinds: dict[Name, Gaussian]
 
 
 Measured = Annotated[float, Within(0, 1)] | None

@@ -188,8 +188,8 @@ def _check_record(record: Record, where: Path) -> None:
         labels = {tuple(fit.labels) for fit in record.subsets.values()}
         need(len(labels) == 1 and labels != {()}, "subsets: there are none, or not all of the same labels")
     if isinstance(record, DomainRecord):
-        sizes = {name: {len(each.mean), *map(len, each.whitening)} for name, each in record.modalities.items()}
-        need(all(found == {SIZES.get(name)} for name, found in sizes.items()), "modalities: not of what mmx describes")
+        sizes = {name: {len(each.mean), *map(len, each.whitening)} for name, each in record.kinds.items()}
+        need(all(found == {SIZES.get(name)} for name, found in sizes.items()), "kinds: not of what mmx describes")
     if isinstance(record, EngineRecord):
         names = {spec.name for spec in record.inputs}
         need(record.engine in record.files, f"engine: {record.engine!r} is not among the files")

@@ -16,7 +16,7 @@ from mmx.training.synthetic.posterior import Posteriors, divergence
 from mmx.training.synthetic.sentences import EMOTIONS
 from mmx.training.synthetic.writer import random_of, say_and_show
 
-COUNT = 6000
+COUNT = 3000
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,8 @@ def test_it_is_calibrated(exact: Posteriors, emotions: list[str]) -> None:
         found = exact.of(modalities)
         for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.6), (0.6, 0.9), (0.9, 1.0)):
             there = (found >= low) & (found < high)
-            assert true[there].mean() == pytest.approx(found[there].mean(), abs=0.04)
+            spread = np.sqrt((found[there] * (1 - found[there])).mean() / there.sum())
+            assert true[there].mean() == pytest.approx(found[there].mean(), abs=5 * spread)
 
 
 def test_it_knows_what_is_on_the_disk(drawn: Path) -> None:
