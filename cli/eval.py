@@ -57,7 +57,7 @@ COLUMNS = (("accuracy", "acc"), ("weighted_accuracy", "w-acc"), ("f1", "F1"), ("
 @click.option("--chart", type=OutFile(*CHARTS), help="Draw the faults, or how reliable probabilities are.")
 @shared("--seed", help="Of the faults.")
 @click.option(
-    "--record/--no-record", default=True, show_default=True, help="Keep a whole split's scores in BUNDLE, for its card."
+    "--keep/--no-keep", default=True, show_default=True, help="Keep a whole split's scores in BUNDLE, for its card."
 )
 @shared("--samples", help="Only this many of the split's utterances, from the first on.")
 @shared(
@@ -80,7 +80,7 @@ def eval(
     max_error: float | None,
     chart: Path | None,
     seed: int,
-    record: bool,
+    keep: bool,
     samples: int | None,
     compat: str | None,
     reading: Reading,
@@ -142,8 +142,8 @@ def eval(
                 seed=seed,
                 tick=shown.update,
             )
-    if record and trusted and bundle is not None and path.is_dir() and samples is None and not variants:
-        keep(bundle, result, trusted)
+    if keep and trusted and bundle is not None and path.is_dir() and samples is None and not variants:
+        keep_in(bundle, result, trusted)
     if chart and trusted:
         draw(trusted, chart)
     click.echo(as_json_text(result, trusted) if as_json else render(result, trusted))
@@ -176,7 +176,7 @@ def with_variants(bundle: Bundle, data: DataSet, cache: Path | None) -> Iterator
         yield made
 
 
-def keep(bundle: Bundle, result: Evaluation, trusted: Trusted) -> None:
+def keep_in(bundle: Bundle, result: Evaluation, trusted: Trusted) -> None:
     """Add the evaluation to the bundle; a note where it cannot be written."""
     from mmx.training.evaluated import add_evaluation
 

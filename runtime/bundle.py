@@ -274,7 +274,7 @@ class Bundle:
 
 
 def fetched(name: str) -> Path:
-    """The folder of a bundle on the Hub (``hf://owner/name@revision``), fetched unless it is here; see ``hub.local``."""
+    """The folder of a bundle on the Hub (``hf://owner/name@revision``), fetched unless it is here: ``hub.local``."""
     return local(name, check_whole)
 
 
