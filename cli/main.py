@@ -110,6 +110,7 @@ EXTRA_OF = {
     "pyarrow": "batch",
     "fsspec": "batch",
     "ray": "ray",
+    "model_signing": "sign",
     "faster_whisper": "asr",
     "huggingface_hub": "asr",
     "onnx_asr": "asr",
