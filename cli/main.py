@@ -112,7 +112,7 @@ EXTRA_OF = {
     "ray": "ray",
     "model_signing": "sign",
     "faster_whisper": "asr",
-    "huggingface_hub": "asr",
+    "huggingface_hub": "hub",
     "onnx_asr": "asr",
 }
 
