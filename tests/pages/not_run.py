@@ -7,7 +7,7 @@ import re
 NOT_RUN = {
     # Anywhere.
     r"pip install|pip uninstall|uv (build|run|publish)": "changes the environment; .ci/extras.py installs every extra",
-    r"docker|git ": "needs Docker, or changes the repository",
+    r"docker|buildah|git ": "needs Docker or buildah, or changes the repository",
     r"make ": "what runs the tests themselves, or what CI runs",
     r"mmx asr pull": "downloads a model",
     r"ffmpeg -f v4l2|mmx live ckpt.mmx (0|rtsp:)": "needs a camera",

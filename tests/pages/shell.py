@@ -77,11 +77,15 @@ class Shell:
         self.servers.append(server)
         assert server.stdout is not None
         said = []
+        impatient = threading.Timer(PATIENCE_S, server.kill)
+        impatient.start()
         for line in server.stdout:
             said.append(line)
             if ready in line:
+                impatient.cancel()
                 threading.Thread(target=server.stdout.read, daemon=True).start()  # so that it never waits for a reader
                 return
+        impatient.cancel()
         pytest.fail(f"{command} ended\n{''.join(said)[-3000:]}")
 
 
