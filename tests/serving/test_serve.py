@@ -179,6 +179,9 @@ def test_hostile_tensors_are_rejected(server: Any, kind: str, status: int) -> No
         ({"files": [("video", b"x"), ("video", b"y")]}, 400, "bad_form"),
         ({"files": {"video": b"x", "transcript": b"a"}, "data": {"text": "b"}}, 400, "bad_form"),
         ({"files": {"video": b"x"}, "data": {"window": "-1"}}, 400, "bad_form"),
+        ({"files": {"video": b"x"}, "data": {"people": "both"}}, 400, "bad_form"),
+        ({"files": {"video": b"x"}, "data": {"people": "region=0,0,9,1"}}, 400, "bad_form"),
+        ({"files": {"video": b"x"}, "data": {"people": "left" * 99}}, 413, "too_large"),
         ({"files": {"video": b"x"}, "data": {"segments": "[]"}}, 400, "bad_form"),
         ({"files": {"video": b"x"}, "data": {"segments": '[{"start": 2, "end": 1}]'}}, 400, "bad_form"),
         ({"files": {"video": b"x"}, "data": {"segments": '[{"start": 0, "end": 1e999}]'}}, 400, "bad_form"),
@@ -204,6 +207,16 @@ def test_what_cannot_be_answered_is_rejected_with_a_reason(
     response = server.post(**request_)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert "/tmp" not in response.text and "mmx-serve" not in response.text
+
+
+def test_a_request_says_whose_face(server: Any, video: Path) -> None:
+    asked = [
+        server.post(files={"video": video.read_bytes()}, data=data).json()["segments"]
+        for data in ({}, {"people": "each"}, {"people": "region=0,0,0.05,0.05"})
+    ]
+    (largest,), (each,), (corner,) = asked
+    assert largest["person"] == each["person"] == 1 and largest["faces"] == each["faces"] != []
+    assert corner["person"] is None and "no_face" in corner["flags"]
 
 
 def test_a_window_that_the_runtime_rejects(server: Any, tone: Path) -> None:
