@@ -145,6 +145,10 @@ class Session:
                 if self._began is None or not self._task.source.comes_back:
                     raise
                 reason = e
+            except Rejected as e:
+                if e.code != "too_much_memory" or self.counts.answered == seen or not self._task.source.comes_back:
+                    raise
+                reason = e  # of a worker that went well so far; the next one starts afresh
             except Died as e:
                 crashes = 1 if self.counts.answered > seen else crashes + 1
                 name = self._task.source.name
