@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = (
     *("mmx", "pip", "make", "python", "docker", "curl", "ffmpeg", "head"),
-    *("uv", "git", "buildah", "export", "eval", "uvicorn", "celery"),
+    *("uv", "git", "buildah", "openssl", "export", "eval", "uvicorn", "celery"),
 )
 COMMAND = re.compile(rf"({'|'.join(PROGRAMS)}) ")
 FENCE = re.compile(r"^```(\w*)[^\n]*?(?:title=\"([^\"]+)\")?\n(.*?)^```$", re.M | re.S)
