@@ -9,7 +9,7 @@ NOT_RUN = {
     r"pip install|pip uninstall|uv (build|run|publish)": "changes the environment; .ci/extras.py installs every extra",
     r"docker|buildah|git ": "needs Docker or buildah, or changes the repository",
     r"make ": "what runs the tests themselves, or what CI runs",
-    r"mmx (asr pull|pull|push|predict hf:)": "needs the Hugging Face Hub; tests/speech and tests/runtime have a server of their own",
+    r"mmx (asr pull|pull|push|predict hf:)": "needs the Hugging Face Hub; tests/speech, tests/runtime",
     r"ffmpeg -f v4l2|mmx live ckpt.mmx (0|rtsp:)": "needs a camera",
     r"python studies/": "a study of minutes to hours; its results are in studies/results",
     r"mmx bench (iemocap|mosei)": "ten minutes; tests/bench runs it on tiny systems",
