@@ -97,6 +97,7 @@ class Session:
         self._clock = clock or SystemClock()
         self._reconnect_s, self._first_retry_s, self._on_lost = reconnect_s, first_retry_s, on_lost
         self._began: float | None = None
+        self._reached = 0.0  # seconds: the end of the newest window
         self._keeps_all = False  # a recording of which every window is answered
         self.counts = LiveCounts()
 
@@ -179,12 +180,13 @@ class Session:
                     over = over or each.ends
                     self._keeps_all = each.ends and not self._task.paced
                     self._began = now if self._began is None else self._began
-                    later = now - self._began
+                    later = max(now - self._began, self._reached)  # a source may have been faster than time
                     continue
                 self.counts.dropped += each.dropped - dropped
                 self.counts.skipped += each.skipped - skipped
                 dropped, skipped = each.dropped, each.skipped
                 one = replace(each, segment=moved(each.segment, later))
+                self._reached = max(self._reached, one.segment.span.end)
                 if self._keeps_all:
                     await waiting.room()
                 self.counts.skipped += waiting.put(one, now, keep=self._keeps_all)

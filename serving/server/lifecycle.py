@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import h11
@@ -64,9 +64,9 @@ async def _serve(settings: Settings, on_listening: Callable[[Service, str], None
         try:
             await service.open()
             server = DrainingServer(service)
-            loop.remove_signal_handler(signal.SIGTERM)  # uvicorn's own from here on
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-                loop.add_signal_handler(signal.SIGHUP, server.handle_exit, signal.SIGHUP, None)
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    loop.add_signal_handler(number, server.leave)  # without a moment in which none is there
             listener.listen(BACKLOG)  # from here on nobody is turned away, though uvicorn has yet to begin
             host, port = listener.getsockname()[:2]
             on_listening(service, f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -94,7 +94,9 @@ class DrainingServer(uvicorn.Server):
     """uvicorn with a way out that loses nobody.
 
     On the first signal new requests get 503 and those at hand go on; after ``notice_s`` the port closes; after
-    ``drain_s`` the requests that are left get an error. A second signal cuts them off at once.
+    ``drain_s`` the requests that are left get an error. A second signal cuts them off at once. The exit code is 0.
+
+    Signals are the event loop's: a handler of uvicorn's kind runs in the middle of whatever is under way.
     """
 
     def __init__(self, service: Service) -> None:
@@ -123,22 +125,20 @@ class DrainingServer(uvicorn.Server):
             )
         )
         self._service = service
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
         self._asked = False
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn takes no signals."""
+        yield
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came; unlike uvicorn's own, it is not raised again at the end, so that the exit code is 0."""
-        if self._loop is None:
-            raise SystemExit(128 + sig)
-        self._loop.call_soon_threadsafe(self._leave if not self._asked else self._service.cut_off.set)
+    def leave(self) -> None:
+        """A signal came."""
+        if self._asked:
+            self._service.cut_off.set()
+            return
         self._asked = True
-
-    def _leave(self) -> None:
-        assert self._loop is not None
         settings = self._service.settings
         self._service.drain()
         self._loop.call_later(settings.notice_s, setattr, self, "should_exit", True)

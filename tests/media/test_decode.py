@@ -268,7 +268,6 @@ def test_rejected_in_one_line(
 def test_names_are_no_protocols(tmp_path: Path, clip: Callable[[str], Path]) -> None:
     for name in (
         f"concat:{clip('.mp4')}",
-        "http://127.0.0.1:9/x.mp4",
         "pipe:0",
         f"subfile,,start,0,end,9,,:{clip('.mp4')}",
     ):

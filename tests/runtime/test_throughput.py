@@ -219,7 +219,7 @@ def test_a_fault_of_mmx_or_of_an_item_stays_with_its_file(pipeline: Pipeline, ma
             raise ZeroDivisionError("oh")
 
     made_up(read)
-    fine, broken, after = pipeline.run("012")
+    fine, broken, after = pipeline.run(["0", "1", "2"])
     assert fine.error is None and after.error is None
     assert len(broken.predictions) == 1  # what was read before the fault
     assert type(broken.error) is MmxError and "1: ZeroDivisionError: oh" in broken.error.message
@@ -261,7 +261,7 @@ def test_a_broken_machine_is_an_exception_and_no_silence(
     made_up(lambda path: iter(segments_of((4, 1, 1))))
     monkeypatch.setattr(run_module, "split", split)
     with pytest.raises(MemoryError, match="no room"):
-        list(pipeline.run("0123"))
+        list(pipeline.run(["0", "1", "2", "3"]))
 
 
 def test_arguments_that_make_no_sense(tiny_bundle: Path) -> None:

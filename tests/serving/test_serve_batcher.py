@@ -57,9 +57,14 @@ def make(engine: Engine, max_batch: int = 4, max_wait_s: float = 0.0, streams: i
     inputs = tuple(TensorSpec(name, "int64", ("batch", "tokens")) for name in Engine.inputs)
     graph = GraphSpec("model.onnx", "fp32", 20, inputs, ())
     manifest: Any = SimpleNamespace(
-        system="ours", labels=("hap",), graphs={"fp32": graph}, preprocessing=Preprocessing()
+        system="ours",
+        labels=("hap",),
+        graphs={"fp32": graph},
+        preprocessing=Preprocessing(),
+        provenance={},
+        dataset="iemocap",
     )
-    network = Network(SimpleNamespace(manifest=manifest, calibration={}), engine)  # type: ignore[arg-type]
+    network = Network(SimpleNamespace(manifest=manifest, calibration={}, domain=None), engine)  # type: ignore[arg-type]
     batcher = Batcher(network, streams, Metrics(), max_batch=max_batch, max_wait_s=max_wait_s)
     batcher.open()
     return batcher

@@ -344,3 +344,11 @@ def taken(client: httpx.Client) -> bool:
         return client.get("/readyz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_a_signal_right_after_the_start_drains(start: Any) -> None:
+    """The event loop's handler is there without a gap, and no exception is raised in the middle of anything."""
+    for _ in range(3):
+        with start("--workers", "1") as server:
+            server.process.terminate()
+            assert server.process.wait(60) == 0
