@@ -32,6 +32,8 @@ def obstacle() -> str:
 def older_environment(folder: Path) -> dict[str, str]:
     """This process's environment, and in it what makes a child see an older CPU; the library is built in ``folder``."""
     library = folder / "older_cpu.so"
+    if library.name in os.environ.get("LD_PRELOAD", ""):  # this process sees one already, and so do its children
+        return dict(os.environ)
     if not library.exists():
         command = ["gcc", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", library, SOURCE, "-ldl"]
         subprocess.run(command, check=True)
