@@ -42,10 +42,14 @@ class Environment:
     inputs: Path
     work: Path
 
+    @property
+    def names(self) -> dict[str, Path]:
+        """What the names in braces stand for."""
+        return {"bundle": self.inputs / "ckpt.mmx", "clip": self.inputs / "talk.mp4", "inputs": self.inputs}
+
     def run(self, *command: str) -> str:
-        """Run a command of the environment and return what it printed; {bundle} and {clip} stand for those files."""
-        names = {"bundle": self.inputs / "ckpt.mmx", "clip": self.inputs / "talk.mp4", "inputs": self.inputs}
-        line = [str(self.bin / command[0]), *(each.format_map(names) for each in command[1:])]
+        """Run a command of the environment and return what it printed; names in braces are files (``names``)."""
+        line = [str(self.bin / command[0]), *(each.format_map(self.names) for each in command[1:])]
         done = subprocess.run(line, capture_output=True, text=True, cwd=self.work, env=self.variables())
         if done.returncode:
             last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
@@ -68,10 +72,12 @@ def core(env: Environment) -> None:
     """The runtime alone predicts and says that it can; every command whose extra is missing says so in one line."""
     env.predict()
     env.run("mmx", "doctor")
-    listing = env.run("mmx", "--help")
-    for command in re.findall(r"^  (\S+) .*needs: pip", listing, re.M):
-        line = [str(env.bin / "mmx"), command, *ARGUMENTS.get(command, [])]
-        line = [each.format(bundle=env.inputs / "ckpt.mmx", inputs=env.inputs) for each in line]
+    listing = re.sub(r"\n {4,}", " ", env.run("mmx", "--help"))  # a long entry goes on in the next line
+    wanting = re.findall(r"^  (\S+) .*needs: pip", listing, re.M)
+    if sorted(wanting) != sorted(ARGUMENTS):
+        raise Failed(f"mmx --help says that an extra is missing for {', '.join(wanting)}")
+    for command in wanting:
+        line = [str(env.bin / "mmx"), command, *(each.format_map(env.names) for each in ARGUMENTS[command])]
         done = subprocess.run(line, capture_output=True, text=True, cwd=env.work, env=env.variables())
         if done.returncode != 4 or "Traceback" in done.stderr or "hint: pip install" not in done.stderr:
             raise Failed(f"mmx {command} without its extra: exit code {done.returncode}\n{done.stderr[-800:]}")
@@ -81,11 +87,12 @@ def core(env: Environment) -> None:
 ARGUMENTS = {
     "export": ["{inputs}/ckpt.pt"],
     "build-engine": ["{bundle}", "--fp16"],
-    "calibrate": ["{bundle}"],
+    "calibrate": ["{bundle}", "--noise"],
+    "optimize": ["{bundle}"],
     "batch": ["{bundle}", "{inputs}/talk.mp4", "--out", "out"],
     "serve": ["{bundle}", "--port", "0"],
     "transcribe": ["{inputs}/talk.mp4"],
-    "asr": [],
+    "asr": ["pull", "tiny"],
     "bench": ["iemocap"],
     "eval": ["{bundle}", "--data", "{inputs}"],
     "profile": ["{bundle}"],

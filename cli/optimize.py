@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from mmx.view.terminal import Progress
 
 SAMPLES = 48  # of a data set
-SYNTHETIC_S = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0, 15.0)  # about IEMOCAP's utterances, from short to long
-WORDS_PER_S, TOKENS_PER_WORD, FACES_PER_S, PIECES_PER_S = 3.3, 1.3, 2, 2.5
+PERCENTS = (6, 18, 31, 43, 56, 68, 81, 93)  # of the data set's utterances, by length: without data, one of each
 
 
 @command()
@@ -39,7 +38,7 @@ WORDS_PER_S, TOKENS_PER_WORD, FACES_PER_S, PIECES_PER_S = 3.3, 1.3, 2, 2.5
 @shared("--dataset")
 @click.option(
     "--for", "goal", type=click.Choice(["latency", "throughput"]), default="latency", show_default=True,
-    help="One utterance as soon as possible (mmx predict), or as many as possible (mmx batch, mmx serve).",
+    help="One utterance as soon as possible (mmx predict), or as many as possible (mmx serve).",
 )  # fmt: skip
 @click.option(
     "--max-loss", type=click.FloatRange(min=0), default=0.5, show_default=True, metavar="POINTS",
@@ -89,11 +88,13 @@ def optimize(
         say("then other ways of sharing the cores for the fastest of these; nothing was run")
         return
     variants = sorted(f"{each.path.name}" for each in bundle.variants)
-    seen = (variants, max_loss, str(data and data.absolute()), samples, backends, reading.again)
+    seen = (variants, max_loss, str(data and data.absolute()), dataset, samples, backends, reading.again)
     compared = hashlib.sha256(json.dumps(seen, default=str).encode()).hexdigest()[:16]
     kept = recall(bundle, aim)
     if kept and kept.compared == compared and not again:
         say(f"{path}: chosen before, and nothing that matters changed: {kept}; --again measures")
+        if as_json:
+            click.echo(to_json({"goal": goal, "choice": asdict(kept)}))
         return
     with Progress(quiet_elsewhere=True) as shown:
         timed, targets = _samples(bundle, data, dataset, samples, cache, reading, shown)
@@ -113,7 +114,7 @@ def optimize(
     click.echo(f"\nfor {goal}, on {source}: {choice}\n\nnext:\n  mmx {_USES[goal].format(path)}   (auto follows it)")
 
 
-_USES = {"latency": "predict {} FILE", "throughput": "batch {} FOLDER --out results"}
+_USES = {"latency": "predict {} FILE", "throughput": "serve {}"}
 
 
 def render(rows: list[Row]) -> str:
@@ -153,7 +154,14 @@ def _samples(
 ) -> tuple[list[Sample], NDArray[np.int64] | None]:
     """What is timed, and its labels: of a data set's validation split, or synthetic and without any."""
     if data is None:
-        return _synthetic(bundle), None
+        import numpy as np
+
+        from mmx.export.durations import duration_at
+        from mmx.export.precision.samples import utterances_of
+
+        manifest = bundle.manifest
+        durations = [duration_at(manifest.dataset, percent) for percent in PERCENTS]
+        return utterances_of(manifest, durations, np.random.default_rng(0)), None
     from mmx.training.evaluate import utterances_for
 
     found = reading.find(dataset or data, data if dataset else None)
@@ -162,22 +170,3 @@ def _samples(
     for why in part.prepare(partial(shown.update, "preparing valid")):
         note(f"{data} {why}")
     return [part[i] for i in range(len(part))], part.targets
-
-
-def _synthetic(bundle: Bundle) -> list[Sample]:
-    """Utterances from short to long, with the features that the graph takes."""
-    import numpy as np
-
-    from mmx.runtime.packing import feature_sizes
-    from mmx.runtime.synthetic import make_samples, with_features
-
-    random = np.random.default_rng(0)
-    sizes = [
-        (2 + round(TOKENS_PER_WORD * WORDS_PER_S * s), round(FACES_PER_S * s), round(PIECES_PER_S * s))
-        for s in SYNTHETIC_S
-    ]
-    made: list[Sample] = make_samples(sizes, random, bundle.manifest.preprocessing)
-    if needed := feature_sizes(bundle.manifest.graphs["fp32"].inputs):
-        rows = [dict.fromkeys(needed, max(1, round(3 * s))) for s in SYNTHETIC_S]
-        return [with_features(sample, each, needed, random) for sample, each in zip(made, rows, strict=True)]
-    return made

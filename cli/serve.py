@@ -67,19 +67,13 @@ RENAMED = (
     help="How long an utterance waits for others while the network is idle.",
 )  # fmt: skip
 @click.option(
-    "--queue",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
+    "--queue", type=click.IntRange(min=1), default=64, show_default=True,
     help="Requests in progress, at most; more get 429.",
-)
+)  # fmt: skip
 @click.option(
-    "--live",
-    type=click.IntRange(min=0),
-    default=2,
-    show_default=True,
+    "--live", type=click.IntRange(min=0), default=2, show_default=True,
     help="Cameras answered at the same time (WebSocket /v1/live), at most.",
-)
+)  # fmt: skip
 @click.option(
     "--live-seconds", type=click.FloatRange(1), default=3600.0, show_default=True, help="How long each may go on."
 )

@@ -21,7 +21,7 @@ from mmx.evaluation.statistics import Ratio, speedup
 from mmx.runtime.backends import MOST_STREAMS, NAMES
 from mmx.runtime.backends.choice import Choice, Goal
 from mmx.runtime.bundle import Bundle
-from mmx.runtime.errors import MmxError
+from mmx.runtime.errors import EnvironmentMissing, MmxError
 from mmx.runtime.fusion import sigmoid
 from mmx.runtime.network import Network
 from mmx.runtime.precisions import precisions
@@ -156,22 +156,23 @@ def optimize(
                     kind = (each.backend, each.precision)
                     loss = losses[kind] = losses.get(kind) or judge.loss(other)
                     own, theirs = _take_turns(network, reference, other, each, samples, goal)
+            except EnvironmentMissing as e:
+                return Row(each, None, None, None, f"not available: {e.message}")
             except MmxError as e:
-                return Row(each, None, None, None, f"not here: {e.message}")
+                return Row(each, None, None, None, f"fails: {e.message}")
             if rows[0].ms is None:
                 rows[0] = replace(rows[0], ms=float(np.median(own)) * 1000)
             return Row(each, float(np.median(theirs)) * 1000, speedup(own, theirs), loss, loss.problem(max_loss) or "")
 
-        waiting = list(candidates[1:])
-        varied = False
-        while waiting:
-            rows.append(measured(waiting.pop(0)))
-            if say:
-                say(str(rows[-1].candidate), len(rows) - 1, len(rows) - 1 + len(waiting))
-            if not waiting and not varied:
-                varied = True
-                known = {row.candidate for row in rows}
-                waiting = [each for each in variations(_best(rows).candidate, goal, cores) if each not in known]
+        def try_all(some: Sequence[Candidate]) -> None:
+            for number, each in enumerate(some, 1):
+                rows.append(measured(each))
+                if say:
+                    say(str(each), number, len(some))
+
+        try_all(candidates[1:])
+        known = {row.candidate for row in rows}
+        try_all([each for each in variations(_best(rows).candidate, goal, cores) if each not in known])
     return _ranked(rows)
 
 

@@ -14,7 +14,7 @@ from mmx.runtime.machine import cache_folder
 
 MOST = 200  # results in one file: machines, versions, bundles
 LIMIT_BYTES = 2**18
-ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino")
+ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 
 
 @dataclass(frozen=True)

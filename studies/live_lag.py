@@ -1,6 +1,6 @@
 """How late live answers are: a made-up camera over loopback, which plays a short recording again and again.
 
-    python studies/live_lag.py BUNDLE VIDEO --minutes 30 --precision bf16 --out studies/results/live_lag.json
+    python studies/live_lag.py BUNDLE VIDEO --minutes 30 --precision bf16 --out live_lag.json
 
 VIDEO is encoded as a camera sends it (no B frames) and streamed over HTTP as MPEG-TS, each frame at its time. Reported:
 the lag from a window's end to its answer, its drift (the median of the last fifth against that of the first), what was

@@ -247,7 +247,8 @@ def _as_chosen(bundle: Bundle, gpu: tuple[str, ...], asked: _Asked, passed: list
     except (EnvironmentMissing, UsageError, BadDataError) as e:
         passed.append(f"not {choice.backend}, which mmx optimize chose: {e.message}")
         return None
-    backend.why = f"auto: mmx optimize chose {choice}"
+    what = str(choice) if own else f"{choice.backend} {choice.precision}; streams and threads are as asked"
+    backend.why = f"auto: mmx optimize chose {what}"
     log.info("%s", backend.why)
     return backend
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from av.filter import Graph
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorTrc
 from numpy.typing import NDArray
@@ -60,7 +60,9 @@ def _graph(frame: VideoFrame) -> Graph:
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """(a, b, c, d): a frame's x' = a x + c y and y' = b x + d y, in 16.16 fixed point; the identity without one."""
-    side_data: Any = frame.side_data
+    # Not frame.side_data: frame and container would hold each other, and pictures pile up until the garbage collector
+    # comes, which counts objects and not their megabytes.
+    side_data: Any = SideDataContainer(frame)
     matrix = side_data.get(Type.DISPLAYMATRIX)
     if matrix is None or matrix.buffer_size < 36:
         return 1, 0, 0, 1

@@ -41,6 +41,13 @@ def test_sizes_follow_the_rules(dataset):
     assert max(u.tokens for u in work.utterances) == 100
 
 
+def test_new_shapes_are_as_many_as_there_are_shapes():
+    for dataset, shapes in (("iemocap", 425), ("mosei", 193)):  # as docs/benchmark.md says
+        whole = synthetic(dataset)
+        assert sum(whole.new_shapes) == len({each.shape for each in whole.utterances}) == shapes
+        assert sum(stratified(whole, 12).new_shapes) == shapes
+
+
 def test_the_seed_fixes_everything():
     assert synthetic("iemocap") == synthetic("iemocap")
     utterance = synthetic("iemocap").utterances[7]

@@ -21,6 +21,7 @@ from mmx.runtime.errors import EnvironmentMissing
 from mmx.runtime.synthetic import make_samples
 
 CORES = 4
+BOTH = ("onnxruntime", "openvino")
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def run(bundle: Bundle, samples, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "perf_counter", clock)
     opened: list[Candidate] = []
 
-    def optimised(known, goal="latency", targets=None, max_loss=0.5, scale=lambda candidate: 1.0):
+    def optimised(known, goal="latency", targets=None, max_loss=0.5, scale=lambda candidate: 1.0, backends=BOTH):
         @contextmanager
         def open_candidate(candidate):
             opened.append(candidate)
@@ -83,7 +84,7 @@ def run(bundle: Bundle, samples, monkeypatch: pytest.MonkeyPatch):
                 raise EnvironmentMissing("no such engine here")
             yield Paced(clock, found[0] * scale(candidate), found[1])
 
-        candidates = first_candidates(bundle, goal, CORES, ("onnxruntime", "openvino"))
+        candidates = first_candidates(bundle, goal, CORES, backends)
         return optimize(bundle, goal, samples, targets, max_loss, candidates, CORES, open_candidate)
 
     optimised.opened = opened
@@ -114,7 +115,7 @@ def test_what_is_not_there_is_a_row_and_nothing_faster_leaves_the_reference(run)
     assert rows[0].candidate.backend == "onnxruntime"
     assert rows[0].reason.startswith("chosen: nothing is faster")
     assert reason_of(rows, "openvino", "fp32") == "not faster beyond the noise"
-    assert reason_of(rows, "openvino", "bf16") == "not here: no such engine here"
+    assert reason_of(rows, "openvino", "bf16") == "not available: no such engine here"
     assert choice_of(rows[0], "x").speedup == "1x"
 
 
@@ -144,6 +145,19 @@ def test_throughput_shares_the_cores_in_other_ways_and_batches_otherwise(run) ->
     assert all(s * t <= CORES for s, t in splits)
 
 
+def test_the_reference_alone_is_varied_too(run) -> None:
+    rows = run({("onnxruntime", "fp32"): (0.1, 0.0)}, scale=lambda each: 0.5 if each.threads == 1 else 1.0,
+               backends=("onnxruntime",))  # fmt: skip
+    assert rows[0].candidate == Candidate("onnxruntime", "fp32", 1, 1, 1)
+    assert rows[0].ratio.median == pytest.approx(2.0)
+    assert all(row.ms for row in rows)
+
+
+def test_what_fails_while_it_runs_is_told_from_what_is_not_there(run) -> None:
+    known = {("onnxruntime", "fp32"): (0.1, 0.0), ("openvino", "fp32"): (0.05, float("nan"))}
+    assert reason_of(run(known), "openvino", "fp32").startswith("fails: logit")
+
+
 def some_choice(**changes: object) -> Choice:
     base = Choice("onnxruntime", "fp32", 1, 1, 1, "2.00x [1.9, 2.1]", "the reference", "abc")
     return replace(base, **changes)  # type: ignore[arg-type]
@@ -166,6 +180,7 @@ def test_threads_and_streams_that_are_asked_for_count_more(bundle: Bundle) -> No
     for streams, wanted in ((None, 3), (2, 2)):
         with open_backend(bundle, streams=streams, goal="throughput") as backend:
             assert backend.streams == wanted
+            assert ("3 x 1 threads" in backend.why) == (wanted == 3)
     assert chosen_batch_size(bundle, "throughput", "onnxruntime", "fp32", 4) == 8
     assert chosen_batch_size(bundle, "throughput", "openvino", "fp32", 4) == 4
 
@@ -185,6 +200,7 @@ def test_a_file_that_offers_what_there_is_not_is_not_followed(bundle: Bundle, ch
 
 def test_the_command_measures_once_and_keeps_the_choice(tiny_bundle: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.1)
+    monkeypatch.setattr("mmx.runtime.machine.usable_cores", lambda: 2)
     command = ["optimize", str(tiny_bundle), "--backends", "onnxruntime"]
     assert main([*command, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("onnxruntime fp32, 1 x ")
@@ -193,6 +209,9 @@ def test_the_command_measures_once_and_keeps_the_choice(tiny_bundle: Path, capsy
     found = json.loads(capsys.readouterr().out)
     assert found["choice"]["backend"] == "onnxruntime"
     assert found["rows"][0]["reason"].startswith("chosen")
+    assert len(found["rows"]) > 1 and all(row["ms"] > 0 for row in found["rows"])
     assert recall(Bundle.open(tiny_bundle), "latency") is not None
     assert main(command) == 0
     assert "nothing that matters changed" in capsys.readouterr().err
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["choice"] == found["choice"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import struct
 from collections.abc import Callable
@@ -332,6 +333,21 @@ def test_raw_arrays_are_resampled() -> None:
     ):
         with pytest.raises(BadDataError):
             resample_sound(samples, rate)
+
+
+def test_a_picture_goes_with_its_last_reference(talking_face: tuple[Path, str]) -> None:
+    """Without the garbage collector, which comes when objects have piled up and not when megabytes have."""
+    path, _ = talking_face
+    gc.collect()
+    gc.disable()
+    try:
+        with VideoTrack(path) as track:
+            for _, (_time, frame) in zip(range(20), track, strict=False):
+                track.rgb(frame)
+                del frame
+            assert sum(isinstance(each, av.VideoFrame) for each in gc.get_objects()) <= 2
+    finally:
+        gc.enable()
 
 
 def test_tracks_of_a_real_clip(talking_face: tuple[Path, str]) -> None:

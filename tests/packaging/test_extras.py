@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mmx.cli.main import ENTRIES
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / ".ci" / "extras.py"
 
@@ -22,6 +24,7 @@ def test_every_extra_is_tried_or_left_out_with_a_reason() -> None:
     spec.loader.exec_module(extras)
     offered = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert set(offered) == (set(extras.TRIES) - {""}) | set(extras.LEFT_OUT)
+    assert set(extras.ARGUMENTS) == {name for name, entry in ENTRIES.items() if entry.needs}
     workflow = (ROOT / ".github" / "workflows" / "extras.yml").read_text("utf-8")
     assert "python .ci/extras.py inputs" in workflow
 

@@ -31,7 +31,7 @@ def test_the_notebook_was_executed_and_shows_bars_and_a_table() -> None:
     assert [cell.execution_count for cell in cells] == [1, 2, 3, 4]
     html = [output["data"].get("text/html", "") for cell in cells for output in cell.outputs if "data" in output]
     assert "<progress" in html[0] and "<table" in html[2]
-    assert "/home/" not in NOTEBOOK.read_text("utf-8") and "/work/" not in NOTEBOOK.read_text("utf-8")
+    assert not re.search(r"(?<![\w.<:/])/\w[\w.-]*/", NOTEBOOK.read_text("utf-8")), "the path of somebody's machine"
 
 
 @pytest.mark.slow
