@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,16 +12,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mmx.evaluation.scores import decisions, flips, scorecard
+from mmx.evaluation.scores import MAX_SHIFT, decisions, flips, largest_shift, scorecard
 from mmx.evaluation.statistics import Ratio, speedup
-from mmx.evaluation.timing import interleave, warm_up
+from mmx.evaluation.timing import Timeable, interleave_for
 from mmx.export.precision.session import cpu_session
 from mmx.runtime.backends import MODULES, Backend
 from mmx.runtime.backends.onnxruntime import tensors_of
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.engines import ENGINE_GRAPHS
 from mmx.runtime.errors import BadDataError, EnvironmentMissing
-from mmx.runtime.fusion import sigmoid
 from mmx.runtime.network import Network
 from mmx.runtime.precisions import BF16_BACKENDS
 from mmx.runtime.scratch import Scratch
@@ -34,10 +33,7 @@ AS_WRITTEN = "as written"
 MAX_LOSS = 0.005
 """Mean F1 and mean accuracy may each lose half a point."""
 
-MAX_SHIFT = 0.05
-"""Where targets are not known: how far any label's probability may move, as in ``mmx bench``."""
-
-SPEED_S, FEWEST_TIMED = 60.0, 6
+SPEED_S = 60.0
 """The timing takes about so long by default: a slow system is timed on fewer utterances, evenly chosen."""
 
 Logits = NDArray[np.float32]
@@ -163,7 +159,6 @@ class Judge:
         labels, thresholds = self._manifest.labels, self._manifest.thresholds
         exact, found = (scorecard(x, self._targets, thresholds, labels) for x in (self._exact, logits))
         error = float(np.abs(logits - self._exact).max())
-        probabilities = [sigmoid(x.astype(np.float64)) for x in (self._exact, logits)]
         return Accuracy(
             backend=backend,
             labelled=self._labelled,
@@ -172,7 +167,7 @@ class Judge:
             accuracy=(exact.mean("accuracy"), found.mean("accuracy")),
             error=error,
             relative=error / max(float(np.abs(self._exact).max()), float(np.finfo(np.float32).tiny)),
-            shift=float(np.abs(probabilities[0] - probabilities[1]).max()),
+            shift=largest_shift(logits, self._exact),
             flips=flips(logits, self._exact, thresholds),
             decisions=logits.size,
         )
@@ -202,22 +197,6 @@ class _AsWritten(Backend):
         """It goes with the object."""
 
 
-class _Graph:
-    """A network as something that can be timed."""
-
-    def __init__(self, key: str, network: Network) -> None:
-        self.key = key
-        self._network = network
-
-    def run(self, samples: Sequence[Sample]) -> Logits:
-        """The graph's fused logits."""
-        return self._network.outputs(samples)["logits"]
-
-    def close(self) -> None:
-        """Give the backend's memory back."""
-        self._network.close()
-
-
 def measure_speed(
     bundle: Bundle, model: onnx.ModelProto, samples: Sequence[Sample], passes: int = 3, seconds: float = SPEED_S
 ) -> Speed:
@@ -225,7 +204,7 @@ def measure_speed(
     stored = [name for name in bundle.precisions if name not in ("int8", *ENGINE_GRAPHS.values())]
     with _saved(model) as path, ExitStack() as opened:
         files = {name: bundle.graph(name).path for name in stored} | {"int8": path}
-        graphs: list[_Graph] = []
+        graphs: list[Timeable] = []
         for backend in CPU_BACKENDS:
             more = {"bf16": files["fp32"]} if backend in BF16_BACKENDS and "bf16" not in files else {}
             for precision, file in (files | more).items():
@@ -235,12 +214,8 @@ def measure_speed(
                     if backend == CPU_BACKENDS[0] and precision in ("fp32", "int8"):  # this one comes with mmx
                         raise
                 else:
-                    graphs.append(_Graph(f"{backend} {precision}", network))
-        costs = {graph.key: warm_up(graph, samples[0]) for graph in graphs}
-        affordable = int(seconds / ((passes + 1) * sum(costs.values())))
-        places = np.linspace(0, len(samples) - 1, min(len(samples), max(FEWEST_TIMED, affordable))).round().astype(int)
-        makers: list[Callable[[], Sample]] = [lambda s=samples[i]: s for i in places]  # type: ignore[misc]
-        timed = interleave(graphs, makers, passes)
+                    graphs.append(Timeable(f"{backend} {precision}", network))
+        timed = interleave_for(seconds, graphs, samples, passes)
     return Speed({key: result.seconds for key, result in timed.items()})
 
 

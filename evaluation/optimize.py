@@ -16,13 +16,13 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.evaluation.scores import decisions, flips, scorecard
+from mmx.evaluation.scores import MAX_SHIFT, decisions, flips, largest_shift, scorecard
 from mmx.evaluation.statistics import Ratio, speedup
+from mmx.evaluation.timing import FEWEST_TIMED, Timeable, interleave_for
 from mmx.runtime.backends import MOST_STREAMS, NAMES
 from mmx.runtime.backends.choice import Choice, Goal
 from mmx.runtime.bundle import Bundle
 from mmx.runtime.errors import EnvironmentMissing, MmxError
-from mmx.runtime.fusion import sigmoid
 from mmx.runtime.network import Network
 from mmx.runtime.precisions import precisions
 from mmx.runtime.types import Sample
@@ -31,9 +31,7 @@ REFERENCE = "onnxruntime"
 BATCH_SIZE = 4  # of throughput, without a choice
 BATCH_SIZES = (1, 8, 16)  # the others that are tried
 PASSES = 5
-SECONDS = 12.0  # of turns for one candidate: a slow system is timed on fewer samples
-FEWEST_TIMED = 6
-MAX_SHIFT = 0.05  # without labels: how far a probability may move, as in mmx bench
+SECONDS = 12.0  # of turns for one candidate
 
 Open = Callable[["Candidate"], AbstractContextManager[Network]]
 Say = Callable[[str, int, int], None]
@@ -207,8 +205,7 @@ class _Judge:
             cards = [scorecard(logits, self._targets, thresholds, self._manifest.labels) for logits in (exact, found)]
             lost = [100 * (cards[0].mean(name) - cards[1].mean(name)) for name in ("f1", "accuracy")]
         changed = flips(found, exact, thresholds)  # which says so if a logit is not finite
-        shift = float(np.abs(sigmoid(found.astype(np.float64)) - sigmoid(exact.astype(np.float64))).max())
-        return Loss(lost[0], lost[1], shift, changed, decisions(exact, thresholds).size)
+        return Loss(lost[0], lost[1], largest_shift(found, exact), changed, decisions(exact, thresholds).size)
 
 
 def _fused(network: Network, samples: Sequence[Sample]) -> Logits:
@@ -228,21 +225,8 @@ def _take_turns(
             for i in (0, 1) if turn % 2 == 0 else (1, 0):
                 seconds[i, turn] = _all_at_once(*runs[i], samples)
         return seconds[0], seconds[1]
-    began = perf_counter()
-    for sample in samples[:FEWEST_TIMED]:
-        for network, _ in runs:
-            network.outputs([sample])
-    each_s = (perf_counter() - began) / len(samples[:FEWEST_TIMED])
-    affordable = int(min(len(samples), max(FEWEST_TIMED, SECONDS / (each_s * (1 + PASSES)))))
-    places = np.unique(np.linspace(0, len(samples) - 1, affordable).round().astype(int))
-    seconds = np.zeros((2, len(places), 1 + PASSES))
-    for row, place in enumerate(places):
-        for visit in range(1 + PASSES):
-            for i in (0, 1) if (row + visit) % 2 == 0 else (1, 0):
-                started = perf_counter()
-                runs[i][0].outputs([samples[place]])
-                seconds[i, row, visit] = perf_counter() - started
-    return seconds[0, :, 1:], seconds[1, :, 1:]  # the first visit may prepare for a shape
+    timed = interleave_for(SECONDS, [Timeable("reference", reference), Timeable("other", other)], samples, PASSES)
+    return timed["reference"].seconds, timed["other"].seconds
 
 
 def _all_at_once(network: Network, candidate: Candidate, samples: Sequence[Sample]) -> float:

@@ -26,6 +26,7 @@ from mmx.runtime.fusion import sigmoid
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 UNDECIDED = 0.5  # the threshold of a label for which no data can choose one
+MAX_SHIFT = 0.05  # of a probability: how far reduced precision may move it where no labels tell what that costs
 METRICS = ("accuracy", "weighted_accuracy", "recall", "precision", "f1", "auc")
 
 
@@ -75,6 +76,11 @@ def flips(logits: NDArray[np.float32], reference: NDArray[np.float32], threshold
         BadDataError: a logit is NaN or infinite.
     """
     return int((decisions(logits, thresholds) != decisions(reference, thresholds)).sum())
+
+
+def largest_shift(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """The largest change of a probability, 0..1, in float64."""
+    return float(np.abs(sigmoid(logits.astype(np.float64)) - sigmoid(reference.astype(np.float64))).max())
 
 
 def scorecard(

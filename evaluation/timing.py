@@ -11,9 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.runtime.network import Network
+
 STABLE_WITHIN = 0.1
 WARM_UP_RUNS = (2, 8)  # at least, at most
 WARM_UP_S = 20.0
+FEWEST_TIMED = 6
 
 
 class Contender(Protocol):
@@ -97,6 +100,36 @@ def interleave(
         if progress:
             progress(i + 1)
     return {key: Timings(each[:, 1:], each[:, 0], np.stack(logits[key])) for key, each in seconds.items()}
+
+
+class Timeable:
+    """A network as a contender: its fused logits, which it closes."""
+
+    def __init__(self, key: str, network: Network) -> None:
+        self.key = key
+        self._network = network
+
+    def run(self, samples: Sequence[Any]) -> NDArray[np.float32]:
+        """The graph's fused logits."""
+        return self._network.outputs(samples)["logits"]
+
+    def close(self) -> None:
+        """Give the backend's memory back."""
+        self._network.close()
+
+
+def interleave_for(
+    seconds: float, contenders: Sequence[Contender], samples: Sequence[Any], passes: int
+) -> dict[str, Timings]:
+    """``interleave``, after a warm-up, on as many of ``samples`` as fit in so many seconds, evenly chosen.
+
+    A slow system is timed on fewer samples, though on ``FEWEST_TIMED`` at least.
+    """
+    cost = sum(warm_up(each, samples[0]) for each in contenders)
+    count = min(len(samples), max(FEWEST_TIMED, int(seconds / ((1 + passes) * cost))))
+    places = np.linspace(0, len(samples) - 1, count).round().astype(int)
+    makers: list[Callable[[], Any]] = [lambda s=samples[i]: s for i in places]  # type: ignore[misc]
+    return interleave(contenders, makers, passes)
 
 
 def clock(work: Callable[[], object]) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.evaluation.scores import MAX_SHIFT, largest_shift
+
 FP32_TOLERANCE = 1e-3  # of max|logits - reference| / max|reference|
-SHIFT_TOLERANCE = 0.05  # of a probability, where less than fp32 was asked for
 
 
 def parity(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
@@ -14,7 +15,7 @@ def parity(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple
     if not (np.isfinite(logits).all() and np.isfinite(reference).all()):
         return float("inf"), float("inf")
     error = float(np.abs(logits - reference).max() / max(np.abs(reference).max(), 1e-30))
-    return error, float(np.abs(_sigmoid(logits) - _sigmoid(reference)).max())
+    return error, largest_shift(logits, reference)
 
 
 def agrees(precision: str, error: float, shift: float) -> bool:
@@ -24,8 +25,4 @@ def agrees(precision: str, error: float, shift: float) -> bool:
     """
     if " " in precision:
         return bool(np.isfinite(shift))
-    return error <= FP32_TOLERANCE if precision == "fp32" else shift <= SHIFT_TOLERANCE
-
-
-def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-x.astype(np.float64)))
+    return error <= FP32_TOLERANCE if precision == "fp32" else shift <= MAX_SHIFT

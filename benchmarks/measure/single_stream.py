@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.benchmarks.contenders.opening import Opened
-from mmx.benchmarks.measure.parity import FP32_TOLERANCE, SHIFT_TOLERANCE, agrees, parity
+from mmx.benchmarks.measure.parity import FP32_TOLERANCE, agrees, parity
 from mmx.benchmarks.results import BASELINE, EAGER, OK, PARITY_FAILED, Row
 from mmx.benchmarks.workload.utterances import Workload, stratified
+from mmx.evaluation.scores import MAX_SHIFT
 from mmx.evaluation.statistics import latency, speedup, total_speedup
 from mmx.evaluation.timing import Timings, interleave, warm_up
 
@@ -90,7 +91,7 @@ def _row(
     error, shift = parity(mine.logits, own.logits)
     row = Row(system, runner, precision, threads, OK, error=error, shift=shift, load_s=each.load_s)
     if not agrees(precision, error, shift):
-        limit = f"{FP32_TOLERANCE:.0e} relative" if precision == "fp32" else f"{SHIFT_TOLERANCE} of a probability"
+        limit = f"{FP32_TOLERANCE:.0e} relative" if precision == "fp32" else f"{MAX_SHIFT} of a probability"
         reason = f"its logits are off by {error:.1e} (relative), a probability by {shift:.3f}; {limit} is allowed"
         return replace(row, status=PARITY_FAILED, reason=reason)
     per_sample = mine.seconds.mean(axis=1)

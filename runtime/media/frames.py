@@ -62,7 +62,7 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """(a, b, c, d): a frame's x' = a x + c y and y' = b x + d y, in 16.16 fixed point; the identity without one."""
     # Not frame.side_data: frame and container would hold each other, and pictures pile up until the garbage collector
     # comes, which counts objects and not their megabytes.
-    side_data: Any = SideDataContainer(frame)
+    side_data: Any = SideDataContainer(frame)  # type: ignore[call-arg]  # (its stub lacks the argument)
     matrix = side_data.get(Type.DISPLAYMATRIX)
     if matrix is None or matrix.buffer_size < 36:
         return 1, 0, 0, 1

@@ -345,7 +345,7 @@ def test_a_picture_goes_with_its_last_reference(talking_face: tuple[Path, str]) 
             for _, (_time, frame) in zip(range(20), track, strict=False):
                 track.rgb(frame)
                 del frame
-            assert sum(isinstance(each, av.VideoFrame) for each in gc.get_objects()) <= 2
+            assert sum(type(each) is av.VideoFrame for each in gc.get_objects()) <= 2
     finally:
         gc.enable()
 
